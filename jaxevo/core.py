@@ -1,0 +1,413 @@
+"""The words of jaxevo: task, model, problem, learner, estimator.
+
+A task is what is to be learned and knows no network; a model is a network as pure functions and
+knows no task; `Problem(task, model)` joins them and is all that a learner sees. Tasks, problems,
+learners and estimators are pytrees (`jaxevo.pytree`); models are static and hashed by value.
+Loss is the one currency, lower is better: a reward enters as `loss = -return`, in its task.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxevo.pytree import Scalar, learner, pytree, require, static
+
+__all__ = [
+    "Apply",
+    "Batch",
+    "Carry",
+    "Control",
+    "ControlTask",
+    "Cost",
+    "Estimator",
+    "Evaluation",
+    "Learner",
+    "Mask",
+    "Metrics",
+    "Model",
+    "Params",
+    "Problem",
+    "Resized",
+    "Scalar",
+    "Sequence",
+    "SequenceTask",
+    "State",
+    "Supervised",
+    "SupervisedTask",
+    "Task",
+    "abstract_batch",
+    "check_requirements",
+    "learner",
+    "num_samples",
+    "pytree",
+    "require",
+    "static",
+]
+
+Params = Any  # a plain nested dict of arrays
+Mask = Any  # 0/1 per leaf of the params, broadcastable to it
+Batch = Any
+Carry = Any
+State = Any
+Metrics = dict[str, Array]
+Apply = Callable[..., Any]  # Model.apply, or a hooked one
+
+
+class Evaluation(NamedTuple):
+    """What one member's network did on one batch."""
+
+    loss: Float[Array, ""]
+    metrics: dict[str, Any]
+    observations: Any = None  # [T, ...] or [B, ...]: what the network was shown
+    mask: Any = None  # [T, ...]: which observations count
+
+
+class Cost(NamedTuple):
+    """What one step of a learner costs.
+
+    Attributes:
+        forward_passes: times a network is run on a batch, over all members.
+        backward_passes: times the batch is differentiated in reverse.
+        samples: examples drawn from the task: examples of a batch, sequences x time steps, or
+            environment steps of one member at most.
+    """
+
+    forward_passes: int
+    backward_passes: int
+    samples: int
+
+
+class Resized(NamedTuple):
+    """What `Learner.resize` returns when a state needs a larger or smaller network."""
+
+    problem: Any  # with the new model
+    state: Any  # padded or compacted
+    rerun: bool  # whether the chunk that overflowed is to be run again
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network as pure functions on a plain dict of arrays; hashed by value."""
+
+    def init(self, key: Key[Array, ""]) -> Params: ...
+
+    def apply(self, params: Params, *inputs: Any) -> Any:
+        """x -> y, or for a step module (carry, x) -> (carry, y)."""
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
+        """The hidden state before the first step; () for a feed-forward network."""
+
+    def trainable(self, params: Params) -> Mask: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is to be learned. `held_out` is the test split, as a task of its own."""
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
+
+    def held_out(self) -> Any: ...
+
+
+@runtime_checkable
+class SupervisedTask(Task, Protocol):
+    """Inputs, outputs, and a loss for each sample.
+
+    The loss of a batch is `sum(weights * losses)`: means, sums over time and masks are weights.
+    """
+
+    def inputs(self, batch: Batch) -> tuple: ...
+    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def weights(self, batch: Batch) -> Float[Array, "..."]: ...
+    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class SequenceTask(SupervisedTask, Protocol):
+    """A supervised task in time: batches are time first and carry `reset: Bool[B]`."""
+
+    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
+    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]: ...
+    def step_differences(
+        self, new: Any, old: Any, target: Any, mask: Any
+    ) -> Float[Array, " B"]: ...
+
+
+@runtime_checkable
+class ControlTask(Task, Protocol):
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
+
+    max_steps: int
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
+
+
+@pytree
+class Problem:
+    """A task and a model: everything that a learner sees.
+
+    `Problem(task, model)` returns a `Supervised`, a `Sequence` or a `Control`, whichever the
+    task's methods make it. Subclass one of them to bring a problem of your own.
+
+    Raises:
+        ValueError: `task` or `model` lacks a method that its protocol asks for.
+    """
+
+    task: Any
+    model: Any = static()
+
+    def __new__(cls, task=None, model=None):
+        if cls is Problem:
+            kinds = ((SequenceTask, Sequence), (SupervisedTask, Supervised), (ControlTask, Control))
+            cls = next((kind for ability, kind in kinds if isinstance(task, ability)), Problem)
+        return object.__new__(cls)
+
+    def __post_init__(self):
+        if type(self.task) is object or self.task is None:  # a placeholder of a transformation
+            return
+        for name, value, protocol, remedy in (
+            ("task", self.task, Task, "see jaxevo.tasks"),
+            ("model", self.model, Model, "wrap a network with jaxevo.models.from_nnx, from_linen "
+             "or from_functions"),
+        ):  # fmt: skip
+            if not isinstance(value, protocol):
+                raise ValueError(
+                    f"{name} must have the methods of jaxevo.core.{protocol.__name__}, "
+                    f"got {type(value).__name__} ({remedy})"
+                )
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        return self.model.init(key)
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Batch:
+        """One batch. Tasks of independent samples ignore `step`; a stream returns window `step`."""
+        return self.task.sample(key, step)
+
+    def evaluate(
+        self, params: Params, batch: Batch, *, apply: Apply | None = None
+    ) -> Evaluation:
+        """The loss of one network on one batch.
+
+        Args:
+            apply: called in place of `model.apply`, at every time step where there is time. This
+                is how a learner reaches every layer: see `jaxevo.nodes.hooked`.
+        """
+        return self.task.evaluate(params, batch, apply=apply or self.model.apply)
+
+    def absorb(self, params: Params, moments: Any) -> Params:
+        """`params` with observation statistics folded in; for most models just `params`."""
+        return params
+
+    def held_out(self) -> "Problem | None":
+        """The problem on the task's test split; None where it has none."""
+        task = self.task.held_out()
+        return None if task is None else type(self)(task, self.model)
+
+
+@pytree
+class Supervised(Problem):
+    """A problem with a loss for each sample, [B], or each sample at each time step, [T, B]."""
+
+    def inputs(self, batch: Batch) -> tuple:
+        return self.task.inputs(batch)
+
+    def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
+        return (apply or self.model.apply)(params, *self.inputs(batch))
+
+    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]:
+        return self.task.losses(outputs, batch)
+
+    def weights(self, batch: Batch) -> Float[Array, "..."]:
+        return self.task.weights(batch)
+
+    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]:
+        """`losses(new) - losses(old)`, in the form that does not cancel."""
+        return self.task.loss_differences(new, old, batch)
+
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        return self.task.metrics(outputs, batch)
+
+    def loss(self, outputs: Any, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(self.weights(batch) * self.losses(outputs, batch))
+
+    def evaluate(
+        self, params: Params, batch: Batch, *, apply: Apply | None = None
+    ) -> Evaluation:
+        outputs = self.outputs(params, batch, apply=apply)
+        inputs = self.inputs(batch)
+        return Evaluation(
+            loss=self.loss(outputs, batch),
+            metrics=self.metrics(outputs, batch),
+            observations=inputs[0] if len(inputs) == 1 else inputs,
+        )
+
+
+@pytree
+class Sequence(Supervised):
+    """A supervised problem in time. The model is a step module; the scan is here."""
+
+    def initial_carry(self, params: Params, batch: Batch) -> Carry:
+        return self.model.initial_carry(params, batch.reset.shape)
+
+    def unroll(
+        self, params: Params, carry: Carry, batch: Batch, *, apply: Apply | None = None
+    ) -> tuple[Carry, Any]:
+        """Runs the model over the batch from `carry`; returns the last carry and outputs, [T, B]."""
+        step = apply or self.model.apply
+        return jax.lax.scan(
+            lambda carry, inputs: step(params, carry, *inputs), carry, self.inputs(batch)
+        )
+
+    def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
+        """Outputs from the initial carry, [T, B, K]."""
+        return self.unroll(params, self.initial_carry(params, batch), batch, apply=apply)[1]
+
+    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]:
+        """Input, target and mask of one time step."""
+        return self.task.at(batch, t)
+
+    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]:
+        return self.task.step_losses(output, target, mask)
+
+    def step_differences(self, new: Any, old: Any, target: Any, mask: Any) -> Float[Array, " B"]:
+        return self.task.step_differences(new, old, target, mask)
+
+    def evaluate(
+        self, params: Params, batch: Batch, *, apply: Apply | None = None
+    ) -> Evaluation:
+        evaluation = super().evaluate(params, batch, apply=apply)
+        return evaluation._replace(mask=self.weights(batch) > 0)
+
+
+@pytree
+class Control(Problem):
+    """A problem with an environment. A policy with a carry is a step module, without one is not."""
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """-> env_state, observation."""
+        return self.task.reset(key)
+
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple:
+        """-> env_state, observation, reward, terminated, truncated."""
+        return self.task.transition(key, env_state, action)
+
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
+        """-> action, log_prob. Greedy where `key` is None."""
+        return self.task.act(key, output)
+
+    def evaluate(
+        self, params: Params, batch: Key[Array, " B"], *, apply: Apply | None = None
+    ) -> Evaluation:
+        """Minus the mean return of one rollout for each key of the batch.
+
+        Rewards after the first termination do not count. Observations are [T, B, ...] and
+        `mask` [T, B] says which of them were met before the episode ended.
+        """
+        apply = apply or self.model.apply
+
+        def rollout(key):
+            key_reset, key_steps = jax.random.split(key)
+            env_state, observation = self.reset(key_reset)
+            carry = self.model.initial_carry(params, ())
+            recurrent = bool(jax.tree.leaves(carry))
+
+            def step(loop, key):
+                env_state, observation, carry, alive = loop
+                key_act, key_transition = jax.random.split(key)
+                if recurrent:
+                    carry, output = apply(params, carry, observation)
+                else:
+                    output = apply(params, observation)
+                action, _ = self.act(key_act, output)
+                env_state, following, reward, terminated, truncated = self.transition(
+                    key_transition, env_state, action
+                )
+                loop = env_state, following, carry, alive & ~(terminated | truncated)
+                return loop, (jnp.where(alive, reward, 0.0), observation, alive)
+
+            start = env_state, observation, carry, jnp.array(True)
+            keys = jax.random.split(key_steps, self.task.max_steps)
+            _, (rewards, observations, alive) = jax.lax.scan(step, start, keys)
+            return rewards.sum(), observations, alive
+
+        returns, observations, alive = jax.vmap(rollout, out_axes=(0, 1, 1))(batch)
+        metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
+        return Evaluation(-returns.mean(), metrics, observations, alive)
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
+
+    An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
+    another task), `edit(state, change, problem)` (a structural change from outside) and
+    `resize(before, after, problem) -> Resized | None` (on the host, between chunks).
+    """
+
+    def init(
+        self, key: Key[Array, ""], problem: Any, params: Params | None = None
+    ) -> State:
+        """The first state. `params`: one network for all members, or one for each, [N, ...]."""
+
+    def step(self, key: Key[Array, ""], state: State, problem: Any) -> tuple[State, Metrics]: ...
+
+    def solution(self, state: State, problem: Any) -> Params:
+        """The network that a user would take home."""
+
+    def cost(self, problem: Any) -> Cost: ...
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """One way to estimate a gradient. What an online rule keeps between steps is its carry."""
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Any) -> Carry: ...
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Any, batch: Batch
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        """-> carry, gradient, loss, metrics."""
+
+    def fold(self, carry: Carry, params: Params, problem: Any) -> Params:
+        """`params` with whatever the carry adds to the network baked in."""
+
+    def cost(self, problem: Any) -> Cost: ...
+
+
+def check_requirements(learner: Any, problem: Any) -> None:
+    """Refuses a problem that lacks what a learner, or its estimator, needs.
+
+    Raises:
+        ValueError: naming the learner, the missing ability, and what has it.
+    """
+    for part in (learner, getattr(learner, "estimator", None)):
+        needed = getattr(part, "requires", None)
+        if needed is not None and not isinstance(problem, needed):
+            task = type(getattr(problem, "task", problem)).__name__
+            raise ValueError(
+                f"{type(part).__name__} needs a {needed.__name__} problem, and {task} makes a "
+                f"{type(problem).__name__} problem; use a task that has the methods of "
+                f"jaxevo.core.{needed.__name__}Task"
+            )
+
+
+def num_samples(problem: Problem, batch: Batch) -> int:
+    """Examples in a batch: its weights' size, or the longest episodes' steps. Abstract is fine."""
+    if isinstance(problem, Supervised):
+        return jax.eval_shape(problem.weights, batch).size
+    if isinstance(problem, Control):
+        return batch.size * problem.task.max_steps
+    return 1
+
+
+def abstract_batch(problem: Problem) -> Any:
+    """The abstract batch that `problem.sample` returns."""
+    return jax.eval_shape(lambda problem: problem.sample(jax.random.key(0), jnp.int32(0)), problem)
+
+

@@ -1,0 +1,158 @@
+"""Evolution strategy: the gradient of the loss of a Gaussian cloud of networks.
+
+Source: Rechenberg (1973); Salimans et al., arXiv 1703.03864 (antithetic pairs, ranks).
+For members theta + sigma e_n the gradient of the smoothed loss is estimated by
+g = 1 / (N sigma) sum_n u_n e_n, with u_n the shaped loss of member n.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    abstract_batch,
+    learner,
+    num_samples,
+    require,
+    static,
+)
+from jaxevo.noise import SOURCES, Source, member_key, tree_normal
+from jaxevo.population import (
+    centered_ranks,
+    default_chunk_size,
+    finite_mean,
+    map_members,
+    sum_members,
+)
+from jaxevo.tree import tree_masked
+
+
+@learner
+class EvolutionStrategy:
+    """A full-rank Gaussian population around one network; no member is ever stored.
+
+    All members see the same batch. Noise is made again where it is needed, so memory depends on
+    `chunk_size` and not on `population_size`.
+
+    Attributes:
+        sigma: standard deviation of a member's weights, in parameter units, > 0.
+        population_size: N members, >= 2; even where `antithetic`.
+        antithetic: pairs theta + sigma e, theta - sigma e.
+        shaping: "ranks" (centred, ties averaged; invariant to monotone changes of the loss) or
+            "standardized" (divided by the standard deviation over members; with antithetic pairs
+            it needs one pass over the population where ranks need two).
+        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
+        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
+    """
+
+    sigma: Scalar = 0.05
+    population_size: int = static(256)
+    antithetic: bool = static(True)
+    shaping: Literal["ranks", "standardized"] = static("ranks")
+    noise: Source = static("mix")
+    chunk_size: int | None = static(None)
+
+    def __post_init__(self):
+        require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
+        require("population_size", ">= 2", self.population_size, lambda n: n >= 2)
+        if self.antithetic:
+            require(
+                "population_size",
+                "even where antithetic is True",
+                self.population_size,
+                lambda n: n % 2 == 0,
+            )
+        require(
+            "shaping",
+            "'ranks' or 'standardized'",
+            self.shaping,
+            lambda s: s in ("ranks", "standardized"),
+        )
+        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
+        require("chunk_size", ">= 1", self.chunk_size, lambda n: n >= 1)
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+        return ()
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        signs = jnp.array([1.0, -1.0] if self.antithetic else [1.0])
+        draws = jnp.arange(self.population_size // len(signs))
+        chunk_size = self.chunk_size or default_chunk_size(
+            self.population_size, params, problem, batch
+        )
+        chunk_size = max(1, min(chunk_size // len(signs), len(draws)))
+        mask = problem.model.trainable(params)
+
+        def direction(draw: Int[Array, ""]) -> Params:
+            return tree_normal(member_key(key, draw), params, self.noise)
+
+        def losses_along(noise: Params) -> Float[Array, " S"]:
+            def loss(sign):
+                member = jax.tree.map(
+                    lambda p, e: p + (sign * self.sigma).astype(p.dtype) * e, params, noise
+                )
+                return problem.evaluate(tree_masked(mask, member, params), batch).loss
+
+            return jax.vmap(loss)(signs)
+
+        if self.shaping == "standardized" and self.antithetic:
+
+            def evaluate_and_weigh(draw):
+                noise = direction(draw)
+                losses = losses_along(noise)
+                difference = losses[0] - losses[1]
+                return scaled(jnp.where(jnp.isfinite(difference), difference, 0), noise), losses
+
+            total, losses = sum_members(evaluate_and_weigh, draws, chunk_size)
+            total = scaled(1 / deviation(losses), total)
+        else:
+            losses = map_members(lambda draw: losses_along(direction(draw)), draws, chunk_size)
+            weights = self.shaped(losses) @ signs
+            total, _ = sum_members(
+                lambda member: (scaled(member[0], direction(member[1])), ()),
+                (weights, draws),
+                chunk_size,
+            )
+        gradient = scaled(1 / (self.population_size * self.sigma), total)
+        finite = jnp.isfinite(losses)
+        metrics = {
+            "best_loss": jnp.min(jnp.where(finite, losses, jnp.inf)),
+            "num_nonfinite": jnp.sum(~finite),
+        }
+        return carry, gradient, finite_mean(losses, finite), metrics
+
+    def shaped(self, losses: Float[Array, "D S"]) -> Float[Array, "D S"]:
+        if self.shaping == "ranks":
+            return centered_ranks(losses.reshape(-1)).reshape(losses.shape)
+        finite = jnp.isfinite(losses)
+        return jnp.where(finite, losses - finite_mean(losses, finite), 0) / deviation(losses)
+
+    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+        return params
+
+    def cost(self, problem: Problem) -> Cost:
+        samples = num_samples(problem, abstract_batch(problem))
+        return Cost(self.population_size, 0, samples)
+
+
+def scaled(weight: Float[Array, ""], noise: Params) -> Params:
+    return jax.tree.map(lambda e: (weight * e).astype(e.dtype), noise)
+
+
+def deviation(losses: Float[Array, "D S"]) -> Float[Array, ""]:
+    """The standard deviation of the finite losses; 1 where they are all equal."""
+    finite = jnp.isfinite(losses)
+    centred = jnp.where(finite, losses - finite_mean(losses, finite), 0)
+    spread = jnp.sqrt(finite_mean(centred**2, finite))
+    return jnp.where(spread > 0, spread, 1)

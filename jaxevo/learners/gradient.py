@@ -1,0 +1,98 @@
+"""Gradient descent on any estimate of the gradient.
+
+Estimators answer one question, which way is down; this learner does the rest, so that
+back-propagation, evolution strategies and node perturbation are peers at equal cost.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+from jaxevo.core import (
+    Carry,
+    Cost,
+    Estimator,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    learner,
+    require,
+)
+from jaxevo.optimizer import CosineDecay, Optimizer, rate_at
+from jaxevo.tree import tree_finite, tree_masked, tree_where
+
+
+class GradientState(NamedTuple):
+    params: Params
+    optimizer: optax.OptState
+    carry: Carry  # what the estimator keeps between steps
+    step: Int[Array, ""]  # updates done
+
+
+@learner
+class GradientLearner:
+    """One network that follows an estimated gradient.
+
+    A step whose loss or gradient is not finite changes nothing but the step counter, and shows
+    in `metrics["num_nonfinite"]`.
+
+    Attributes:
+        estimator: how to estimate the gradient (`jaxevo.estimators`).
+        optimizer: how to follow it, see `jaxevo.optimizer`.
+        learning_rate: a number >= 0, or a schedule evaluated at the step.
+    """
+
+    estimator: Estimator
+    optimizer: Optimizer = Optimizer()
+    learning_rate: Scalar | CosineDecay = 1e-3
+
+    def __post_init__(self):
+        if not callable(self.learning_rate):
+            require(
+                "learning_rate",
+                "finite and >= 0",
+                self.learning_rate,
+                lambda rate: (rate >= 0) & (rate < float("inf")),
+            )
+
+    def init(
+        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
+    ) -> GradientState:
+        key_params, key_carry = jax.random.split(key)
+        params = problem.init(key_params) if params is None else params
+        optimizer = self.optimizer.transform(self.learning_rate_at(0)).init(params)
+        carry = self.estimator.init(key_carry, params, problem)
+        return GradientState(params, optimizer, carry, jnp.int32(0))
+
+    def step(
+        self, key: Key[Array, ""], state: GradientState, problem: Problem
+    ) -> tuple[GradientState, Metrics]:
+        key_batch, key_estimate = jax.random.split(key)
+        batch = problem.sample(key_batch, state.step)
+        carry, gradient, loss, metrics = self.estimator.estimate(
+            key_estimate, state.carry, state.params, problem, batch
+        )
+        mask = problem.model.trainable(state.params)
+        gradient = tree_masked(mask, gradient, jax.tree.map(jnp.zeros_like, gradient))
+        transform = self.optimizer.transform(self.learning_rate_at(state.step))
+        updates, optimizer = transform.update(gradient, state.optimizer, state.params)
+        params = tree_masked(mask, optax.apply_updates(state.params, updates), state.params)
+
+        finite = jnp.isfinite(loss) & tree_finite((params, carry))
+        new = GradientState(params, optimizer, carry, state.step)
+        new = tree_where(finite, new, state)._replace(step=state.step + 1)
+        num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite
+        return new, {"loss": loss} | metrics | {"num_nonfinite": num_nonfinite}
+
+    def solution(self, state: GradientState, problem: Problem) -> Params:
+        return self.estimator.fold(state.carry, state.params, problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        return self.estimator.cost(problem)
+
+    def learning_rate_at(self, step: Any) -> Any:
+        return rate_at(self.learning_rate, step)

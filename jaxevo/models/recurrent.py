@@ -1,0 +1,152 @@
+"""Recurrent networks as step modules, (carry, x) -> (carry, y): stacked cells and a read-out."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxevo.core import require
+from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.models.from_flax import NNXModel, from_nnx, register_layer
+from jaxevo.models.mlp import require_activation
+
+
+class RecurrentLinear(nnx.Module):
+    """a = x W + h R + b: one pre-activation for each unit, so one node for a hook to reach.
+
+    Two products are cheaper than one of x and h joined, which copies both at every step.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_units: int,
+        input_init: Callable,
+        recurrent_init: Callable,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.input_kernel = nnx.Param(input_init(rngs.params(), (num_inputs, num_units)))
+        self.recurrent_kernel = nnx.Param(recurrent_init(rngs.params(), (num_units, num_units)))
+        self.bias = nnx.Param(jnp.zeros(num_units))
+
+    def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+        recurrent = h @ self.recurrent_kernel[...] + self.bias[...]
+        return x @ self.input_kernel[...] + recurrent
+
+
+register_layer(RecurrentLinear, kind="dense", kernels=("input_kernel", "recurrent_kernel"))
+
+
+class FusedCell(nnx.Module):
+    """h' = f(x W + h R + b). R starts orthogonal times `radius`, W normal, b zero."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        activation: str = "tanh",
+        radius: float = 0.9,
+        input_scale: float = 0.5,
+        rngs: nnx.Rngs,
+    ):
+        orthogonal = jax.nn.initializers.orthogonal(radius)
+        normal = jax.nn.initializers.normal(input_scale)
+        self.linear = RecurrentLinear(in_features, hidden_features, normal, orthogonal, rngs=rngs)
+        self.hidden_features = hidden_features
+        self.activation = activation
+
+    def __call__(self, h: Float[Array, "*B H"], x: Float[Array, "*B I"]) -> tuple[Array, Array]:
+        h = ACTIVATIONS[self.activation](self.linear(x, h))
+        return h, h
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> Array:
+        return jnp.zeros((*input_shape[:-1], self.hidden_features))
+
+
+CELLS: dict[str, Callable[..., nnx.Module]] = {
+    "rnn": FusedCell,
+    "gru": nnx.GRUCell,
+    "lstm": nnx.LSTMCell,
+    "simple": nnx.SimpleCell,
+}
+
+
+class RecurrentNet(nnx.Module):
+    """Cells on top of each other and a linear read-out of the last, which starts at zero."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        hidden_sizes: tuple[int, ...],
+        cell: str,
+        cell_settings: tuple[tuple[str, Any], ...],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        sizes = (num_inputs, *hidden_sizes)
+        self.cells = nnx.List(
+            [
+                CELLS[cell](i, o, **dict(cell_settings), rngs=rngs)
+                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            ]
+        )
+        zeros = jax.nn.initializers.zeros
+        self.readout = nnx.Linear(sizes[-1], num_outputs, kernel_init=zeros, rngs=rngs)
+
+    def __call__(self, carry: tuple, x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
+        after = []
+        for cell, state in zip(self.cells, carry, strict=True):
+            state, x = cell(state, x)
+            after.append(state)
+        return tuple(after), self.readout(x)
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs) -> tuple:
+        return tuple(cell.initialize_carry(input_shape, rngs=rngs) for cell in self.cells)
+
+
+def recurrent(
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    *,
+    cell: Literal["rnn", "gru", "lstm", "simple"] = "rnn",
+    hidden_sizes: tuple[int, ...] = (64,),
+    activation: str = "tanh",
+    radius: float = 0.9,
+    input_scale: float = 0.5,
+) -> NNXModel:
+    """A recurrent network as a step module.
+
+    Args:
+        input_shape: (I,), of one time step.
+        num_outputs: linear outputs at every step.
+        cell: "rnn" (our fused cell: one node per unit), "gru", "lstm" or "simple" (flax's).
+        hidden_sizes: units of each cell, stacked.
+        activation: of the fused cell.
+        radius: of the fused cell's recurrent matrix at the start, orthogonal times this, > 0.
+        input_scale: standard deviation of the fused cell's input weights at the start, > 0.
+    """
+    hidden_sizes = tuple(hidden_sizes)
+    require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
+    require(
+        "hidden_sizes", "integers >= 1", hidden_sizes, lambda h: len(h) > 0 and min(h) >= 1
+    )
+    require_activation(activation)
+    require("radius", "finite and > 0", radius, lambda r: 0 < r < float("inf"))
+    require("input_scale", "finite and > 0", input_scale, lambda s: 0 < s < float("inf"))
+    if len(input_shape) != 1:
+        raise ValueError(f"input_shape must be (I,), got {tuple(input_shape)}")
+    fused = {"activation": activation, "radius": radius, "input_scale": input_scale}
+    return from_nnx(
+        RecurrentNet,
+        num_inputs=input_shape[0],
+        num_outputs=num_outputs,
+        hidden_sizes=hidden_sizes,
+        cell=cell,
+        cell_settings=tuple(fused.items()) if cell == "rnn" else (),
+    )

@@ -1,0 +1,94 @@
+"""The one source of perturbations: any draw can be made again from its key alone.
+
+Two sources stand behind one interface. `threefry` is jax's own generator, the reference.
+`mix` hashes (two seed words, position) with 32-bit integer arithmetic: 12 to 60 times cheaper,
+and it fuses into whatever uses it, so the numbers are never stored.
+
+A member's noise depends on (step key, member index) only: `member_key(key, index)`. Chunks and
+devices make the same rows in any order.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+Source = Literal["threefry", "mix"]
+SOURCES = ("threefry", "mix")
+
+_GOLDEN = 0x9E3779B9  # 2^32 / golden ratio
+
+
+def member_key(key: Key[Array, ""], index: Int[Array, ""]) -> Key[Array, ""]:
+    """The key of member `index` in the step whose key is `key`."""
+    return jax.random.fold_in(key, index)
+
+
+def normal(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32, source: Source = "mix"
+) -> Float[Array, "..."]:
+    """Standard normal numbers, [*shape].
+
+    `mix` counts the ones of a 32-bit hash and adds a uniform dither from the same hash: mean 0,
+    variance 1, excess kurtosis -0.06, no value beyond 5.8. It holds fewer than 2^32 positions.
+    Passed in `tests/test_noise.py`: mean, variance, correlation between keys, shifted overlap.
+    """
+    if source == "threefry":
+        return jax.random.normal(key, shape, dtype)
+    bits = _bits(key, shape)
+    ones = jax.lax.population_count(bits).astype(jnp.float32)
+    # the hash times another odd number, its top 24 bits as a number in [0, 1)
+    dither = (bits * jnp.uint32(0x2C1B3C6D) >> 8).astype(jnp.float32) * 2.0**-24
+    # 16.5: means of both; 1/sqrt(8 + 1/12): a binomial of 32 halves has variance 8
+    return ((ones + dither - 16.5) * 0.35172622).astype(dtype)
+
+
+def rademacher(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32, source: Source = "mix"
+) -> Float[Array, "..."]:
+    """Fair signs, -1 or 1, [*shape]. `mix` unpacks 32 of them from each hash."""
+    if source == "threefry":
+        return jax.random.rademacher(key, shape, dtype)
+    size = 1
+    for length in shape:
+        size *= length
+    words = _bits(key, (-(-size // 32), 1))
+    signs = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
+    return (signs.reshape(-1)[:size].reshape(shape).astype(dtype) * 2 - 1).astype(dtype)
+
+
+def tree_normal(key: Key[Array, ""], like: Any, source: Source = "mix") -> Any:
+    """Standard normal numbers in the shapes and dtypes of `like`; zeros for leaves of integers."""
+    leaves, structure = jax.tree.flatten(like)
+    draws = [
+        normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype, source)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else jnp.zeros(leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, draws)
+
+
+def _avalanche(x: UInt32[Array, "..."], late: Any = 0) -> UInt32[Array, "..."]:
+    """A 32-bit integer hash with low bias; the second seed word enters midway."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = x ^ late
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """32 random bits for each position of `shape`, from the two words of the key."""
+    words = jax.random.key_data(key).astype(jnp.uint32)
+    first = words[0] ^ (words[2] if words.size > 2 else jnp.uint32(0))
+    last = words[-1]
+    # hashed once per key, so that neighbouring keys start far apart
+    first = _avalanche(first ^ jnp.uint32(_GOLDEN))
+    last = _avalanche(last + first)
+    position = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        stride *= shape[axis]
+    return _avalanche(position * jnp.uint32(_GOLDEN) + first, last)

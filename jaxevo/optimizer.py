@@ -1,0 +1,101 @@
+"""How a gradient becomes an update: optax optimisers and schedules as pytrees.
+
+An optax optimiser is a pair of closures, new at every construction: as a static argument it
+would compile anew each time. Here the factory is kept, with its settings as leaves.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxevo.core import Scalar, learner, pytree, require, static
+
+
+@pytree
+class Optimizer:
+    """An optax factory and its settings: `optimizer(optax.adamw, weight_decay=1e-2)`.
+
+    Attributes:
+        factory: takes `learning_rate`, as every optax optimiser does.
+        numbers: its floating settings; values never recompile.
+        structure: its other settings, by name.
+        clip_norm: largest global norm of a gradient, > 0; None leaves gradients as they are.
+    """
+
+    factory: Callable[..., optax.GradientTransformation] = static(optax.adam)
+    numbers: Any = None
+    structure: tuple[tuple[str, Any], ...] = static(())
+    clip_norm: Scalar | None = None
+
+    def __post_init__(self):
+        require("clip_norm", "> 0", self.clip_norm, lambda c: c > 0)
+
+    def transform(self, learning_rate: Any) -> optax.GradientTransformation:
+        settings = dict(self.structure) | (self.numbers or {})
+        update = self.factory(learning_rate=learning_rate, **settings)
+        if self.clip_norm is None:
+            return update
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), update)
+
+
+def optimizer(
+    factory: Callable[..., optax.GradientTransformation] = optax.adam,
+    *,
+    clip_norm: Scalar | None = None,
+    **settings: Any,
+) -> Optimizer:
+    """An `Optimizer` from an optax factory such as `optax.adam` and its settings.
+
+    Raises:
+        ValueError: the factory takes no `learning_rate`, or not one of the settings.
+    """
+    name = getattr(factory, "__name__", repr(factory))
+    known = inspect.signature(factory).parameters
+    if "learning_rate" not in known:
+        raise ValueError(f"factory must be an optax optimiser with a learning_rate, got {name}")
+    for setting in settings:
+        if setting not in known or setting == "learning_rate":
+            choices = ", ".join(key for key in known if key != "learning_rate")
+            raise ValueError(f"{setting} must be a setting of {name} ({choices})")
+    numbers = {
+        key: jax.dtypes.canonicalize_dtype(float).type(value) if isinstance(value, float) else value
+        for key, value in settings.items()
+        if isinstance(value, (float, jax.Array))
+    }
+    structure = {key: value for key, value in settings.items() if key not in numbers}
+    return Optimizer(factory, numbers, tuple(sorted(structure.items())), clip_norm)
+
+
+@learner
+class CosineDecay:
+    """A learning rate that falls along half a cosine, then stays.
+
+    Attributes:
+        initial_value: the rate at step 0, > 0.
+        num_steps: steps until the floor, >= 1.
+        final_fraction: the floor as a fraction of `initial_value`, in [0, 1].
+    """
+
+    initial_value: Scalar
+    num_steps: Scalar
+    final_fraction: Scalar = 0.02
+
+    def __post_init__(self):
+        require("initial_value", "finite and > 0", self.initial_value, lambda x: (x > 0) & (x < float("inf")))
+        require("num_steps", ">= 1", self.num_steps, lambda n: n >= 1)
+        require("final_fraction", "in [0, 1]", self.final_fraction, lambda f: (f >= 0) & (f <= 1))
+
+    def __call__(self, step: Any) -> Float[Array, ""]:
+        progress = jnp.clip(step / self.num_steps, 0.0, 1.0)
+        cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+        return self.initial_value * (self.final_fraction + (1 - self.final_fraction) * cosine)
+
+
+def rate_at(learning_rate: Any, step: Any) -> Any:
+    """A learning rate, or a schedule's value at `step`."""
+    return learning_rate(step) if callable(learning_rate) else learning_rate

@@ -1,0 +1,150 @@
+"""Frozen dataclasses that are pytrees: numbers and arrays are leaves, structure is static.
+
+Every learner, estimator, task and problem is one of these. Numbers reach a jitted function as
+arguments, so no value of `sigma` recompiles it and a sweep over values is a `jax.vmap`.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Scalar = float | int | np.floating | Float[Array, "..."]
+"""A number that a learner, estimator or task takes; an array of them under `vmap`."""
+
+T = TypeVar("T")
+
+
+def static(default: Any = dataclasses.MISSING, **kwargs) -> Any:
+    """Marks a field that fixes a shape or picks code: part of the structure, hashed by value."""
+    return dataclasses.field(default=default, metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def pytree(cls: type[T], *, kw_only: bool = False) -> type[T]:
+    """Returns `cls` as a frozen dataclass registered as a pytree.
+
+    The constructor turns every real number in a leaf field into one dtype (so `1`, `0.1` and
+    `np.float32(.3)` share a trace), puts NumPy arrays on the device, and then runs the
+    `__post_init__` of `cls`, which is to validate with `require`. Unflattening never runs the
+    constructor: tracers, `None` and any other placeholder pass.
+
+    Raises:
+        ValueError: a static field holds something that cannot be hashed.
+    """
+    validate = cls.__dict__.get("__post_init__", lambda self: None)
+
+    def __post_init__(self):
+        for field in fields:
+            value = getattr(self, field.name)
+            if field.metadata.get("static"):
+                check_hashable(cls, field.name, value)
+            else:
+                object.__setattr__(self, field.name, normalised(value, field.name in numbers))
+        try:
+            validate(self)
+        except ValueError as error:
+            raise ValueError(f"{cls.__name__}: {error}") from None
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    cls = dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    leaves = [field.name for field in fields if not field.metadata.get("static")]
+    statics = [field.name for field in fields if field.metadata.get("static")]
+    numbers = {field.name for field in fields if float in typing.get_args(field.type)}
+
+    def flatten(self):
+        return [getattr(self, name) for name in leaves], tuple(getattr(self, n) for n in statics)
+
+    def flatten_with_keys(self):
+        values, structure = flatten(self)
+        keys = map(jax.tree_util.GetAttrKey, leaves)
+        return list(zip(keys, values, strict=True)), structure
+
+    def unflatten(structure, values):
+        self = object.__new__(cls)
+        for name, value in zip(leaves, values, strict=True):
+            object.__setattr__(self, name, value)
+        for name, value in zip(statics, structure, strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+)
+def learner(cls: type[T]) -> type[T]:
+    """Returns `cls` as a keyword-only `pytree`: the settings of a learner or an estimator."""
+    return pytree(cls, kw_only=True)
+
+
+def normalised(value: Any, is_number: bool) -> Any:
+    """`value` as a leaf: reals in one float dtype, NumPy arrays on the device, the rest as is."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    if isinstance(value, (bool, np.bool_)):
+        return np.bool_(value)
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        return dtype.type(value)
+    if isinstance(value, np.ndarray):
+        value = jnp.asarray(value)
+    if is_number and isinstance(value, jax.Array) and value.dtype != dtype:
+        return value.astype(dtype)
+    return value
+
+
+def check_hashable(cls: type, name: str, value: Any) -> None:
+    try:
+        hash(value)
+    except TypeError:
+        raise ValueError(
+            f"{cls.__name__}: {name} must be hashable (a number, string, tuple or function), "
+            f"got {type(value).__name__} {value!r}"
+        ) from None
+
+
+def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> None:
+    """Refuses a bad setting with one line that names it, its rule and the value received.
+
+    Args:
+        name: of the argument.
+        rule: what the value must be, to follow "must be".
+        value: a number, or an array that is checked elementwise. Tracers and placeholders
+            (`None`, `object()`) pass: only concrete values are checked.
+        holds: the rule as a function.
+
+    Raises:
+        ValueError: `value` is concrete and breaks the rule.
+    """
+    if isinstance(value, jax.core.Tracer) or value is None or type(value) is object:
+        return
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return
+    try:
+        fine = bool(np.all(holds(np.asarray(value) if isinstance(value, jax.Array) else value)))
+    except TypeError:  # "three" >= 1
+        fine = False
+    if not fine:
+        shown = value.item() if isinstance(value, np.generic) else value
+        raise ValueError(f"{name} must be {rule}, got {shown!r}")
+
+
+def static_settings(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Every static field of a pytree dataclass and of those inside it, by dotted name."""
+    found = {}
+    if not (dataclasses.is_dataclass(tree) and not isinstance(tree, type)):
+        return found
+    for field in dataclasses.fields(tree):
+        value = getattr(tree, field.name)
+        if field.metadata.get("static"):
+            found[prefix + field.name] = value
+        else:
+            found |= static_settings(value, f"{prefix}{field.name}.")
+    return found

@@ -1,0 +1,146 @@
+"""Tasks of independent examples: arrays of inputs and targets, and random minibatches of them."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxevo.core import Scalar, pytree, require, static
+from jaxevo.tasks.losses import LOSSES
+
+
+class ExampleBatch(NamedTuple):
+    inputs: Array  # [B, ...]
+    targets: Array  # [B, K] floats, or [B] labels
+
+
+@pytree
+class Examples:
+    """Supervised examples. A batch is drawn with replacement, anew at every step.
+
+    Attributes:
+        train_inputs: [n, ...].
+        train_targets: [n, K] floats for "squared_error", [n] integer labels for "cross_entropy".
+        test_inputs: the held-out split, or None.
+        test_targets: likewise.
+        loss: "squared_error" or "cross_entropy".
+        batch_size: examples in a batch; None takes all of them, in order.
+        num_outputs: outputs that a network needs; classes for "cross_entropy".
+        scale: one unit of the targets in the units of the data; errors are reported in these.
+    """
+
+    train_inputs: Array
+    train_targets: Array
+    test_inputs: Array | None = None
+    test_targets: Array | None = None
+    loss: Literal["squared_error", "cross_entropy"] = static("squared_error")
+    batch_size: int | None = static(None)
+    num_outputs: int = static(1)
+    scale: Scalar = 1.0
+
+    def __post_init__(self):
+        require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
+        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.train_inputs.shape[1:]
+
+    def sample(self, key: Key[Array, ""], step: Any) -> ExampleBatch:
+        if self.batch_size is None:
+            return ExampleBatch(self.train_inputs, self.train_targets)
+        rows = jax.random.randint(key, (self.batch_size,), 0, self.train_inputs.shape[0])
+        return ExampleBatch(self.train_inputs[rows], self.train_targets[rows])
+
+    def held_out(self) -> "Examples | None":
+        if self.test_inputs is None:
+            return None
+        return Examples(
+            self.test_inputs,
+            self.test_targets,
+            loss=self.loss,
+            num_outputs=self.num_outputs,
+            scale=self.scale,
+        )
+
+    def inputs(self, batch: ExampleBatch) -> tuple:
+        return (batch.inputs,)
+
+    def losses(self, outputs: Any, batch: ExampleBatch) -> Float[Array, " B"]:
+        return LOSSES[self.loss].losses(outputs, batch.targets)
+
+    def weights(self, batch: ExampleBatch) -> Float[Array, " B"]:
+        num = batch.inputs.shape[0]
+        return jnp.full(num, 1 / num)
+
+    def loss_differences(self, new: Any, old: Any, batch: ExampleBatch) -> Float[Array, " B"]:
+        return LOSSES[self.loss].differences(new, old, batch.targets)
+
+    def metrics(self, outputs: Any, batch: ExampleBatch) -> dict[str, Any]:
+        weights = self.weights(batch)
+        return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
+
+
+def examples(
+    inputs: Any,
+    targets: Any,
+    *,
+    test: tuple[Any, Any] | float = 0.2,
+    batch_size: int | None = 128,
+    seed: int = 0,
+) -> Examples:
+    """A task from arrays of your own.
+
+    Args:
+        inputs: [n, ...] numbers.
+        targets: [n] integer labels (classification, cross-entropy), or [n, K] or [n] floats
+            (regression, squared error).
+        test: arrays (inputs, targets), or the fraction of the examples to hold out, in [0, 1).
+        batch_size: examples in a batch; None for all of them.
+        seed: of the shuffle before the split.
+
+    Raises:
+        ValueError: arrays of different length, that are not finite, or a bad fraction.
+    """
+    inputs, targets, loss = checked_pair(inputs, targets)
+    if isinstance(test, tuple):
+        test_inputs, test_targets, _ = checked_pair(*test)
+    else:
+        require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
+        order = np.random.default_rng(seed).permutation(len(inputs))
+        num_test = round(test * len(inputs))
+        inputs, targets = inputs[order], targets[order]
+        test_inputs, inputs = inputs[:num_test], inputs[num_test:]
+        test_targets, targets = targets[:num_test], targets[num_test:]
+    labels = loss == "cross_entropy"
+    return Examples(
+        inputs,
+        targets,
+        test_inputs if len(test_inputs) else None,
+        test_targets if len(test_inputs) else None,
+        loss=loss,
+        batch_size=batch_size,
+        num_outputs=int(targets.max()) + 1 if labels else targets.shape[-1],
+    )
+
+
+def checked_pair(inputs: Any, targets: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
+    """Inputs as floats, targets as labels or float columns, and the name of the loss."""
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    for name, array in (("inputs", inputs), ("targets", targets)):
+        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} must be finite numbers, got {array.dtype} {array!r:.60}")
+    if inputs.shape[: axis + 1] != targets.shape[: axis + 1]:
+        raise ValueError(
+            f"targets must have the leading axes of inputs, {inputs.shape[: axis + 1]}, "
+            f"got {targets.shape}"
+        )
+    inputs = inputs.astype(np.float32)
+    if np.issubdtype(targets.dtype, np.integer):
+        require("targets", "labels >= 0", targets, lambda labels: labels >= 0)
+        return inputs, targets.astype(np.int32), "cross_entropy"
+    targets = targets.astype(np.float32)
+    return inputs, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"

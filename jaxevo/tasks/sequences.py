@@ -1,0 +1,286 @@
+"""Tasks in time: one long stream cut into windows, or a set of sequences. Time comes first."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxevo.core import Scalar, pytree, require, static
+from jaxevo.tasks.examples import checked_pair
+from jaxevo.tasks.losses import LOSSES
+
+
+class SequenceBatch(NamedTuple):
+    inputs: Float[Array, "T B I"]
+    targets: Array  # [T, B, K] floats, or [T, B] labels
+    mask: Float[Array, "T B"]  # 1 where the loss counts
+    reset: Bool[Array, " B"]  # hidden states start anew before the first step
+
+
+@pytree
+class TimedTask:
+    """What streams and sets of sequences share: losses at every time step, averaged over those
+    that count.
+
+    Attributes:
+        loss: "squared_error" or "cross_entropy".
+        num_outputs: outputs that a network needs.
+        scale: one unit of the targets in the units of the data; errors are reported in these.
+    """
+
+    loss: Literal["squared_error", "cross_entropy"] = static("squared_error")
+    num_outputs: int = static(1)
+    scale: Scalar = 1.0
+
+    def inputs(self, batch: SequenceBatch) -> tuple:
+        return (batch.inputs,)
+
+    def losses(self, outputs: Any, batch: SequenceBatch) -> Float[Array, "T B"]:
+        return LOSSES[self.loss].losses(outputs, batch.targets)
+
+    def weights(self, batch: SequenceBatch) -> Float[Array, "T B"]:
+        return batch.mask / jnp.sum(batch.mask)
+
+    def loss_differences(self, new: Any, old: Any, batch: SequenceBatch) -> Float[Array, "T B"]:
+        return LOSSES[self.loss].differences(new, old, batch.targets)
+
+    def metrics(self, outputs: Any, batch: SequenceBatch) -> dict[str, Any]:
+        weights = self.weights(batch)
+        return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
+
+    def at(self, batch: SequenceBatch, t: Any) -> tuple[Any, Any, Any]:
+        return batch.inputs[t], batch.targets[t], batch.mask[t]
+
+    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]:
+        return mask * LOSSES[self.loss].losses(output, target)
+
+    def step_differences(self, new: Any, old: Any, target: Any, mask: Any) -> Float[Array, " B"]:
+        return mask * LOSSES[self.loss].differences(new, old, target)
+
+
+@pytree
+class Stream(TimedTask):
+    """B series side by side, shown window after window; hidden states go on between windows.
+
+    Step s shows window `s mod num_windows`; `reset` is set at the first, where an epoch begins.
+    The held-out split is shown as whole series.
+
+    Attributes:
+        train_inputs: [T, B, I].
+        train_targets: [T, B, K] floats, or [T, B] labels.
+        test_inputs: the held-out series, [T', B', I], or None.
+        test_targets: likewise.
+        window: time steps in a window, from 1 to T; None is the whole series. Steps beyond the
+            last whole window are not shown.
+        num_skipped: first steps of the held-out series that do not count, >= 0: the state does
+            not fit a new series yet.
+    """
+
+    train_inputs: Any = None
+    train_targets: Any = None
+    test_inputs: Any = None
+    test_targets: Any = None
+    window: int | None = static(None)
+    num_skipped: int = static(0)
+
+    def __post_init__(self):
+        require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
+        if hasattr(self.train_inputs, "shape") and self.window is not None:
+            length = self.train_inputs.shape[0]
+            require("window", f"from 1 to {length}", self.window, lambda w: 1 <= w <= length)
+        require("num_skipped", ">= 0", self.num_skipped, lambda n: n >= 0)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one time step's input."""
+        return self.train_inputs.shape[2:]
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in one epoch."""
+        return 1 if self.window is None else self.train_inputs.shape[0] // self.window
+
+    def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
+        length = self.train_inputs.shape[0] if self.window is None else self.window
+        index = jnp.asarray(step) % self.num_windows
+        inputs, targets = (
+            jax.lax.dynamic_slice_in_dim(series, index * length, length)
+            for series in (self.train_inputs, self.train_targets)
+        )
+        shape = inputs.shape[:2]
+        counts = jnp.arange(length) >= (self.num_skipped if self.test_inputs is None else 0)
+        mask = jnp.broadcast_to(counts[:, None], shape).astype(inputs.dtype)
+        return SequenceBatch(inputs, targets, mask, jnp.full(shape[1], index == 0))
+
+    def held_out(self) -> "Stream | None":
+        """The test series, whole, with the first `num_skipped` steps left out of every error."""
+        if self.test_inputs is None:
+            return None
+        return Stream(
+            loss=self.loss,
+            num_outputs=self.num_outputs,
+            scale=self.scale,
+            train_inputs=self.test_inputs,
+            train_targets=self.test_targets,
+            num_skipped=self.num_skipped,
+        )
+
+
+@pytree
+class SequenceSet(TimedTask):
+    """Separate sequences of one length; a batch is drawn with replacement, from zero states.
+
+    Attributes:
+        train_inputs: [T, n, I].
+        train_targets: [T, n, K] floats or [T, n] labels.
+        mask: [T], 1 at the steps whose loss counts.
+        test_inputs: the held-out sequences, or None.
+        test_targets: likewise.
+        batch_size: sequences in a batch; None takes all of them, in order.
+    """
+
+    train_inputs: Any = None
+    train_targets: Any = None
+    mask: Any = None
+    test_inputs: Any = None
+    test_targets: Any = None
+    batch_size: int | None = static(None)
+
+    def __post_init__(self):
+        require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
+        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one time step's input."""
+        return self.train_inputs.shape[2:]
+
+    def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
+        inputs, targets = self.train_inputs, self.train_targets
+        if self.batch_size is not None:
+            columns = jax.random.randint(key, (self.batch_size,), 0, inputs.shape[1])
+            inputs, targets = inputs[:, columns], targets[:, columns]
+        mask = jnp.broadcast_to(self.mask[:, None], inputs.shape[:2])
+        return SequenceBatch(inputs, targets, mask, jnp.full(inputs.shape[1], True))
+
+    def held_out(self) -> "SequenceSet | None":
+        if self.test_inputs is None:
+            return None
+        return SequenceSet(
+            loss=self.loss,
+            num_outputs=self.num_outputs,
+            scale=self.scale,
+            train_inputs=self.test_inputs,
+            train_targets=self.test_targets,
+            mask=self.mask,
+        )
+
+
+def stream(
+    inputs: Any,
+    targets: Any,
+    *,
+    window: int | None = None,
+    test: tuple[Any, Any] | float = 0.2,
+    num_skipped: int = 0,
+) -> Stream:
+    """A stream from arrays of your own: an online task.
+
+    Args:
+        inputs: [T, B, I], or [T, I] for one series.
+        targets: [T, B, K] or [T, K] floats, or integer labels without the last axis.
+        window: time steps per learning step; None: the whole series.
+        test: series to hold out, (inputs, targets), or the fraction at the end of time, [0, 1).
+        num_skipped: first held-out steps that do not count.
+
+    Raises:
+        ValueError: arrays that do not fit each other, are not finite, or a bad number.
+    """
+    inputs, targets, loss = _checked_series(inputs, targets)
+    if isinstance(test, tuple):
+        test_inputs, test_targets, _ = _checked_series(*test)
+    else:
+        require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
+        cut = len(inputs) - round(test * len(inputs))
+        test_inputs, inputs = inputs[cut:], inputs[:cut]
+        test_targets, targets = targets[cut:], targets[:cut]
+    return Stream(
+        loss=loss,
+        num_outputs=_num_outputs(targets, loss),
+        train_inputs=inputs,
+        train_targets=targets,
+        test_inputs=test_inputs if len(test_inputs) else None,
+        test_targets=test_targets if len(test_inputs) else None,
+        window=window,
+        num_skipped=num_skipped,
+    )
+
+
+def sequences(
+    inputs: Any,
+    targets: Any,
+    *,
+    test: tuple[Any, Any] | float = 0.2,
+    batch_size: int | None = 64,
+    seed: int = 0,
+) -> SequenceSet:
+    """A set of sequences from arrays of your own.
+
+    Args:
+        inputs: [n, T, I]: sequences first, as data sets come.
+        targets: at every step, [n, T, K] floats or [n, T] labels; or one per sequence, [n, K]
+            floats or [n] labels: then only the last step counts.
+        test: arrays (inputs, targets), or the fraction of sequences to hold out, in [0, 1).
+        batch_size: sequences in a batch; None for all of them.
+        seed: of the shuffle before the split.
+
+    Raises:
+        ValueError: arrays that do not fit each other, are not finite, or a bad number.
+    """
+    inputs, targets, mask, loss = _checked_set(inputs, targets)
+    if isinstance(test, tuple):
+        test_inputs, test_targets, _, _ = _checked_set(*test)
+    else:
+        require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
+        order = np.random.default_rng(seed).permutation(inputs.shape[1])
+        num_test = round(test * len(order))
+        test_inputs, inputs = inputs[:, order[:num_test]], inputs[:, order[num_test:]]
+        test_targets, targets = targets[:, order[:num_test]], targets[:, order[num_test:]]
+    return SequenceSet(
+        loss=loss,
+        num_outputs=_num_outputs(targets, loss),
+        train_inputs=inputs,
+        train_targets=targets,
+        mask=mask,
+        test_inputs=test_inputs if test_inputs.shape[1] else None,
+        test_targets=test_targets if test_inputs.shape[1] else None,
+        batch_size=batch_size,
+    )
+
+
+def _num_outputs(targets: np.ndarray, loss: str) -> int:
+    return int(targets.max()) + 1 if loss == "cross_entropy" else targets.shape[-1]
+
+
+def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, str]:
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    require("inputs", "[T, B, I] or [T, I]", inputs, lambda a: a.ndim in (2, 3))
+    if inputs.ndim == 2:
+        inputs, targets = inputs[:, None], targets[:, None]
+    return checked_pair(inputs, targets, axis=1)
+
+
+def _checked_set(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    require("inputs", "[n, T, I]", inputs, lambda a: a.ndim == 3)
+    length = inputs.shape[1]
+    labels = np.issubdtype(targets.dtype, np.integer)
+    per_step = targets.ndim == (2 if labels else 3)
+    inputs, targets, loss = checked_pair(inputs, targets, axis=1 if per_step else 0)
+    mask = np.ones(length, np.float32)
+    if not per_step:
+        mask[:-1] = 0
+        targets = np.repeat(targets[:, None], length, axis=1)
+    return np.swapaxes(inputs, 0, 1), np.swapaxes(targets, 0, 1), mask, loss

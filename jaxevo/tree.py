@@ -1,0 +1,80 @@
+"""Pytree arithmetic that more than one file needs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+Tree = Any
+
+
+def tree_where(condition, new: Tree, old: Tree) -> Tree:
+    """`new` where `condition`, else `old`, leaf by leaf; typed keys and integers included.
+
+    Args:
+        condition: one boolean, an array that broadcasts from the left, or a tree of either.
+    """
+    if jax.tree.structure(condition) != jax.tree.structure(new):
+        condition = jax.tree.map(lambda _: condition, new)
+
+    def select(condition, new, old):
+        condition = jnp.asarray(condition, bool)
+        missing = jnp.ndim(new) - condition.ndim
+        return jnp.where(condition.reshape(condition.shape + (1,) * missing), new, old)
+
+    return jax.tree.map(select, condition, new, old)
+
+
+def tree_masked(mask: Tree, new: Tree, old: Tree) -> Tree:
+    """`new` where the 0/1 `mask` of `Model.trainable` is not 0; elsewhere the very bits of `old`.
+
+    A product with the mask would not do: 0 x NaN is NaN, and -0.0 loses its sign.
+    """
+    return jax.tree.map(
+        lambda m, n, o: jnp.where(jnp.broadcast_to(jnp.asarray(m, bool), jnp.shape(n)), n, o),
+        mask,
+        new,
+        old,
+    )
+
+
+def tree_finite(tree: Tree) -> Bool[Array, ""]:
+    """Whether every number of every floating leaf is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def tree_zeros(like: Tree) -> Tree:
+    """Zeros of the shapes and dtypes of `like`, which may be abstract (`jax.eval_shape`)."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+
+def tree_repeat(tree: Tree, num: int) -> Tree:
+    """`num` copies of `tree` along a new leading axis."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree)
+
+
+def tree_size(tree: Tree) -> int:
+    """How many numbers a tree holds."""
+    return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves of `tree` by path: `{"hidden/0/kernel": ...}`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain nested dict whose `named_leaves` are `leaves`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
