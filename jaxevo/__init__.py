@@ -1,0 +1,80 @@
+"""jaxevo: populations of neural networks, trained without back-propagation or beside it.
+
+    result = jaxevo.train(jax.random.key(0), learner, problem, num_steps=400)
+
+Names are imported when they are first used, so that importing jaxevo costs next to nothing.
+"""
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxevo import estimators, learners, models, nodes, noise, registry, tasks
+    from jaxevo.core import Cost, Evaluation, Problem
+    from jaxevo.estimators import Backprop, EvolutionStrategy
+    from jaxevo.learners import GradientLearner
+    from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
+    from jaxevo.run import RunResult, load_params, run
+    from jaxevo.train import TrainResult, sweep, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backprop",
+    "CosineDecay",
+    "Cost",
+    "Evaluation",
+    "EvolutionStrategy",
+    "GradientLearner",
+    "Optimizer",
+    "Problem",
+    "RunResult",
+    "TrainResult",
+    "estimators",
+    "learners",
+    "load_params",
+    "models",
+    "nodes",
+    "noise",
+    "optimizer",
+    "registry",
+    "run",
+    "sweep",
+    "tasks",
+    "train",
+]
+
+_HOMES = {
+    "jaxevo.core": ("Cost", "Evaluation", "Problem"),
+    "jaxevo.estimators": ("Backprop", "EvolutionStrategy"),
+    "jaxevo.learners": ("GradientLearner",),
+    "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
+    "jaxevo.run": ("RunResult", "load_params", "run"),
+    "jaxevo.train": ("TrainResult", "sweep", "train"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"jaxevo.{name}")
+    raise AttributeError(f"module 'jaxevo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(types.ModuleType):
+    """Keeps `jaxevo.train` the function when `jaxevo/train.py` is imported, and so for the rest."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -5,26 +5,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxevo.core import Batch, Params, Problem
+from jaxevo.core import Batch, Params, Problem, Supervised
 from jaxevo.tree import tree_size, tree_zeros
 
-# Floats of one chunk's networks and activations. 2 MB: they stay in the cache of a CPU core.
-CHUNK_FLOATS = 2**19
+# Floats of one chunk. On a CPU: 8 MB, about a core's cache. Elsewhere: 1 GB.
+CHUNK_FLOATS = {"cpu": 2**21, "other": 2**28}
 
 
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
-    """Members to evaluate at once: as many as keep weights and activations in cache.
+    """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
-    Activations are counted as one float for each unit of each layer and sample, with the units
-    estimated from the longest axis of each leaf of `params`.
+    A member is counted as eight copies of its weights (the noise, the moved weights, and what
+    the compiler keeps beside them; measured) and one float for each unit and sample, the units
+    being estimated by the longest axis of each leaf of `params`.
     """
     units = sum(max(jnp.shape(leaf), default=1) for leaf in jax.tree.leaves(params))
-    weights = jax.eval_shape(problem.weights, batch) if hasattr(problem, "weights") else None
-    rows = 1 if weights is None else weights.shape[-1]
-    return int(np.clip(CHUNK_FLOATS // (tree_size(params) + rows * units), 1, num_members))
+    rows = 1
+    if isinstance(problem, Supervised):
+        rows = jax.eval_shape(problem.weights, batch).shape[-1]
+    budget = CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
+    most = max(1, min(budget // (8 * tree_size(params) + rows * units), num_members))
+    return next(size for size in range(most, 0, -1) if num_members % size == 0)
 
 
 def map_members(fn: Callable[..., Any], members: Any, chunk_size: int) -> Any:

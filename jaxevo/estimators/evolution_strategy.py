@@ -91,7 +91,7 @@ class EvolutionStrategy:
         chunk_size = self.chunk_size or default_chunk_size(
             self.population_size, params, problem, batch
         )
-        chunk_size = max(1, min(chunk_size // len(signs), len(draws)))
+        chunk_size = max(1, min(chunk_size, self.population_size) // len(signs))
         mask = problem.model.trainable(params)
 
         def direction(draw: Int[Array, ""]) -> Params:

@@ -1,5 +1,6 @@
 """Tasks of independent examples: arrays of inputs and targets, and random minibatches of them."""
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -111,10 +112,10 @@ def examples(
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
         order = np.random.default_rng(seed).permutation(len(inputs))
-        num_test = round(test * len(inputs))
+        num_train = len(inputs) - math.ceil(test * len(inputs))
         inputs, targets = inputs[order], targets[order]
-        test_inputs, inputs = inputs[:num_test], inputs[num_test:]
-        test_targets, targets = targets[:num_test], targets[num_test:]
+        inputs, test_inputs = inputs[:num_train], inputs[num_train:]
+        targets, test_targets = targets[:num_train], targets[num_train:]
     labels = loss == "cross_entropy"
     return Examples(
         inputs,

@@ -1,6 +1,7 @@
 """Images to classify. The 8x8 digits are part of the package: nothing is downloaded."""
 
 import importlib.resources
+import math
 
 import numpy as np
 
@@ -26,12 +27,12 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
             labels = arrays["labels"].astype(np.int32)
     order = np.random.default_rng(seed).permutation(len(images))
     images, labels = images[order].reshape(len(images), -1), labels[order]
-    num_test = round(test_fraction * len(images))
+    num_train = len(images) - math.ceil(test_fraction * len(images))
     return Examples(
-        images[num_test:],
-        labels[num_test:],
-        images[:num_test],
-        labels[:num_test],
+        images[:num_train],
+        labels[:num_train],
+        images[num_train:],
+        labels[num_train:],
         loss="cross_entropy",
         batch_size=batch_size,
         num_outputs=10,

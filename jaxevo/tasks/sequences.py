@@ -1,5 +1,6 @@
 """Tasks in time: one long stream cut into windows, or a set of sequences. Time comes first."""
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -203,9 +204,9 @@ def stream(
         test_inputs, test_targets, _ = _checked_series(*test)
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
-        cut = len(inputs) - round(test * len(inputs))
-        test_inputs, inputs = inputs[cut:], inputs[:cut]
-        test_targets, targets = targets[cut:], targets[:cut]
+        cut = len(inputs) - math.ceil(test * len(inputs))
+        inputs, test_inputs = inputs[:cut], inputs[cut:]
+        targets, test_targets = targets[:cut], targets[cut:]
     return Stream(
         loss=loss,
         num_outputs=_num_outputs(targets, loss),
@@ -245,9 +246,9 @@ def sequences(
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
         order = np.random.default_rng(seed).permutation(inputs.shape[1])
-        num_test = round(test * len(order))
-        test_inputs, inputs = inputs[:, order[:num_test]], inputs[:, order[num_test:]]
-        test_targets, targets = targets[:, order[:num_test]], targets[:, order[num_test:]]
+        num_train = len(order) - math.ceil(test * len(order))
+        inputs, test_inputs = inputs[:, order[:num_train]], inputs[:, order[num_train:]]
+        targets, test_targets = targets[:, order[:num_train]], targets[:, order[num_train:]]
     return SequenceSet(
         loss=loss,
         num_outputs=_num_outputs(targets, loss),
