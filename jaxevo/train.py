@@ -13,7 +13,6 @@ from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Learner, Metrics, Params, Problem, State, check_requirements, require
 from jaxevo.pytree import static_settings
-from jaxevo.tree import tree_zeros
 
 
 class TrainResult(NamedTuple):
@@ -108,23 +107,27 @@ def run_chunk(
     learner: Learner,
     problem: Problem,
     state: State,
+    sums: Metrics,
     num_steps: Int[Array, ""],
 ) -> tuple[State, Metrics]:
-    """`num_steps` >= 1 steps and the mean of their metrics; one program for every number of them.
+    """`num_steps` steps, their metrics added to `sums`; one program for every number of them.
 
-    The host's drivers call this between looks at the clock. Its steps are those of `train`.
+    The host's drivers call this between looks at the clock. Its steps and sums do not depend on
+    where the chunks are cut.
     """
-    step = functools.partial(_step, key_run, learner, problem)
-    sums = tree_zeros(jax.eval_shape(step, state)[1])
-    sums = jax.tree.map(lambda m: m.astype(mean_dtype(m)), sums)
 
     def body(_, carry):
         state, sums = carry
-        state, metrics = step(state)
+        state, metrics = _step(key_run, learner, problem, state)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    state, sums = jax.lax.fori_loop(0, num_steps, body, (state, sums))
-    return state, jax.tree.map(lambda total: total / num_steps, sums)
+    return jax.lax.fori_loop(0, num_steps, body, (state, sums))
+
+
+def zero_sums(learner: Learner, problem: Problem, state: State) -> Metrics:
+    """What `run_chunk` starts its sums from."""
+    metrics = jax.eval_shape(_step, jax.random.key(0), learner, problem, state)[1]
+    return jax.tree.map(lambda m: jnp.zeros(m.shape, mean_dtype(m)), metrics)
 
 
 def mean_dtype(metric: Any) -> Any:

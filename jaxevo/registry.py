@@ -1,0 +1,338 @@
+"""What has a name on the command line: learners, tasks and models, with their presets.
+
+Importing this file imports nothing but the standard library: a name's class is loaded when it is
+built or its settings are listed.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+RUN_SETTINGS = ("steps", "seeds", "seed", "model", "out", "quiet", "record_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A name, what it stands for, and the settings it changes from their defaults.
+
+    Attributes:
+        name: on the command line.
+        home: "module:attribute" of the function or class.
+        summary: one line.
+        preset: settings by name.
+        estimator: "module:attribute" of a learner's estimator.
+        on: presets for single tasks, which win over `preset`; "steps" and the settings of the
+            task and of its model may be among them.
+        model: of a task, the name of the model that suits it.
+    """
+
+    name: str
+    home: str
+    summary: str
+    preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    estimator: str | None = None
+    on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    model: str = ""
+
+
+def _by_name(*entries: Named) -> dict[str, Named]:
+    return {entry.name: entry for entry in entries}
+
+
+_GRADIENT = "jaxevo.learners.gradient:GradientLearner"
+_BACKPROP = "jaxevo.estimators.backprop:Backprop"
+_ES = "jaxevo.estimators.evolution_strategy:EvolutionStrategy"
+
+LEARNERS = _by_name(
+    Named(
+        "backprop",
+        _GRADIENT,
+        "back-propagation; through time where there is time",
+        estimator=_BACKPROP,
+        preset={"learning_rate": 2e-3, "steps": 2000},
+        on={
+            "sine": {"learning_rate": 1e-2, "schedule": "cosine"},
+            "mackey-glass": {"window": 50, "clip_norm": 1.0, "schedule": "cosine", "steps": 8000},
+        },
+    ),
+    Named(
+        "bptt",
+        _GRADIENT,
+        "full back-propagation through time, over whole series",
+        estimator=_BACKPROP,
+        preset={"learning_rate": 3e-3, "schedule": "cosine", "clip_norm": 1.0, "steps": 1000},
+        on={"mackey-glass": {"window": None}},
+    ),
+    Named(
+        "bptt-truncated",
+        _GRADIENT,
+        "back-propagation through time, cut every k steps with the state carried on",
+        estimator=_BACKPROP,
+        preset={
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "clip_norm": 1.0,
+            "truncation": 50.0,
+            "steps": 8000,
+        },
+        on={"mackey-glass": {"window": 50}},
+    ),
+    Named(
+        "evolution-strategy",
+        _GRADIENT,
+        "full-rank Gaussian evolution strategy, in chunks, noise made again",
+        estimator=_ES,
+        preset={"learning_rate": 0.02, "steps": 400},
+        on={
+            "sine": {"steps": 2000, "schedule": "cosine"},
+            "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
+        },
+    ),
+)
+
+TASKS = _by_name(
+    Named("sine", "jaxevo.tasks:sine", "regression of one period of a sine", model="mlp"),
+    Named("digits", "jaxevo.tasks:digits", "1,797 handwritten digits of 8x8 pixels", model="mlp"),
+    Named(
+        "mackey-glass",
+        "jaxevo.tasks:mackey_glass",
+        "forecast of a chaotic series, 15 steps ahead",
+        model="rnn",
+    ),
+)
+
+MODELS = _by_name(
+    Named("mlp", "jaxevo.models:mlp", "dense layers"),
+    Named("convnet", "jaxevo.models:convnet", "convolutions and a read-out"),
+    Named("rnn", "jaxevo.models:recurrent", "our fused recurrent cell", preset={"cell": "rnn"}),
+    Named("gru", "jaxevo.models:recurrent", "gated recurrent units", preset={"cell": "gru"}),
+    Named("lstm", "jaxevo.models:recurrent", "long short-term memory", preset={"cell": "lstm"}),
+)
+
+
+class Setting(NamedTuple):
+    """One number, word or size that can be set by its own name."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    owner: str  # "learner", "task" or "model"
+    argument: str  # what the owner calls it
+
+
+class Built(NamedTuple):
+    """A named combination, ready to train."""
+
+    learner: Any
+    problem: Any
+    num_steps: int
+    settings: dict[str, Any]
+
+
+def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:
+    """The entry of a name.
+
+    Raises:
+        ValueError: unknown, with the nearest names there are.
+    """
+    if name not in table:
+        raise ValueError(f"{kind} must be one of {', '.join(table)}, got {name!r}{nearest(name, table)}")
+    return table[name]
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """' (did you mean ...?)', or nothing where no word is near."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def settings_of(learner: str, task: str, model: str | None = None) -> list[Setting]:
+    """Every setting of a combination, with the defaults that its presets give it.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    learner_entry = lookup("learner", learner, LEARNERS)
+    task_entry = lookup("task", task, TASKS)
+    model_entry = lookup("model", model or task_entry.model, MODELS)
+    preset = {**task_entry.preset, **model_entry.preset, **learner_entry.preset}
+    preset |= learner_entry.on.get(task, {})
+    found = [
+        *_learner_settings(learner_entry),
+        *_signature_settings(task_entry.home, "task"),
+        *(s for s in _signature_settings(model_entry.home, "model")
+          if s.name not in model_entry.preset),
+    ]  # fmt: skip
+    names = [setting.name for setting in found]
+    unique = []
+    for setting in found:
+        name = setting.name
+        if name in RUN_SETTINGS or names.count(name) > 1:
+            name = f"{setting.owner}_{name}"
+        unique.append(setting._replace(name=name, default=preset.get(name, setting.default)))
+    return unique
+
+
+def default_steps(learner: str, task: str) -> int:
+    """Steps that a combination is trained for where nobody says otherwise."""
+    entry = lookup("learner", learner, LEARNERS)
+    return entry.on.get(task, {}).get("steps", entry.preset.get("steps", 1000))
+
+
+def build(
+    learner: str,
+    task: str,
+    *,
+    model: str | None = None,
+    num_steps: int | None = None,
+    **settings: Any,
+) -> Built:
+    """A learner and a problem by name, for scripts and the command line alike.
+
+    Args:
+        learner: a key of `LEARNERS`.
+        task: a key of `TASKS`.
+        model: a key of `MODELS`; None: the one that suits the task.
+        num_steps: steps of training, which also is the length of a learning-rate schedule;
+            None: the preset's.
+        settings: any of `settings_of(learner, task, model)`, by name.
+
+    Raises:
+        ValueError: an unknown name, or a setting that its owner refuses.
+    """
+    known = {setting.name: setting for setting in settings_of(learner, task, model)}
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{name} is no setting of {learner} on {task}{nearest(name, known)}")
+    values = {name: setting.default for name, setting in known.items()} | settings
+    num_steps = default_steps(learner, task) if num_steps is None else num_steps
+
+    def of(owner):
+        return {s.argument: values[s.name] for s in known.values() if s.owner == owner}
+
+    problem_task = load(TASKS[task].home)(**of("task"))
+    model_entry = MODELS[model or TASKS[task].model]
+    network = load(model_entry.home)(
+        problem_task.input_shape, problem_task.num_outputs, **of("model"), **model_entry.preset
+    )
+    problem = load("jaxevo.core:Problem")(problem_task, network)
+    built = _build_learner(LEARNERS[learner], of("learner"), num_steps)
+    names = {"learner": learner, "task": task, "model": model or TASKS[task].model}
+    return Built(built, problem, num_steps, names | {"num_steps": num_steps} | values)
+
+
+def load(home: str) -> Any:
+    """The object at "module:attribute"."""
+    module, attribute = home.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+_OPTIMIZERS = ("adam", "sgd", "adamw", "rmsprop", "lion")
+_GRADIENT_SETTINGS = [
+    Setting("learning_rate", float, 1e-3, "step size of the optimiser, >= 0", "learner", ""),
+    Setting(
+        "schedule",
+        Literal["constant", "cosine"],
+        "constant",
+        "how the learning rate changes: not at all, or half a cosine over all steps",
+        "learner",
+        "",
+    ),
+    Setting("final_fraction", float, 0.02, "where the cosine ends, as a fraction", "learner", ""),
+    Setting("optimizer", Literal[_OPTIMIZERS], "adam", "an optax optimiser", "learner", ""),
+    Setting(
+        "clip_norm", float | None, None, "largest norm of a gradient; None: any", "learner", ""
+    ),
+]
+
+
+def _learner_settings(entry: Named) -> list[Setting]:
+    if entry.estimator is None:
+        return _dataclass_settings(entry.home)
+    settings = [setting._replace(argument=setting.name) for setting in _GRADIENT_SETTINGS]
+    return settings + _dataclass_settings(entry.estimator)
+
+
+def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
+    if entry.estimator is None:
+        return load(entry.home)(**values)
+    import optax
+
+    from jaxevo.optimizer import CosineDecay, optimizer
+
+    values = dict(values)
+    rate, schedule, fraction, name, clip_norm = (
+        values.pop(setting.name) for setting in _GRADIENT_SETTINGS
+    )
+    if schedule == "cosine":
+        rate = CosineDecay(initial_value=rate, num_steps=num_steps, final_fraction=fraction)
+    return load(entry.home)(
+        estimator=load(entry.estimator)(**values),
+        optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm),
+        learning_rate=rate,
+    )
+
+
+def _dataclass_settings(home: str) -> list[Setting]:
+    cls = load(home)
+    texts = documented(cls, "Attributes")
+    return [
+        Setting(
+            field.name,
+            plain_type(field.type),
+            field.default,
+            texts.get(field.name, ""),
+            "learner",
+            field.name,
+        )
+        for field in dataclasses.fields(cls)
+    ]
+
+
+def _signature_settings(home: str, owner: str) -> list[Setting]:
+    function = load(home)
+    texts = documented(function, "Args")
+    return [
+        Setting(
+            parameter.name,
+            plain_type(parameter.annotation),
+            parameter.default,
+            texts.get(parameter.name, ""),
+            owner,
+            parameter.name,
+        )
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+
+def plain_type(annotation: Any) -> Any:
+    """An annotation as the command line reads it: a `Scalar` is a float."""
+    choices = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        if float in choices:
+            return float | None if type(None) in choices else float
+    return annotation
+
+
+def documented(thing: Any, section: str) -> dict[str, str]:
+    """The texts of a Google docstring's section, by name."""
+    doc = inspect.getdoc(thing) or ""
+    match = re.search(rf"^{section}:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    texts: dict[str, str] = {}
+    name = ""
+    for line in (match.group(1) if match else "").splitlines():
+        start = re.match(r" {4}(\w+): (.*)", line)
+        if start:
+            name = start.group(1)
+            texts[name] = start.group(2).strip()
+        elif name:
+            texts[name] += " " + line.strip()
+    return texts
