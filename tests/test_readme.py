@@ -1,0 +1,35 @@
+"""Every Python block of the README runs as it stands, in order, blocks sharing names."""
+
+import pathlib
+import re
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_readme_blocks_run_and_learn():
+    text = README.read_text(encoding="utf-8")
+    names: dict = {}
+    reached = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+        reached.append({key: names.get(key) for key in ("result", "results", "problem")})
+
+    digits, sweep, forecast, labels = reached
+    assert held_out(digits)["accuracy"] > 0.95
+    assert sweep["results"].history["loss"].shape == (3, 3, 50)
+    assert held_out(forecast)["mse"] < 0.02  # the variance of a sine is 0.5
+    assert held_out(labels)["accuracy"] > 0.85  # a coin: 0.5
+
+
+def test_own_networks_take_fifteen_lines():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks[2:]:
+        lines = [line for line in block.splitlines() if line.strip() and "import" not in line]
+        assert len(lines) <= 15, block
+
+
+def held_out(names: dict) -> dict:
+    import jax
+
+    test = names["problem"].held_out()
+    return test.evaluate(names["result"].params, test.sample(jax.random.key(0), 0)).metrics
