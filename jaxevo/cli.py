@@ -104,6 +104,9 @@ def train(arguments: list[str]) -> int:
         name: value for name, value in vars(options).items() if name not in registry.RUN_SETTINGS
     }
 
+    if options.seeds < 1:
+        mistake(f"seeds must be >= 1, got {options.seeds}")
+
     import jax
     from rich.console import Console
 
@@ -111,9 +114,7 @@ def train(arguments: list[str]) -> int:
     from jaxevo.run import run
     from jaxevo.tasks import baselines
 
-    built = registry.build(
-        learner, task, model=options.model, num_steps=options.steps, **settings
-    )
+    built = registry.build(learner, task, model=options.model, num_steps=options.steps, **settings)
     console = Console(stderr=True, quiet=options.quiet)
     display = Display(built.num_steps, console)
     with display:
@@ -141,7 +142,7 @@ def parse_train(learner: str, task: str, arguments: list[str]) -> Any:
     import tyro
 
     model = _value_of("--model", arguments)
-    fields: list[tuple[str, Any, Any]] = [
+    fields: list[tuple[str, Any, Any, str]] = [
         ("steps", int, registry.default_steps(learner, task), "steps of training"),
         ("seeds", int, 1, "independent repetitions, side by side in one program"),
         ("seed", int, 0, "of the run"),

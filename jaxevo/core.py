@@ -6,6 +6,7 @@ learners and estimators are pytrees (`jaxevo.pytree`); models are static and has
 Loss is the one currency, lower is better: a reward enters as `loss = -return`, in its task.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxevo.pytree import Scalar, learner, pytree, require, static
+from jaxevo.pytree import Data, Scalar, learner, pytree, require, static
 
 __all__ = [
     "Apply",
@@ -22,6 +23,7 @@ __all__ = [
     "Control",
     "ControlTask",
     "Cost",
+    "Data",
     "Estimator",
     "Evaluation",
     "Learner",
@@ -181,6 +183,10 @@ class Problem:
                     f"{name} must have the methods of jaxevo.core.{protocol.__name__}, "
                     f"got {type(value).__name__} ({remedy})"
                 )
+        if isinstance(self, Supervised) and has_carry(self.model) != isinstance(self, Sequence):
+            kinds = ("a step module, (carry, x) -> (carry, y)", "a feed-forward network, x -> y")
+            wanted, got = kinds if isinstance(self, Sequence) else reversed(kinds)
+            raise ValueError(f"model must be {wanted} for {type(self.task).__name__}, got {got}")
 
     def init(self, key: Key[Array, ""]) -> Params:
         return self.model.init(key)
@@ -189,9 +195,7 @@ class Problem:
         """One batch. Tasks of independent samples ignore `step`; a stream returns window `step`."""
         return self.task.sample(key, step)
 
-    def evaluate(
-        self, params: Params, batch: Batch, *, apply: Apply | None = None
-    ) -> Evaluation:
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         """The loss of one network on one batch.
 
         Args:
@@ -236,9 +240,7 @@ class Supervised(Problem):
     def loss(self, outputs: Any, batch: Batch) -> Float[Array, ""]:
         return jnp.sum(self.weights(batch) * self.losses(outputs, batch))
 
-    def evaluate(
-        self, params: Params, batch: Batch, *, apply: Apply | None = None
-    ) -> Evaluation:
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         outputs = self.outputs(params, batch, apply=apply)
         inputs = self.inputs(batch)
         return Evaluation(
@@ -258,7 +260,7 @@ class Sequence(Supervised):
     def unroll(
         self, params: Params, carry: Carry, batch: Batch, *, apply: Apply | None = None
     ) -> tuple[Carry, Any]:
-        """Runs the model over the batch from `carry`; returns the last carry and outputs, [T, B]."""
+        """Runs the model over the batch from `carry`; the last carry and the outputs, [T, B]."""
         step = apply or self.model.apply
         return jax.lax.scan(
             lambda carry, inputs: step(params, carry, *inputs), carry, self.inputs(batch)
@@ -278,9 +280,7 @@ class Sequence(Supervised):
     def step_differences(self, new: Any, old: Any, target: Any, mask: Any) -> Float[Array, " B"]:
         return self.task.step_differences(new, old, target, mask)
 
-    def evaluate(
-        self, params: Params, batch: Batch, *, apply: Apply | None = None
-    ) -> Evaluation:
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         evaluation = super().evaluate(params, batch, apply=apply)
         return evaluation._replace(mask=self.weights(batch) > 0)
 
@@ -309,21 +309,21 @@ class Control(Problem):
         Rewards after the first termination do not count. Observations are [T, B, ...] and
         `mask` [T, B] says which of them were met before the episode ended.
         """
-        apply = apply or self.model.apply
+        network = apply or self.model.apply
 
         def rollout(key):
             key_reset, key_steps = jax.random.split(key)
             env_state, observation = self.reset(key_reset)
             carry = self.model.initial_carry(params, ())
-            recurrent = bool(jax.tree.leaves(carry))
+            recurrent = has_carry(self.model)
 
             def step(loop, key):
                 env_state, observation, carry, alive = loop
                 key_act, key_transition = jax.random.split(key)
                 if recurrent:
-                    carry, output = apply(params, carry, observation)
+                    carry, output = network(params, carry, observation)
                 else:
-                    output = apply(params, observation)
+                    output = network(params, observation)
                 action, _ = self.act(key_act, output)
                 env_state, following, reward, terminated, truncated = self.transition(
                     key_transition, env_state, action
@@ -350,9 +350,7 @@ class Learner(Protocol):
     `resize(before, after, problem) -> Resized | None` (on the host, between chunks).
     """
 
-    def init(
-        self, key: Key[Array, ""], problem: Any, params: Params | None = None
-    ) -> State:
+    def init(self, key: Key[Array, ""], problem: Any, params: Params | None = None) -> State:
         """The first state. `params`: one network for all members, or one for each, [N, ...]."""
 
     def step(self, key: Key[Array, ""], state: State, problem: Any) -> tuple[State, Metrics]: ...
@@ -373,11 +371,23 @@ class Estimator(Protocol):
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Any, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
         """-> carry, gradient, loss, metrics."""
+        ...
 
     def fold(self, carry: Carry, params: Params, problem: Any) -> Params:
         """`params` with whatever the carry adds to the network baked in."""
 
     def cost(self, problem: Any) -> Cost: ...
+
+
+@functools.lru_cache(maxsize=256)
+def has_carry(model: Model) -> bool:
+    """Whether a network has a hidden state. Found without computing anything."""
+    carry = jax.eval_shape(lambda key: model.initial_carry(model.init(key), (1,)), abstract_key())
+    return bool(jax.tree.leaves(carry))
+
+
+def abstract_key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def check_requirements(learner: Any, problem: Any) -> None:
@@ -409,5 +419,3 @@ def num_samples(problem: Problem, batch: Batch) -> int:
 def abstract_batch(problem: Problem) -> Any:
     """The abstract batch that `problem.sample` returns."""
     return jax.eval_shape(lambda problem: problem.sample(jax.random.key(0), jnp.int32(0)), problem)
-
-

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
-from jaxevo.core import Apply, Model, Params
+from jaxevo.core import Apply, Model, Params, require
 from jaxevo.tree import named_leaves
 
 
@@ -69,7 +70,8 @@ class _View:
     def __init__(self, hook: Hook | None, record: bool):
         self.hook = hook or (lambda layer, inputs, linear: linear(inputs))
         self.record = record
-        self.trace = jax.core.get_opaque_trace_state()
+        self.trace = get_opaque_trace_state()
+        self.token = next(_tokens)
         self.uses: dict[str, int] = {}
         self.covered: set[str] = set()
         self.inputs: dict[Layer, Any] = {}
@@ -77,8 +79,8 @@ class _View:
 
 
 _view: contextvars.ContextVar[_View | None] = contextvars.ContextVar("node_view", default=None)
-# jit, checkpoint and scan cache traces; a token that is never used twice keeps a trace made
-# under one hook from being reused under another, or under none.
+# jit, checkpoint and scan cache traces; a token that no other view has keeps a trace made under
+# one hook from being reused under another, or under none.
 _token = jax.make_user_context(default_value=None)
 _tokens = itertools.count(1)
 
@@ -88,6 +90,17 @@ def active() -> bool:
     return _view.get() is not None
 
 
+@contextlib.contextmanager
+def _in_force(view: _View | None):
+    """Shows the layers of the networks called to `view`; None: to no one, as everywhere else."""
+    reset = _view.set(view)
+    try:
+        with _token(view and view.token):
+            yield view
+    finally:
+        _view.reset(reset)
+
+
 def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Array:
     """Runs one layer under the hook in force. For the doors of `jaxevo.models` only."""
     view = _view.get()
@@ -95,7 +108,7 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
         return spec.run(kernels, bias, inputs)
     use = view.uses[spec.name] = view.uses.get(spec.name, -1) + 1
     layer = Layer(spec, use)
-    if view.record and jax.core.get_opaque_trace_state() != view.trace:
+    if view.record and get_opaque_trace_state() != view.trace:
         raise ValueError(
             f"layer {layer!r} is called inside a transform (jit, checkpoint, scan, vmap) within "
             "the network, where its inputs cannot be recorded; move the transform out of the "
@@ -106,30 +119,20 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
         if view.record:
             view.inputs[layer] = inputs
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        reset = _view.set(None)  # the layer's own call is not to meet the hook again
-        try:
-            if kernel is None:
-                return spec.run(kernels, bias, inputs)
-            return spec.run(kernel if isinstance(kernel, tuple) else (kernel,), None, inputs)
-        finally:
-            _view.reset(reset)
+        if kernel is None:
+            return spec.run(kernels, bias, inputs)
+        return spec.run(kernel if isinstance(kernel, tuple) else (kernel,), None, inputs)
 
-    preactivation = view.hook(layer, inputs[0] if len(inputs) == 1 else inputs, linear)
+    with _in_force(None):  # neither the layer's own call nor a network that the hook calls meets it
+        preactivation = view.hook(layer, inputs[0] if len(inputs) == 1 else inputs, linear)
     if view.record:
         view.preactivations[layer] = preactivation
     view.covered.update(path for path in (*spec.kernels, spec.bias) if path is not None)
     return preactivation
 
 
-@contextlib.contextmanager
-def _viewing(hook: Hook | None, record: bool):
-    view = _View(hook, record)
-    reset = _view.set(view)
-    try:
-        with _token(next(_tokens)):
-            yield view
-    finally:
-        _view.reset(reset)
+def _require_known(uncovered: str) -> None:
+    require("uncovered", "'error' or 'allow'", uncovered, lambda u: u in ("error", "allow"))
 
 
 def _check_coverage(view: _View, params: Params) -> None:
@@ -159,7 +162,8 @@ def apply(
         ValueError: a layer is called inside a transform within the network, or parameters are
             not covered.
     """
-    with _viewing(hook, record=True) as view:
+    _require_known(uncovered)
+    with _in_force(_View(hook, record=True)) as view:
         outputs = model.apply(params, *inputs)
     if uncovered == "error":
         _check_coverage(view, params)
@@ -172,8 +176,10 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     Transforms inside the network are fine here: nothing is recorded.
     """
 
+    _require_known(uncovered)
+
     def apply(params, *inputs):
-        with _viewing(hook, record=False) as view:
+        with _in_force(_View(hook, record=False)) as view:
             outputs = model.apply(params, *inputs)
         if uncovered == "error":
             _check_coverage(view, params)
@@ -182,9 +188,7 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     return apply
 
 
-def contract(
-    params: Params, inputs: Mapping[Layer, Any], signals: Mapping[Layer, Array]
-) -> Params:
+def contract(params: Params, inputs: Mapping[Layer, Any], signals: Mapping[str, Array]) -> Params:
     """Weight gradients from a signal for each pre-activation: sum of signal x input.
 
     Args:
@@ -197,12 +201,17 @@ def contract(
     """
     leaves = named_leaves(params)
     gradients = {path: jnp.zeros_like(leaf) for path, leaf in leaves.items()}
-    for layer, signal in signals.items():
-        x, layer = next((x, known) for known, x in inputs.items() if known == layer)
-        spec, x = layer.spec, x if isinstance(x, tuple) else (x,)
+    layers = {str(layer): layer for layer in inputs}
+    for name, signal in signals.items():
+        if name not in layers:
+            raise ValueError(f"no layer {str(name)!r} in the inputs, which are of {list(layers)}")
+        spec, x = layers[name].spec, inputs[layers[name]]
+        x = x if isinstance(x, tuple) else (x,)
         kernels = tuple(leaves[path] for path in spec.kernels)
         bias = None if spec.bias is None else leaves[spec.bias]
-        _, pullback = jax.vjp(lambda kernels, bias, s=spec, x=x: s.run(kernels, bias, x), kernels, bias)
+        _, pullback = jax.vjp(
+            lambda kernels, bias, s=spec, x=x: s.run(kernels, bias, x), kernels, bias
+        )
         kernel_gradients, bias_gradient = pullback(signal)
         for path, gradient in zip(spec.kernels, kernel_gradients, strict=True):
             gradients[path] += gradient
@@ -215,12 +224,10 @@ def uncovered(model: Model, params: Params, *inputs: Any) -> list[str]:
     """Paths of the parameters that no layer accounts for, when run on inputs of these shapes."""
 
     def run(params, *inputs):
-        with _viewing(None, record=False) as view:
+        with _in_force(_View(None, record=False)) as view:
             model.apply(params, *inputs)
         covered.update(view.covered)
 
     covered: set[str] = set()
     jax.eval_shape(run, params, *inputs)
     return [path for path in named_leaves(params) if path not in covered]
-
-

@@ -79,13 +79,16 @@ def _avalanche(x: UInt32[Array, "..."], late: Any = 0) -> UInt32[Array, "..."]:
 
 
 def _bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """32 random bits for each position of `shape`, from the two words of the key."""
+    """32 random bits for each position of `shape`, from all words of the key."""
     words = jax.random.key_data(key).astype(jnp.uint32)
-    first = words[0] ^ (words[2] if words.size > 2 else jnp.uint32(0))
-    last = words[-1]
-    # hashed once per key, so that neighbouring keys start far apart
+    first, last = words[0], words[1]
+    for extra in range(2, words.size):  # an rbg key holds its two words twice: no xor of those
+        first, last = _avalanche(first + last), last ^ words[extra]
+    # hashed once per key, so that neighbouring keys start far apart, in both words: keys that
+    # differ in one word only would share positions. A Feistel network: no two keys collide.
     first = _avalanche(first ^ jnp.uint32(_GOLDEN))
     last = _avalanche(last + first)
+    first = first + _avalanche(last)
     position = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -62,10 +63,12 @@ def optimizer(
         if setting not in known or setting == "learning_rate":
             choices = ", ".join(key for key in known if key != "learning_rate")
             raise ValueError(f"{setting} must be a setting of {name} ({choices})")
+    real = jax.dtypes.canonicalize_dtype(float).type
     numbers = {
-        key: jax.dtypes.canonicalize_dtype(float).type(value) if isinstance(value, float) else value
+        key: value if isinstance(value, jax.Array) else real(value)
         for key, value in settings.items()
-        if isinstance(value, (float, jax.Array))
+        if isinstance(value, (float, np.floating, jax.Array))
+        or (type(value) is int and isinstance(known[key].default, float))  # weight_decay=0
     }
     structure = {key: value for key, value in settings.items() if key not in numbers}
     return Optimizer(factory, numbers, tuple(sorted(structure.items())), clip_norm)
@@ -86,7 +89,12 @@ class CosineDecay:
     final_fraction: Scalar = 0.02
 
     def __post_init__(self):
-        require("initial_value", "finite and > 0", self.initial_value, lambda x: (x > 0) & (x < float("inf")))
+        require(
+            "initial_value",
+            "finite and > 0",
+            self.initial_value,
+            lambda x: (x > 0) & (x < float("inf")),
+        )
         require("num_steps", ">= 1", self.num_steps, lambda n: n >= 1)
         require("final_fraction", "in [0, 1]", self.final_fraction, lambda f: (f >= 0) & (f <= 1))
 

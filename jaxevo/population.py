@@ -81,8 +81,6 @@ def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
     return (rank / max(losses.size - 1, 1) - 0.5).astype(losses.dtype)
 
 
-def finite_mean(
-    values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]
-) -> Float[Array, ""]:
+def finite_mean(values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """The mean of the finite values; NaN where there is none."""
     return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)

@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 Scalar = float | int | np.floating | Float[Array, "..."]
 """A number that a learner, estimator or task takes; an array of them under `vmap`."""
 
+Data = Array | np.ndarray
+"""What a task is given; kept as a device array."""
+
 T = TypeVar("T")
 
 
@@ -37,7 +40,8 @@ def pytree(cls: type[T], *, kw_only: bool = False) -> type[T]:
     Raises:
         ValueError: a static field holds something that cannot be hashed.
     """
-    validate = cls.__dict__.get("__post_init__", lambda self: None)
+    inherited = getattr(cls, "_validate", lambda self: None)
+    validate = cls._validate = cls.__dict__.get("__post_init__", inherited)  # type: ignore
 
     def __post_init__(self):
         for field in fields:

@@ -143,7 +143,8 @@ def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:
         ValueError: unknown, with the nearest names there are.
     """
     if name not in table:
-        raise ValueError(f"{kind} must be one of {', '.join(table)}, got {name!r}{nearest(name, table)}")
+        known = ", ".join(table)
+        raise ValueError(f"{kind} must be one of {known}, got {name!r}{nearest(name, table)}")
     return table[name]
 
 
@@ -316,9 +317,9 @@ def _signature_settings(home: str, owner: str) -> list[Setting]:
 def plain_type(annotation: Any) -> Any:
     """An annotation as the command line reads it: a `Scalar` is a float."""
     choices = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        if float in choices:
-            return float | None if type(None) in choices else float
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    if is_union and float in choices:
+        return float | None if type(None) in choices else float
     return annotation
 
 

@@ -48,8 +48,7 @@ class Display:
         rate = (step - self.last[0]) / max(seconds - self.last[1], 1e-9)
         self.last = (step, seconds)
         text = f"{rate:.3g} steps/s  " + "  ".join(
-            f"{name.replace('held_out/', 'held-out ')} {shown(row[name])}"
-            for name in headline(row)
+            f"{name.replace('held_out/', 'held-out ')} {shown(row[name])}" for name in headline(row)
         )
         self.bar.update(self.task, completed=step, text=text)
         now = time.monotonic()
@@ -117,8 +116,8 @@ def summary_table(
     if "seconds_to_first_record" in summary:
         table.add_row("first record after", f"{summary['seconds_to_first_record']:.1f} s")
     if summary.get("temp_bytes") is not None:
-        memory = (summary["temp_bytes"], summary["state_bytes"])
-        table.add_row("memory", "{:.2f} MB temporary, {:.2f} MB state".format(*(m / 1e6 for m in memory)))
+        temp, state = (summary[name] / 1e6 for name in ("temp_bytes", "state_bytes"))
+        table.add_row("memory", f"{temp:.2f} MB temporary, {state:.2f} MB state")
     if summary["interrupted"]:
         table.add_row("interrupted", "yes: what was done so far is kept")
     return table

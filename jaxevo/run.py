@@ -292,5 +292,3 @@ def finite_json(value: Any) -> Any:
 
 def _version(package: str) -> str:
     return sys.modules[package].__version__ if package in sys.modules else "not imported"
-
-

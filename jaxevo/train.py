@@ -75,7 +75,8 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
     step = functools.partial(_step, key_run, learner, problem)
     num_records = -(-num_steps // record_every)
     history = jax.tree.map(
-        lambda m: jnp.zeros((num_records, *m.shape), mean_dtype(m)), jax.eval_shape(step, state)[1]
+        lambda m: jnp.zeros((max(num_records, 1), *m.shape), mean_dtype(m)),
+        jax.eval_shape(step, state)[1],
     )
 
     def scan_body(carry, i):
@@ -87,6 +88,7 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
         return (state, history), None
 
     (state, history), _ = jax.lax.scan(scan_body, (state, history), jnp.arange(num_steps))
+    history = jax.tree.map(lambda h: h[:num_records], history)
     return TrainResult(learner.solution(state, problem), history, state)
 
 
@@ -198,6 +200,8 @@ def _stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]
             )
 
     columns = list(zip(*map(jax.tree.leaves, parts), strict=True))
+    if not columns:
+        raise ValueError(f"{name} must hold a number or an array to differ in, got {first!r}")
     shared = [_same(leaves) for leaves in columns]
     if all(shared):  # vmap needs one mapped leaf to know the length
         shared[0] = False
@@ -235,12 +239,32 @@ def _alike(new: Any, old: Any) -> bool:
     if type(new) is not type(old):
         return False
     if callable(new) and hasattr(new, "__code__"):
-        return hasattr(old, "__code__") and new.__code__ == old.__code__
+        if not (hasattr(old, "__code__") and new.__code__ == old.__code__):
+            return False
+        return all(_equal(n, o) for n, o in zip(_captured(new), _captured(old), strict=True))
+    if isinstance(new, functools.partial):
+        parts = [(f.func, f.args, tuple(sorted(f.keywords.items()))) for f in (new, old)]
+        return _equal(*parts)
     if dataclasses.is_dataclass(new):
         names = [field.name for field in dataclasses.fields(new)]
         pairs = [(getattr(new, name), getattr(old, name)) for name in names]
         odd = [pair for pair in pairs if pair[0] != pair[1]]
         return bool(odd) and all(_alike(*pair) for pair in odd)
     if isinstance(new, tuple) and len(new) == len(old):
-        return all(n == o or _alike(n, o) for n, o in zip(new, old, strict=True))
+        return all(_equal(n, o) for n, o in zip(new, old, strict=True))
     return False
+
+
+def _equal(new: Any, old: Any) -> bool:
+    """Whether two values are equal or alike; arrays only where they are one."""
+    if new is old:
+        return True
+    if hasattr(new, "__array__") or hasattr(old, "__array__"):
+        return False
+    return bool(new == old) or _alike(new, old)
+
+
+def _captured(function: Any) -> list[Any]:
+    """What a function's result depends on beside its code and arguments."""
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return [*cells, getattr(function, "__defaults__", None)]

@@ -41,6 +41,23 @@ def tree_masked(mask: Tree, new: Tree, old: Tree) -> Tree:
     )
 
 
+def tree_floats(tree: Tree) -> Tree:
+    """`tree` without its leaves of integers and keys (None in their place): what can be learned."""
+    return jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, tree
+    )
+
+
+def tree_fill(tree: Tree, missing: Tree) -> Tree:
+    """`tree` with the leaves that are None taken from `missing`."""
+    return jax.tree.map(
+        lambda leaf, other: other if leaf is None else leaf,
+        tree,
+        missing,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
 def tree_finite(tree: Tree) -> Bool[Array, ""]:
     """Whether every number of every floating leaf is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]

@@ -79,7 +79,8 @@ class Backprop:
         def cut(params, timed_carry, *inputs):
             t, carry = timed_carry
             stopped = jax.lax.stop_gradient(carry)
-            carry = tree_where(t % self.truncation == 0, stopped, carry)
+            # not at the first step: the initial state may be learned, and a window's is a constant
+            carry = tree_where((t > 0) & (t % self.truncation == 0), stopped, carry)
             carry, output = problem.model.apply(params, carry, *inputs)
             return (t + 1, carry), output
 

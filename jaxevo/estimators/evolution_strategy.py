@@ -146,7 +146,7 @@ class EvolutionStrategy:
         return Cost(self.population_size, 0, samples)
 
 
-def scaled(weight: Float[Array, ""], noise: Params) -> Params:
+def scaled(weight: Scalar, noise: Params) -> Params:
     return jax.tree.map(lambda e: (weight * e).astype(e.dtype), noise)
 
 

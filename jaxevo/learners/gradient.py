@@ -23,7 +23,7 @@ from jaxevo.core import (
     require,
 )
 from jaxevo.optimizer import CosineDecay, Optimizer, rate_at
-from jaxevo.tree import tree_finite, tree_masked, tree_where
+from jaxevo.tree import tree_fill, tree_finite, tree_floats, tree_masked, tree_where
 
 
 class GradientState(NamedTuple):
@@ -51,7 +51,14 @@ class GradientLearner:
     learning_rate: Scalar | CosineDecay = 1e-3
 
     def __post_init__(self):
-        if not callable(self.learning_rate):
+        if callable(self.learning_rate):
+            require(
+                "learning_rate",
+                "a number or a schedule that is a pytree, such as CosineDecay",
+                self.learning_rate,
+                lambda rate: not jax.tree_util.all_leaves([rate]),
+            )
+        else:
             require(
                 "learning_rate",
                 "finite and >= 0",
@@ -64,7 +71,8 @@ class GradientLearner:
     ) -> GradientState:
         key_params, key_carry = jax.random.split(key)
         params = problem.init(key_params) if params is None else params
-        optimizer = self.optimizer.transform(self.learning_rate_at(0)).init(params)
+        transform = self.optimizer.transform(self.learning_rate_at(0))
+        optimizer = transform.init(tree_floats(params))
         carry = self.estimator.init(key_carry, params, problem)
         return GradientState(params, optimizer, carry, jnp.int32(0))
 
@@ -77,12 +85,14 @@ class GradientLearner:
             key_estimate, state.carry, state.params, problem, batch
         )
         mask = problem.model.trainable(state.params)
-        gradient = tree_masked(mask, gradient, jax.tree.map(jnp.zeros_like, gradient))
+        zeros = jax.tree.map(jnp.zeros_like, gradient)
+        gradient, weights = tree_floats((tree_masked(mask, gradient, zeros), state.params))
         transform = self.optimizer.transform(self.learning_rate_at(state.step))
-        updates, optimizer = transform.update(gradient, state.optimizer, state.params)
-        params = tree_masked(mask, optax.apply_updates(state.params, updates), state.params)
+        updates, optimizer = transform.update(gradient, state.optimizer, weights)
+        moved = tree_fill(optax.apply_updates(weights, updates), state.params)
+        params = tree_masked(mask, moved, state.params)
 
-        finite = jnp.isfinite(loss) & tree_finite((params, carry))
+        finite = jnp.isfinite(loss) & tree_finite((tree_masked(mask, moved, zeros), carry))
         new = GradientState(params, optimizer, carry, state.step)
         new = tree_where(finite, new, state)._replace(step=state.step + 1)
         num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite

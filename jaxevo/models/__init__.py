@@ -14,11 +14,11 @@ from jaxevo.models.mlp import MLP, mlp
 from jaxevo.models.recurrent import FusedCell, RecurrentLinear, RecurrentNet, recurrent
 
 __all__ = [
+    "MLP",
     "ConvNet",
     "FunctionModel",
     "FusedCell",
     "LinenModel",
-    "MLP",
     "NNXModel",
     "RecurrentLinear",
     "RecurrentNet",

@@ -1,5 +1,6 @@
 """Convolutional networks for images."""
 
+import itertools
 import math
 
 from flax import nnx
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.from_flax import NNXModel, from_nnx
-from jaxevo.models.mlp import require_activation
+from jaxevo.models.mlp import is_size, require_activation, require_sizes
 
 
 class ConvNet(nnx.Module):
@@ -31,7 +32,7 @@ class ConvNet(nnx.Module):
         self.hidden = nnx.List(
             [
                 nnx.Conv(i, o, (3, 3), strides=(2, 2), rngs=rngs)
-                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+                for i, o in itertools.pairwise(sizes)
             ]
         )
         positions = 1
@@ -72,8 +73,9 @@ def convnet(
     Raises:
         ValueError: an input shape that is no image.
     """
-    channels = tuple(channels)
-    require("channels", "integers >= 1", channels, lambda c: len(c) > 0 and min(c) >= 1)
+    require_sizes("channels", channels, at_least=1)
+    require_sizes("input_shape", input_shape)
+    require("num_outputs", "an integer >= 1", num_outputs, is_size)
     require_activation(activation)
     shape = tuple(input_shape)
     if len(shape) == 1 and math.isqrt(shape[0]) ** 2 == shape[0]:
@@ -86,7 +88,7 @@ def convnet(
         ConvNet,
         image_shape=shape,
         num_outputs=num_outputs,
-        channels=channels,
+        channels=tuple(channels),
         activation=activation,
         pool=pool,
     )

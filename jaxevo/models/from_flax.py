@@ -22,6 +22,8 @@ from jaxevo import nodes
 from jaxevo.core import Carry, Mask, Params
 from jaxevo.tree import named_leaves, nested
 
+_SPEC = "_layer_spec"  # attribute of the layers of a network that shows itself
+
 # class -> (kind, attributes of the kernels in the order of the inputs). Biases are `bias`.
 _LAYERS: dict[type, tuple[str, tuple[str, ...]]] = {
     nnx.Linear: ("dense", ("kernel",)),
@@ -67,21 +69,21 @@ class NNXModel:
     mask: Callable[[Params], Mask] = all_trainable
 
     @functools.cached_property
-    def _built(self) -> tuple[nnx.GraphDef, nnx.GraphDef, nnx.State]:
+    def _built(self) -> tuple:
         """Graph as the user wrote it, graph whose layers call the hook, abstract params."""
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
-        graph, state = nnx.split(module)
-        _refuse_state(self.constructor, state)
         for path, part in nnx.iter_modules(module):
             if isinstance(part, (nnx.RNN, nnx.Bidirectional)):
-                raise ValueError(_scan_advice("/".join(map(str, path)), type(part)))
+                raise ValueError(_scan_advice(_join(path), type(part)))
+        graph, state = nnx.split(module)
+        _refuse_state(self.constructor, state)
         paths = {id(value): _join(path) for path, value in nnx.iter_graph(module)}
         for path, part in list(nnx.iter_modules(module)):
             if kind := _layer_kind(type(part)):
                 spec = _nnx_spec(_join(path), part, kind, paths)
                 if spec is not None:
                     part.__class__ = _hooked_class(type(part))
-                    part._layer_spec = spec  # static: part of the graph
+                    setattr(part, _SPEC, spec)  # static: part of the graph
         return graph, nnx.split(module)[0], state
 
     def _construct(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -90,15 +92,13 @@ class NNXModel:
     def init(self, key: Key[Array, ""]) -> Params:
         _ = self._built  # refuses what cannot be trained
         state = nnx.state(self._construct(nnx.Rngs(key)), nnx.Param)
-        return nested(
-            {_join(path): value for path, value in nnx.to_flat_state(nnx.pure(state))}
-        )
+        return nested({_join(path): value for path, value in nnx.to_flat_state(nnx.as_pure(state))})
 
     def module(self, params: Params) -> nnx.Module:
         """The user's module with these parameters, to use with flax directly."""
         return self._merge(self._built[0], params)
 
-    def _merge(self, graph: nnx.GraphDef, params: Params) -> nnx.Module:
+    def _merge(self, graph: Any, params: Params) -> nnx.Module:
         leaves = named_leaves(params)
         state = [
             (path, variable.replace(leaves[_join(path)]))
@@ -112,9 +112,10 @@ class NNXModel:
 
     def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
         module = self.module(params)
-        if not hasattr(module, "initialize_carry"):
+        initialize_carry = getattr(module, "initialize_carry", None)
+        if initialize_carry is None:
             return ()
-        return module.initialize_carry((*batch_shape, 1), rngs=nnx.Rngs(0))
+        return initialize_carry((*batch_shape, 1), rngs=nnx.Rngs(0))
 
     def trainable(self, params: Params) -> Mask:
         return self.mask(params)
@@ -149,7 +150,7 @@ def from_nnx(
     return NNXModel(constructor, tuple(sorted(settings.items())), trainable)
 
 
-def _refuse_state(constructor: Callable, state: nnx.State) -> None:
+def _refuse_state(constructor: Callable, state: Any) -> None:
     odd = [(p, v) for p, v in nnx.to_flat_state(state) if not isinstance(v, nnx.Param)]
     if odd:
         path, variable = odd[0]
@@ -179,7 +180,11 @@ def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
         return cls.__call__(nnx.merge(graph, nnx.from_flat_state(flat)), *inputs)
 
     return nodes.LayerSpec(
-        name, label, tuple(paths[id(v)] for v in values), bias and paths[id(bias)], run
+        name,
+        label,
+        tuple(paths[id(v)] for v in values),
+        None if bias is None else paths[id(bias)],
+        run,
     )
 
 
@@ -187,8 +192,9 @@ def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
 def _hooked_class(cls: type) -> type:
     """A subclass of a layer class whose calls go through the hook."""
 
-    def __call__(self, *inputs, **_):
-        spec = self._layer_spec
+    def __call__(self, *inputs, **keywords):
+        spec = getattr(self, _SPEC)
+        _refuse_keywords(spec.name, keywords)
         kernels = _layer_kind(cls)[1]
         bias = None if spec.bias is None else self.bias[...]
         return nodes.call_layer(
@@ -308,6 +314,7 @@ def _linen_interceptor(next_method, args, kwargs, context):
     label, kernels = kind
     if any(name not in params for name in kernels):
         return next_method(*args, **kwargs)
+    _refuse_keywords("/".join(path), kwargs)
     spec = nodes.LayerSpec(
         "/".join(path),
         label,
@@ -320,7 +327,7 @@ def _linen_interceptor(next_method, args, kwargs, context):
     )
 
 
-def _linen_run(module: linen.Module, kernels: tuple[str, ...]):
+def _linen_run(module: linen.Module, kernels: tuple[str, ...]) -> Callable[..., Any]:
     def run(kernel_values, bias_value, inputs):
         changes: dict[str, Any] = {}
         if hasattr(module, "use_bias"):
@@ -374,6 +381,15 @@ def from_functions(
 
 def _join(path: tuple) -> str:
     return "/".join(map(str, path))
+
+
+def _refuse_keywords(name: str, keywords: dict[str, Any]) -> None:
+    """A hook does not see them, and a mask that is dropped would change the network."""
+    if keywords:
+        raise ValueError(
+            f"layer {name!r} is called with the keyword arguments {', '.join(keywords)}, which "
+            "the node view does not pass on; call it with its inputs alone, by position"
+        )
 
 
 def _require_hashable(name: str, value: Any) -> None:

@@ -1,5 +1,9 @@
 """Feed-forward networks of dense layers."""
 
+import itertools
+import operator
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -29,7 +33,7 @@ class MLP(nnx.Module):
         for length in input_shape:
             num_inputs *= length
         sizes = (num_inputs, *hidden_sizes)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.hidden = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairs])
         self.norms = nnx.List([nnx.LayerNorm(o, rngs=rngs) for _, o in pairs] if norm else [])
         self.readout = nnx.Linear(sizes[-1], num_outputs, rngs=rngs)
@@ -71,10 +75,12 @@ def mlp(
             Hidden layers must then all be as wide.
         norm: LayerNorm between each hidden layer and its activation.
     """
-    hidden_sizes = tuple(hidden_sizes)
-    require("hidden_sizes", "integers >= 1", hidden_sizes, lambda h: all(n >= 1 for n in h))
+    require_sizes("input_shape", input_shape)
+    require_sizes("hidden_sizes", hidden_sizes)
+    require("num_outputs", "an integer >= 1", num_outputs, is_size)
     require_activation(activation)
-    require("residual", ">= 0", residual, lambda r: r >= 0)
+    require("residual", "an integer >= 0", residual, lambda r: operator.index(r) >= 0)
+    hidden_sizes = tuple(hidden_sizes)
     if residual and len(set(hidden_sizes)) > 1:
         raise ValueError(
             f"hidden_sizes must all be equal where residual is not 0, got {hidden_sizes}"
@@ -90,7 +96,14 @@ def mlp(
     )
 
 
+def is_size(n: Any) -> bool:
+    return operator.index(n) >= 1  # a TypeError unless n is an integer
+
+
+def require_sizes(name: str, sizes: Any, at_least: int = 0) -> None:
+    rule = "integers >= 1" + f", {at_least} of them or more" * (at_least > 0)
+    require(name, rule, sizes, lambda s: len(s) >= at_least and all(map(is_size, s)))
+
+
 def require_activation(name: str) -> None:
     require("activation", f"one of {', '.join(ACTIVATIONS)}", name, lambda n: n in ACTIVATIONS)
-
-

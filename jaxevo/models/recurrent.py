@@ -1,5 +1,6 @@
 """Recurrent networks as step modules, (carry, x) -> (carry, y): stacked cells and a read-out."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,13 +12,14 @@ from jaxtyping import Array, Float
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.from_flax import NNXModel, from_nnx, register_layer
-from jaxevo.models.mlp import require_activation
+from jaxevo.models.mlp import is_size, require_activation, require_sizes
 
 
 class RecurrentLinear(nnx.Module):
     """a = x W + h R + b: one pre-activation for each unit, so one node for a hook to reach.
 
-    Two products are cheaper than one of x and h joined, which copies both at every step.
+    Two products are cheaper than one of x and h joined, which copies both at every step. A is H,
+    but for a hook that calls the layer with kernels of other widths.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class RecurrentLinear(nnx.Module):
         self.recurrent_kernel = nnx.Param(recurrent_init(rngs.params(), (num_units, num_units)))
         self.bias = nnx.Param(jnp.zeros(num_units))
 
-    def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        recurrent = h @ self.recurrent_kernel[...] + self.bias[...]
+    def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B A"]:
+        recurrent = h @ self.recurrent_kernel[...]
+        recurrent += jnp.broadcast_to(self.bias[...], recurrent.shape)
         return x @ self.input_kernel[...] + recurrent
 
 
@@ -93,7 +96,7 @@ class RecurrentNet(nnx.Module):
         self.cells = nnx.List(
             [
                 CELLS[cell](i, o, **dict(cell_settings), rngs=rngs)
-                for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+                for i, o in itertools.pairwise(sizes)
             ]
         )
         zeros = jax.nn.initializers.zeros
@@ -131,22 +134,21 @@ def recurrent(
         radius: of the fused cell's recurrent matrix at the start, orthogonal times this, > 0.
         input_scale: standard deviation of the fused cell's input weights at the start, > 0.
     """
-    hidden_sizes = tuple(hidden_sizes)
     require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
-    require(
-        "hidden_sizes", "integers >= 1", hidden_sizes, lambda h: len(h) > 0 and min(h) >= 1
-    )
+    require_sizes("hidden_sizes", hidden_sizes, at_least=1)
+    require("num_outputs", "an integer >= 1", num_outputs, is_size)
     require_activation(activation)
     require("radius", "finite and > 0", radius, lambda r: 0 < r < float("inf"))
     require("input_scale", "finite and > 0", input_scale, lambda s: 0 < s < float("inf"))
     if len(input_shape) != 1:
         raise ValueError(f"input_shape must be (I,), got {tuple(input_shape)}")
+    require_sizes("input_shape", input_shape)
     fused = {"activation": activation, "radius": radius, "input_scale": input_scale}
     return from_nnx(
         RecurrentNet,
         num_inputs=input_shape[0],
         num_outputs=num_outputs,
-        hidden_sizes=hidden_sizes,
+        hidden_sizes=tuple(hidden_sizes),
         cell=cell,
         cell_settings=tuple(fused.items()) if cell == "rnn" else (),
     )

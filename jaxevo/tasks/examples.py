@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxevo.core import Scalar, pytree, require, static
+from jaxevo.core import Data, Scalar, pytree, require, static
 from jaxevo.tasks.losses import LOSSES
 
 
@@ -32,10 +32,10 @@ class Examples:
         scale: one unit of the targets in the units of the data; errors are reported in these.
     """
 
-    train_inputs: Array
-    train_targets: Array
-    test_inputs: Array | None = None
-    test_targets: Array | None = None
+    train_inputs: Data
+    train_targets: Data
+    test_inputs: Data | None = None
+    test_targets: Data | None = None
     loss: Literal["squared_error", "cross_entropy"] = static("squared_error")
     batch_size: int | None = static(None)
     num_outputs: int = static(1)
@@ -43,7 +43,7 @@ class Examples:
 
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
-        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1)
+        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -109,6 +109,7 @@ def examples(
     inputs, targets, loss = checked_pair(inputs, targets)
     if isinstance(test, tuple):
         test_inputs, test_targets, _ = checked_pair(*test)
+        check_splits((inputs, targets), (test_inputs, test_targets))
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
         order = np.random.default_rng(seed).permutation(len(inputs))
@@ -116,7 +117,7 @@ def examples(
         inputs, targets = inputs[order], targets[order]
         inputs, test_inputs = inputs[:num_train], inputs[num_train:]
         targets, test_targets = targets[:num_train], targets[num_train:]
-    labels = loss == "cross_entropy"
+    require("test", "a fraction that leaves examples to train on", test, lambda _: len(inputs) > 0)
     return Examples(
         inputs,
         targets,
@@ -124,7 +125,7 @@ def examples(
         test_targets if len(test_inputs) else None,
         loss=loss,
         batch_size=batch_size,
-        num_outputs=int(targets.max()) + 1 if labels else targets.shape[-1],
+        num_outputs=count_outputs(targets, test_targets, loss),
     )
 
 
@@ -140,8 +141,31 @@ def checked_pair(inputs: Any, targets: Any, axis: int = 0) -> tuple[np.ndarray, 
             f"got {targets.shape}"
         )
     inputs = inputs.astype(np.float32)
-    if np.issubdtype(targets.dtype, np.integer):
+    labels = np.issubdtype(targets.dtype, np.integer)
+    if targets.ndim > (axis + 1 if labels else axis + 2):
+        raise ValueError(
+            "targets must be integer labels without a last axis, or floats with one, got "
+            f"{targets.dtype} of shape {targets.shape}"
+        )
+    if labels:
         require("targets", "labels >= 0", targets, lambda labels: labels >= 0)
         return inputs, targets.astype(np.int32), "cross_entropy"
     targets = targets.astype(np.float32)
     return inputs, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"
+
+
+def check_splits(train: tuple, test: tuple, axis: int = 0) -> None:
+    """Refuses held-out (inputs, targets) that are not of the kind of the training arrays."""
+    for name, kept, held in zip(("inputs", "targets"), train, test, strict=True):
+        if kept.shape[axis + 1 :] != held.shape[axis + 1 :] or kept.dtype != held.dtype:
+            raise ValueError(
+                f"test {name} must be {kept.dtype} that end in {kept.shape[axis + 1 :]}, as the "
+                f"training {name} do, got {held.dtype} of shape {held.shape}"
+            )
+
+
+def count_outputs(targets: np.ndarray, test_targets: np.ndarray, loss: str) -> int:
+    """Outputs that a network needs: classes of either split, or the targets' last axis."""
+    if loss == "squared_error":
+        return targets.shape[-1]
+    return int(max(targets.max(), test_targets.max(initial=0))) + 1

@@ -21,10 +21,10 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
         seed: of the shuffle before the split.
     """
     require("test_fraction", "in (0, 1)", test_fraction, lambda f: 0 < f < 1)
-    with importlib.resources.files("jaxevo.tasks").joinpath("data/digits.npz").open("rb") as file:
-        with np.load(file, allow_pickle=False) as arrays:
-            images = arrays["images"].astype(np.float32) / 16
-            labels = arrays["labels"].astype(np.int32)
+    packaged = importlib.resources.files("jaxevo.tasks").joinpath("data/digits.npz")
+    with packaged.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        images = arrays["images"].astype(np.float32) / 16
+        labels = arrays["labels"].astype(np.int32)
     order = np.random.default_rng(seed).permutation(len(images))
     images, labels = images[order].reshape(len(images), -1), labels[order]
     num_train = len(images) - math.ceil(test_fraction * len(images))

@@ -6,7 +6,9 @@ from jaxevo.core import require
 from jaxevo.tasks.examples import Examples
 
 
-def sine(*, num_points: int = 50, num_periods: float = 1.0, batch_size: int | None = None) -> Examples:
+def sine(
+    *, num_points: int = 50, num_periods: float = 1.0, batch_size: int | None = None
+) -> Examples:
     """y = sin(2 pi num_periods x) at points x of [-1/2, 1/2], equally spaced.
 
     Args:

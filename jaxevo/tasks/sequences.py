@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxevo.core import Scalar, pytree, require, static
-from jaxevo.tasks.examples import checked_pair
+from jaxevo.core import Data, Scalar, pytree, require, static
+from jaxevo.tasks.examples import check_splits, checked_pair, count_outputs
 from jaxevo.tasks.losses import LOSSES
 
 
@@ -79,10 +79,10 @@ class Stream(TimedTask):
             not fit a new series yet.
     """
 
-    train_inputs: Any = None
-    train_targets: Any = None
-    test_inputs: Any = None
-    test_targets: Any = None
+    train_inputs: Data | None = None
+    train_targets: Data | None = None
+    test_inputs: Data | None = None
+    test_targets: Data | None = None
     window: int | None = static(None)
     num_skipped: int = static(0)
 
@@ -92,6 +92,11 @@ class Stream(TimedTask):
             length = self.train_inputs.shape[0]
             require("window", f"from 1 to {length}", self.window, lambda w: 1 <= w <= length)
         require("num_skipped", ">= 0", self.num_skipped, lambda n: n >= 0)
+        held_out = self.train_inputs if self.test_inputs is None else self.test_inputs
+        if hasattr(held_out, "shape"):
+            length = held_out.shape[0]
+            require("num_skipped", f"below {length}, the held-out steps", self.num_skipped,
+                    lambda n: n < length)  # fmt: skip
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -142,16 +147,16 @@ class SequenceSet(TimedTask):
         batch_size: sequences in a batch; None takes all of them, in order.
     """
 
-    train_inputs: Any = None
-    train_targets: Any = None
-    mask: Any = None
-    test_inputs: Any = None
-    test_targets: Any = None
+    train_inputs: Data | None = None
+    train_targets: Data | None = None
+    mask: Data | None = None
+    test_inputs: Data | None = None
+    test_targets: Data | None = None
     batch_size: int | None = static(None)
 
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
-        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1)
+        require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -202,20 +207,22 @@ def stream(
     inputs, targets, loss = _checked_series(inputs, targets)
     if isinstance(test, tuple):
         test_inputs, test_targets, _ = _checked_series(*test)
+        check_splits((inputs, targets), (test_inputs, test_targets), axis=1)
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
         cut = len(inputs) - math.ceil(test * len(inputs))
         inputs, test_inputs = inputs[:cut], inputs[cut:]
         targets, test_targets = targets[:cut], targets[cut:]
+    require("test", "a fraction that leaves steps to train on", test, lambda _: len(inputs) > 0)
     return Stream(
         loss=loss,
-        num_outputs=_num_outputs(targets, loss),
+        num_outputs=count_outputs(targets, test_targets, loss),
         train_inputs=inputs,
         train_targets=targets,
         test_inputs=test_inputs if len(test_inputs) else None,
         test_targets=test_targets if len(test_inputs) else None,
         window=window,
-        num_skipped=num_skipped,
+        num_skipped=num_skipped if len(test_inputs) else 0,
     )
 
 
@@ -242,16 +249,23 @@ def sequences(
     """
     inputs, targets, mask, loss = _checked_set(inputs, targets)
     if isinstance(test, tuple):
-        test_inputs, test_targets, _, _ = _checked_set(*test)
+        test_inputs, test_targets, test_mask, _ = _checked_set(*test)
+        check_splits((inputs, targets), (test_inputs, test_targets), axis=1)
+        if not np.array_equal(mask, test_mask):
+            raise ValueError(
+                f"test sequences must have {len(mask)} steps and targets at the same ones as the "
+                f"training sequences, got {len(test_mask)} steps"
+            )
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
         order = np.random.default_rng(seed).permutation(inputs.shape[1])
         num_train = len(order) - math.ceil(test * len(order))
         inputs, test_inputs = inputs[:, order[:num_train]], inputs[:, order[num_train:]]
         targets, test_targets = targets[:, order[:num_train]], targets[:, order[num_train:]]
+    require("test", "a fraction that leaves some to train on", test, lambda _: inputs.size > 0)
     return SequenceSet(
         loss=loss,
-        num_outputs=_num_outputs(targets, loss),
+        num_outputs=count_outputs(targets, test_targets, loss),
         train_inputs=inputs,
         train_targets=targets,
         mask=mask,
@@ -259,10 +273,6 @@ def sequences(
         test_targets=test_targets if test_inputs.shape[1] else None,
         batch_size=batch_size,
     )
-
-
-def _num_outputs(targets: np.ndarray, loss: str) -> int:
-    return int(targets.max()) + 1 if loss == "cross_entropy" else targets.shape[-1]
 
 
 def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, str]:

@@ -1,0 +1,152 @@
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxevo import cli, registry
+from jaxevo.run import load_params
+
+SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_and_list_import_no_jax():
+    code = (
+        "import sys; from jaxevo.cli import main; "
+        "[main(a) for a in (['--help'], ['list'], ['train', '--help'], ['--version'])]; "
+        "loaded = {'jax', 'numpy', 'flax'} & set(sys.modules); assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in (*registry.LEARNERS, *registry.TASKS, *registry.MODELS):
+        assert name in done.stdout
+
+
+def test_importing_jaxevo_imports_no_plots_and_no_evosax():
+    code = (
+        "import sys, jaxevo\n"
+        "for name in jaxevo.__all__: getattr(jaxevo, name)\n"
+        "loaded = {'matplotlib', 'evosax', 'tyro', 'scipy.stats'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "import jaxevo.train, jaxevo.run, jaxevo.optimizer\n"
+        "assert callable(jaxevo.train) and callable(jaxevo.run) and callable(jaxevo.optimizer)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
+    arguments = ["train", "evolution-strategy", "digits", *SHORT, "--sigma", "0.1", "--seed", "4"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr()
+    for word in ("accuracy", "majority class", "4 forward, 0 backward, 8 samples", "compilation"):
+        assert word in shown.out
+    assert "step 3/3" in shown.err
+    folder = in_empty_folder / "runs" / "evolution-strategy-digits"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["sigma"] == 0.1
+    assert config["seed"] == 4
+    assert load_params(folder)["readout"]["kernel"].shape == (32, 10)
+
+    assert cli.main(arguments) == 0  # again: a folder of its own
+    assert (in_empty_folder / "runs" / "evolution-strategy-digits-2" / "config.json").exists()
+
+
+def test_settings_reach_learner_task_and_model(in_empty_folder):
+    assert cli.main(
+        ["train", "bptt-truncated", "mackey-glass", "--steps", "2", "--window", "5", "--length",
+         "60", "--truncation", "2", "--model", "lstm", "--hidden-sizes", "3", "4", "--seeds", "2",
+         "--num-skipped", "5", "--out", "mine", "--quiet", "--task-seed", "3"]
+    ) == 0  # fmt: skip
+    settings = json.loads((in_empty_folder / "mine" / "config.json").read_text())["settings"]
+    assert settings["window"] == 5
+    assert settings["truncation"] == 2
+    assert settings["task_seed"] == 3
+    params = load_params("mine")
+    assert params["cells"]["1"]["hi"]["kernel"].shape == (2, 4, 4)
+    assert params["readout"]["kernel"].shape == (2, 4, 1)
+
+
+MISTAKES = [
+    (["trian"], "command must be one of list, train, got 'trian' (did you mean train?)"),
+    (["train"], "train needs a learner and a task"),
+    (["train", "evolution-strategy"], "train needs a learner and a task"),
+    (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
+    (["train", "backprop", "digit"], "(did you mean digits?)"),
+    (["train", "backprop", "digits", "--model", "mpl"], "(did you mean mlp?)"),
+    (["train", "backprop", "digits", "--learning-rat", "1"], "(did you mean --learning-rate?)"),
+    (["train", "backprop", "digits", "--sigma", "1"], "--sigma is no option of backprop on digits"),
+    (["train", "backprop", "digits", "extra"], "extra is no option"),
+    (["train", "backprop", "digits", "--learning-rate", "fast"], "--learning-rate"),
+    (["train", "backprop", "digits", "--learning-rate"], "--learning-rate"),
+    (["train", "backprop", "digits", "--learning-rate", "-1"],
+     "learning_rate must be finite and >= 0, got -1.0"),
+    (["train", "backprop", "digits", "--learning-rate", "nan"], "learning_rate must be finite"),
+    (["train", "backprop", "digits", "--steps", "0"], "num_steps must be >= 1, got 0"),
+    (["train", "backprop", "digits", "--seeds", "0"], "seeds must be >= 1, got 0"),
+    (["train", "backprop", "digits", "--optimizer", "adm"], "'adm'"),
+    (["train", "backprop", "digits", "--clip-norm", "0"], "clip_norm must be > 0, got 0.0"),
+    (["train", "backprop", "digits", "--hidden-sizes", "0"], "hidden_sizes must be integers >= 1"),
+    (["train", "backprop", "digits", "--activation", "tan"], "activation must be one of"),
+    (["train", "backprop", "digits", "--batch-size", "0"], "batch_size must be an integer >= 1"),
+    (["train", "evolution-strategy", "digits", "--population-size", "5"],
+     "population_size must be even where antithetic is True, got 5"),
+    (["train", "evolution-strategy", "digits", "--sigma", "0"],
+     "sigma must be finite and > 0, got 0.0"),
+    (["train", "bptt", "mackey-glass", "--window", "2000"], "window must be from 1 to 1000"),
+    (["train", "bptt", "mackey-glass", "--direction", "past"], "'past'"),
+    (["train", "bptt", "mackey-glass", "--model", "mlp"], "step module"),
+    (["train", "backprop", "digits", "--model", "gru"], "feed-forward"),
+    (["train", "backprop", "mackey-glass", "--model", "convnet"], "step module"),
+    (["train", "backprop", "digits", "--out", "full"], "folder must be new or empty"),
+    (["list", "learners"], "list takes no arguments"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda x: str(x)[-40:])
+def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsys):
+    (in_empty_folder / "full").mkdir()
+    (in_empty_folder / "full" / "file").write_text("")
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line]
+    assert line.startswith("jaxevo: ")
+    assert expected in line
+    assert not (in_empty_folder / "runs").exists()
+
+
+def test_every_combination_has_settings_with_help():
+    for learner in registry.LEARNERS:
+        for task in registry.TASKS:
+            settings = registry.settings_of(learner, task)
+            names = [setting.name for setting in settings]
+            assert len(names) == len(set(names))
+            assert not set(names) & set(registry.RUN_SETTINGS)
+            assert all(setting.help for setting in settings), [s for s in settings if not s.help]
+
+
+def test_presets_name_real_settings_and_tasks():
+    for learner, entry in registry.LEARNERS.items():
+        assert set(entry.on) <= set(registry.TASKS)
+        for task in registry.TASKS:
+            known = {setting.name for setting in registry.settings_of(learner, task)} | {"steps"}
+            assert set(entry.on.get(task, {})) <= known
+            assert set(entry.preset) <= known
+
+
+def test_build_gives_a_trainable_combination_by_name():
+    built = registry.build("evolution-strategy", "sine", population_size=8, num_steps=7)
+    assert built.num_steps == 7
+    assert built.settings["population_size"] == 8
+    assert built.learner.learning_rate.num_steps == 7
+    state = built.learner.init(jax.random.key(0), built.problem)
+    assert state.step == 0
+    with pytest.raises(ValueError, match=r"sigm is no setting .* \(did you mean sigma\?\)"):
+        registry.build("evolution-strategy", "sine", sigm=1.0)

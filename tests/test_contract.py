@@ -1,0 +1,204 @@
+"""What every learner keeps, from one table, on 4-8-2 networks and tiny batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import registry
+from jaxevo.core import Cost, Estimator, Learner, Problem
+from jaxevo.estimators import Backprop, EvolutionStrategy
+from jaxevo.learners import GradientLearner
+from jaxevo.models import from_functions, mlp, recurrent
+from jaxevo.tasks import examples, stream
+from jaxevo.train import train
+
+
+@functools.cache
+def feed_forward() -> Problem:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(40, 4))
+    task = examples(inputs, np.stack([inputs[:, 0], inputs[:, 1] ** 2], 1), batch_size=8)
+    return Problem(task, mlp((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def in_time() -> Problem:
+    waves = np.sin(np.arange(60)[:, None, None] / 3 + np.arange(3)[None, :, None])
+    task = stream(waves[:-1].repeat(4, 2), waves[1:].repeat(2, 2), window=6)
+    return Problem(task, recurrent((4,), 2, hidden_sizes=(8,)))
+
+
+# registered name -> learner, the problem it is tried on
+TABLE = {
+    "backprop": (GradientLearner(estimator=Backprop(), learning_rate=0.05), feed_forward),
+    "bptt": (GradientLearner(estimator=Backprop(), learning_rate=0.01), in_time),
+    "bptt-truncated": (
+        GradientLearner(estimator=Backprop(truncation=2), learning_rate=0.01),
+        in_time,
+    ),
+    "evolution-strategy": (
+        GradientLearner(
+            estimator=EvolutionStrategy(population_size=16, chunk_size=4), learning_rate=0.05
+        ),
+        feed_forward,
+    ),
+    "evolution-strategy, in time": (
+        GradientLearner(
+            estimator=EvolutionStrategy(population_size=8, shaping="standardized"),
+            learning_rate=0.02,
+        ),
+        in_time,
+    ),
+}
+
+every_learner = pytest.mark.parametrize("name", TABLE)
+
+
+@functools.cache
+def stepper(name):
+    """The one compiled step that serves every property, and a count of its traces."""
+    traces = []
+
+    @jax.jit
+    def step(key, learner, state, problem):
+        traces.append(name)
+        return learner.step(key, state, problem)
+
+    return step, traces
+
+
+def first_state(name, seed=0):
+    learner, problem = TABLE[name][0], TABLE[name][1]()
+    return learner, problem, learner.init(jax.random.key(seed), problem)
+
+
+def assert_trees(compare, new, old, **tolerance):
+    jax.tree.map(functools.partial(compare, **tolerance), raw(new), raw(old))
+
+
+def raw(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def test_every_registered_learner_is_in_the_table():
+    assert set(registry.LEARNERS) <= set(TABLE)
+
+
+@every_learner
+def test_protocol(name):
+    learner, problem, _ = first_state(name)
+    assert isinstance(learner, Learner)
+    assert isinstance(learner.estimator, Estimator)
+    cost = learner.cost(problem)
+    assert isinstance(cost, Cost)
+    assert cost.forward_passes >= 1
+    assert cost.samples >= 8
+
+
+@every_learner
+def test_step_keeps_structure_shapes_and_dtypes_and_compiles_once(name):
+    step, traces = stepper(name)
+    learner, problem, state = first_state(name)
+    before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for i in range(3):
+        state, metrics = step(jax.random.key(i), learner, state, problem)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == before
+        assert state.step == i + 1
+        assert {"loss", "num_nonfinite"} <= set(metrics)
+    assert state.step.dtype == jnp.int32
+    assert len(traces) == 1
+
+
+@every_learner
+def test_step_is_a_function_of_its_key(name):
+    step, _ = stepper(name)
+    learner, problem, state = first_state(name)
+    once = step(jax.random.key(1), learner, state, problem)
+    again = step(jax.random.key(1), learner, state, problem)
+    assert_trees(np.testing.assert_array_equal, once, again)
+
+
+@every_learner
+def test_scan_equals_loop(name):
+    step, _ = stepper(name)
+    learner, problem, _ = first_state(name)
+    key = jax.random.key(7)
+    key_init, key_run = jax.random.split(key)
+    state = learner.init(key_init, problem)
+    losses = []
+    for t in range(4):
+        state, metrics = step(jax.random.fold_in(key_run, t), learner, state, problem)
+        losses.append(metrics["loss"])
+    result = train(key, learner, problem, num_steps=4)
+    np.testing.assert_allclose(result.history["loss"], jnp.stack(losses), rtol=2e-5)
+    assert_trees(np.testing.assert_allclose, result.state, state, rtol=1e-3, atol=2e-5)
+
+
+@every_learner
+def test_resumed_equals_unbroken_bit_for_bit(name):
+    learner, problem, _ = first_state(name)
+    key = jax.random.key(3)
+    whole = train(key, learner, problem, num_steps=6)
+    half = train(key, learner, problem, num_steps=3)
+    resumed = train(key, learner, problem, num_steps=3, state=half.state)
+    assert_trees(np.testing.assert_array_equal, resumed.state, whole.state)
+    np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"][3:])
+
+
+@every_learner
+def test_vmapped_seeds_equal_single_runs(name):
+    learner, problem, _ = first_state(name)
+    keys = jax.random.split(jax.random.key(5), 2)
+    one = functools.partial(train, learner=learner, problem=problem, num_steps=1)
+    together = jax.vmap(lambda key: one(key))(keys)
+    for i, key in enumerate(keys):
+        alone = one(key).params
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], together.params)
+        assert_trees(np.testing.assert_allclose, member, alone, rtol=1e-4, atol=1e-5)
+
+
+def first_layer_frozen(params):
+    mask = jax.tree.map(lambda _: True, params)
+    path = "hidden" if "hidden" in params else "cells"
+    return mask | {path: jax.tree.map(lambda _: False, params[path])}
+
+
+@every_learner
+def test_untrainable_leaves_keep_their_bits(name):
+    learner, problem, _ = first_state(name)
+    network = problem.model
+    frozen = from_functions(
+        lambda key: network.init(key) | {"count": jnp.int32(7), "odd": jnp.array([-0.0, jnp.nan])},
+        lambda params, *inputs: network.apply(
+            {k: v for k, v in params.items() if k not in ("count", "odd")}, *inputs
+        ),
+        initial_carry=network.initial_carry,
+        trainable=lambda params: first_layer_frozen(params) | {"count": False, "odd": False},
+    )
+    problem = Problem(problem.task, frozen)
+    state = learner.init(jax.random.key(0), problem)
+    after, metrics = jax.jit(learner.step)(jax.random.key(1), state, problem)
+    assert metrics["num_nonfinite"] == 0
+    mask = frozen.trainable(state.params)
+    moved = False
+    trees = map(jax.tree.leaves, (mask, state.params, after.params))
+    for keep, old, new in zip(*trees, strict=True):
+        same = np.asarray(old).tobytes() == np.asarray(new).tobytes()
+        assert keep or same
+        moved |= not same
+    assert moved
+
+
+@every_learner
+def test_a_nan_loss_is_counted_and_changes_nothing(name):
+    step, traces = stepper(name)
+    learner, problem, state = first_state(name)
+    params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)
+    state = state._replace(params=params)
+    after, metrics = step(jax.random.key(0), learner, state, problem)
+    assert metrics["num_nonfinite"] >= 1
+    assert_trees(np.testing.assert_array_equal, after._replace(step=state.step), state)
+    assert len(traces) == 1
