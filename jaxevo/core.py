@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxevo.pytree import Data, Scalar, learner, pytree, require, static
+from jaxevo.pytree import Data, Scalar, learner, positional_pytree, pytree, require, static
 
 __all__ = [
     "Apply",
@@ -150,7 +150,7 @@ class ControlTask(Task, Protocol):
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
 
 
-@pytree
+@positional_pytree
 class Problem:
     """A task and a model: everything that a learner sees.
 
@@ -214,7 +214,7 @@ class Problem:
         return None if task is None else type(self)(task, self.model)
 
 
-@pytree
+@positional_pytree
 class Supervised(Problem):
     """A problem with a loss for each sample, [B], or each sample at each time step, [T, B]."""
 
@@ -250,7 +250,7 @@ class Supervised(Problem):
         )
 
 
-@pytree
+@positional_pytree
 class Sequence(Supervised):
     """A supervised problem in time. The model is a step module; the scan is here."""
 
@@ -285,7 +285,7 @@ class Sequence(Supervised):
         return evaluation._replace(mask=self.weights(batch) > 0)
 
 
-@pytree
+@positional_pytree
 class Control(Problem):
     """A problem with an environment. A policy with a carry is a step module, without one is not."""
 

@@ -17,7 +17,7 @@ per-weight sensitivities, low-rank populations and activity statistics all stand
 import contextlib
 import contextvars
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -91,12 +91,12 @@ def active() -> bool:
 
 
 @contextlib.contextmanager
-def _in_force(view: _View | None):
+def _in_force(view: _View | None) -> Iterator[None]:
     """Shows the layers of the networks called to `view`; None: to no one, as everywhere else."""
     reset = _view.set(view)
     try:
         with _token(view and view.token):
-            yield view
+            yield
     finally:
         _view.reset(reset)
 
@@ -163,7 +163,8 @@ def apply(
             not covered.
     """
     _require_known(uncovered)
-    with _in_force(_View(hook, record=True)) as view:
+    view = _View(hook, record=True)
+    with _in_force(view):
         outputs = model.apply(params, *inputs)
     if uncovered == "error":
         _check_coverage(view, params)
@@ -179,7 +180,8 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     _require_known(uncovered)
 
     def apply(params, *inputs):
-        with _in_force(_View(hook, record=False)) as view:
+        view = _View(hook, record=False)
+        with _in_force(view):
             outputs = model.apply(params, *inputs)
         if uncovered == "error":
             _check_coverage(view, params)
@@ -224,7 +226,8 @@ def uncovered(model: Model, params: Params, *inputs: Any) -> list[str]:
     """Paths of the parameters that no layer accounts for, when run on inputs of these shapes."""
 
     def run(params, *inputs):
-        with _in_force(_View(None, record=False)) as view:
+        view = _View(None, record=False)
+        with _in_force(view):
             model.apply(params, *inputs)
         covered.update(view.covered)
 

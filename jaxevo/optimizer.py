@@ -28,9 +28,9 @@ class Optimizer:
         clip_norm: largest global norm of a gradient, > 0; None leaves gradients as they are.
     """
 
-    factory: Callable[..., optax.GradientTransformation] = static(optax.adam)
+    factory: Callable[..., optax.GradientTransformation] = static(default=optax.adam)
     numbers: Any = None
-    structure: tuple[tuple[str, Any], ...] = static(())
+    structure: tuple[tuple[str, Any], ...] = static(default=())
     clip_norm: Scalar | None = None
 
     def __post_init__(self):
@@ -71,7 +71,12 @@ def optimizer(
         or (type(value) is int and isinstance(known[key].default, float))  # weight_decay=0
     }
     structure = {key: value for key, value in settings.items() if key not in numbers}
-    return Optimizer(factory, numbers, tuple(sorted(structure.items())), clip_norm)
+    return Optimizer(
+        factory=factory,
+        numbers=numbers,
+        structure=tuple(sorted(structure.items())),
+        clip_norm=clip_norm,
+    )
 
 
 @learner

@@ -78,7 +78,8 @@ def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
     below = jnp.searchsorted(ordered, losses, side="left")
     up_to = jnp.searchsorted(ordered, losses, side="right")
     rank = (below + up_to - 1) / 2
-    return (rank / max(losses.size - 1, 1) - 0.5).astype(losses.dtype)
+    middle = (losses.size - 1) / 2  # taken off first: a plateau is then exactly 0 in any rounding
+    return ((rank - middle) / max(losses.size - 1, 1)).astype(losses.dtype)
 
 
 def finite_mean(values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]) -> Float[Array, ""]:

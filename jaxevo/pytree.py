@@ -12,6 +12,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 Scalar = float | int | np.floating | Float[Array, "..."]
@@ -23,14 +24,16 @@ Data = Array | np.ndarray
 T = TypeVar("T")
 
 
-def static(default: Any = dataclasses.MISSING, **kwargs) -> Any:
+def static(*, default: Any = dataclasses.MISSING) -> Any:
     """Marks a field that fixes a shape or picks code: part of the structure, hashed by value."""
-    return dataclasses.field(default=default, metadata={"static": True}, **kwargs)
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
-def pytree(cls: type[T], *, kw_only: bool = False) -> type[T]:
-    """Returns `cls` as a frozen dataclass registered as a pytree.
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+)
+def pytree(cls: type[T]) -> type[T]:
+    """Returns `cls` as a frozen, keyword-only dataclass registered as a pytree.
 
     The constructor turns every real number in a leaf field into one dtype (so `1`, `0.1` and
     `np.float32(.3)` share a trace), puts NumPy arrays on the device, and then runs the
@@ -40,6 +43,19 @@ def pytree(cls: type[T], *, kw_only: bool = False) -> type[T]:
     Raises:
         ValueError: a static field holds something that cannot be hashed.
     """
+    return _registered(cls, kw_only=True)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def positional_pytree(cls: type[T]) -> type[T]:
+    """A `pytree` whose fields may be given by position."""
+    return _registered(cls, kw_only=False)
+
+
+learner = pytree  # the settings of a learner or an estimator, as those files call it
+
+
+def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     inherited = getattr(cls, "_validate", lambda self: None)
     validate = cls._validate = cls.__dict__.get("__post_init__", inherited)  # type: ignore
 
@@ -82,14 +98,6 @@ def pytree(cls: type[T], *, kw_only: bool = False) -> type[T]:
     return cls
 
 
-@dataclass_transform(
-    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
-)
-def learner(cls: type[T]) -> type[T]:
-    """Returns `cls` as a keyword-only `pytree`: the settings of a learner or an estimator."""
-    return pytree(cls, kw_only=True)
-
-
 def normalised(value: Any, is_number: bool) -> Any:
     """`value` as a leaf: reals in one float dtype, NumPy arrays on the device, the rest as is."""
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -127,7 +135,7 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
     Raises:
         ValueError: `value` is concrete and breaks the rule.
     """
-    if isinstance(value, jax.core.Tracer) or value is None or type(value) is object:
+    if isinstance(value, Tracer) or value is None or type(value) is object:
         return
     if isinstance(value, jax.ShapeDtypeStruct):
         return

@@ -240,7 +240,7 @@ class RunFolder:
             "command": sys.argv,
             "versions": {"python": platform.python_version()} | versions,
             "device": str(jax.devices()[0]),
-            "precision": str(jax.config.jax_default_matmul_precision or "float32"),
+            "precision": str(jax.config.values.get("jax_default_matmul_precision") or "float32"),
         }
         self._write("config.json", dict(config) | environment)
 

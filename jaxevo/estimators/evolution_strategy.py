@@ -55,11 +55,11 @@ class EvolutionStrategy:
     """
 
     sigma: Scalar = 0.05
-    population_size: int = static(256)
-    antithetic: bool = static(True)
-    shaping: Literal["ranks", "standardized"] = static("ranks")
-    noise: Source = static("mix")
-    chunk_size: int | None = static(None)
+    population_size: int = static(default=256)
+    antithetic: bool = static(default=True)
+    shaping: Literal["ranks", "standardized"] = static(default="ranks")
+    noise: Source = static(default="mix")
+    chunk_size: int | None = static(default=None)
 
     def __post_init__(self):
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))

@@ -191,11 +191,13 @@ def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
 @functools.cache
 def _hooked_class(cls: type) -> type:
     """A subclass of a layer class whose calls go through the hook."""
+    kinds = _layer_kind(cls)
+    assert kinds is not None  # only layers are given to this function
 
     def __call__(self, *inputs, **keywords):
         spec = getattr(self, _SPEC)
         _refuse_keywords(spec.name, keywords)
-        kernels = _layer_kind(cls)[1]
+        kernels = kinds[1]
         bias = None if spec.bias is None else self.bias[...]
         return nodes.call_layer(
             spec, tuple(getattr(self, name)[...] for name in kernels), bias, inputs

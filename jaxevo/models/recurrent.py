@@ -110,7 +110,10 @@ class RecurrentNet(nnx.Module):
         return tuple(after), self.readout(x)
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs) -> tuple:
-        return tuple(cell.initialize_carry(input_shape, rngs=rngs) for cell in self.cells)
+        return tuple(
+            getattr(cell, "initialize_carry")(input_shape, rngs=rngs)  # noqa: B009
+            for cell in self.cells
+        )
 
 
 def recurrent(

@@ -1,7 +1,7 @@
 """Tasks of independent examples: arrays of inputs and targets, and random minibatches of them."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, static
-from jaxevo.tasks.losses import LOSSES
+from jaxevo.tasks.losses import LOSSES, LossName
 
 
 class ExampleBatch(NamedTuple):
-    inputs: Array  # [B, ...]
-    targets: Array  # [B, K] floats, or [B] labels
+    inputs: Data  # [B, ...]
+    targets: Data  # [B, K] floats, or [B] labels
 
 
 @pytree
@@ -36,9 +36,9 @@ class Examples:
     train_targets: Data
     test_inputs: Data | None = None
     test_targets: Data | None = None
-    loss: Literal["squared_error", "cross_entropy"] = static("squared_error")
-    batch_size: int | None = static(None)
-    num_outputs: int = static(1)
+    loss: LossName = static(default="squared_error")
+    batch_size: int | None = static(default=None)
+    num_outputs: int = static(default=1)
     scale: Scalar = 1.0
 
     def __post_init__(self):
@@ -57,11 +57,11 @@ class Examples:
         return ExampleBatch(self.train_inputs[rows], self.train_targets[rows])
 
     def held_out(self) -> "Examples | None":
-        if self.test_inputs is None:
+        if self.test_inputs is None or self.test_targets is None:
             return None
         return Examples(
-            self.test_inputs,
-            self.test_targets,
+            train_inputs=self.test_inputs,
+            train_targets=self.test_targets,
             loss=self.loss,
             num_outputs=self.num_outputs,
             scale=self.scale,
@@ -119,17 +119,19 @@ def examples(
         targets, test_targets = targets[:num_train], targets[num_train:]
     require("test", "a fraction that leaves examples to train on", test, lambda _: len(inputs) > 0)
     return Examples(
-        inputs,
-        targets,
-        test_inputs if len(test_inputs) else None,
-        test_targets if len(test_inputs) else None,
+        train_inputs=inputs,
+        train_targets=targets,
+        test_inputs=test_inputs if len(test_inputs) else None,
+        test_targets=test_targets if len(test_inputs) else None,
         loss=loss,
         batch_size=batch_size,
         num_outputs=count_outputs(targets, test_targets, loss),
     )
 
 
-def checked_pair(inputs: Any, targets: Any, axis: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
+def checked_pair(
+    inputs: Any, targets: Any, axis: int = 0
+) -> tuple[np.ndarray, np.ndarray, LossName]:
     """Inputs as floats, targets as labels or float columns, and the name of the loss."""
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     for name, array in (("inputs", inputs), ("targets", targets)):

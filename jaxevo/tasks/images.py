@@ -29,10 +29,10 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
     images, labels = images[order].reshape(len(images), -1), labels[order]
     num_train = len(images) - math.ceil(test_fraction * len(images))
     return Examples(
-        images[:num_train],
-        labels[:num_train],
-        images[num_train:],
-        labels[num_train:],
+        train_inputs=images[:num_train],
+        train_targets=labels[:num_train],
+        test_inputs=images[num_train:],
+        test_targets=labels[num_train:],
         loss="cross_entropy",
         batch_size=batch_size,
         num_outputs=10,

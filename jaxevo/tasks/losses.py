@@ -1,11 +1,13 @@
 """Losses of one sample, their differences without cancellation, and the metrics beside them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from jaxevo.core import Data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +15,7 @@ class SquaredError:
     """Mean over outputs of the squared error."""
 
     def losses(
-        self, outputs: Float[Array, "*batch K"], targets: Float[Array, "*batch K"]
+        self, outputs: Float[Array, "*batch K"], targets: Float[Data, "*batch K"]
     ) -> Float[Array, "*batch"]:
         if outputs.shape != targets.shape:
             raise ValueError(
@@ -36,7 +38,7 @@ class CrossEntropy:
     """Softmax cross-entropy of logits, in nats, with integer labels."""
 
     def losses(
-        self, outputs: Float[Array, "*batch K"], targets: Int[Array, "*batch"]
+        self, outputs: Float[Array, "*batch K"], targets: Int[Data, "*batch"]
     ) -> Float[Array, "*batch"]:
         if outputs.shape[:-1] != targets.shape:
             raise ValueError(
@@ -57,9 +59,13 @@ class CrossEntropy:
 
 
 def _at_label(
-    logits: Float[Array, "*batch K"], labels: Int[Array, "*batch"]
+    logits: Float[Array, "*batch K"], labels: Int[Data, "*batch"]
 ) -> Float[Array, "*batch"]:
     return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
 
 
-LOSSES = {"squared_error": SquaredError(), "cross_entropy": CrossEntropy()}
+LossName = Literal["squared_error", "cross_entropy"]
+LOSSES: dict[str, SquaredError | CrossEntropy] = {
+    "squared_error": SquaredError(),
+    "cross_entropy": CrossEntropy(),
+}

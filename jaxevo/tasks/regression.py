@@ -24,4 +24,10 @@ def sine(
     def curve(x):
         return np.sin(2 * np.pi * num_periods * x).astype(np.float32)
 
-    return Examples(train, curve(train), test, curve(test), batch_size=batch_size)
+    return Examples(
+        train_inputs=train,
+        train_targets=curve(train),
+        test_inputs=test,
+        test_targets=curve(test),
+        batch_size=batch_size,
+    )

@@ -1,7 +1,7 @@
 """Tasks in time: one long stream cut into windows, or a set of sequences. Time comes first."""
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, static
 from jaxevo.tasks.examples import check_splits, checked_pair, count_outputs
-from jaxevo.tasks.losses import LOSSES
+from jaxevo.tasks.losses import LOSSES, LossName
 
 
 class SequenceBatch(NamedTuple):
-    inputs: Float[Array, "T B I"]
-    targets: Array  # [T, B, K] floats, or [T, B] labels
+    inputs: Data  # [T, B, I]
+    targets: Data  # [T, B, K] floats, or [T, B] labels
     mask: Float[Array, "T B"]  # 1 where the loss counts
     reset: Bool[Array, " B"]  # hidden states start anew before the first step
 
@@ -31,8 +31,8 @@ class TimedTask:
         scale: one unit of the targets in the units of the data; errors are reported in these.
     """
 
-    loss: Literal["squared_error", "cross_entropy"] = static("squared_error")
-    num_outputs: int = static(1)
+    loss: LossName = static(default="squared_error")
+    num_outputs: int = static(default=1)
     scale: Scalar = 1.0
 
     def inputs(self, batch: SequenceBatch) -> tuple:
@@ -79,12 +79,12 @@ class Stream(TimedTask):
             not fit a new series yet.
     """
 
-    train_inputs: Data | None = None
-    train_targets: Data | None = None
+    train_inputs: Data
+    train_targets: Data
     test_inputs: Data | None = None
     test_targets: Data | None = None
-    window: int | None = static(None)
-    num_skipped: int = static(0)
+    window: int | None = static(default=None)
+    num_skipped: int = static(default=0)
 
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
@@ -122,7 +122,7 @@ class Stream(TimedTask):
 
     def held_out(self) -> "Stream | None":
         """The test series, whole, with the first `num_skipped` steps left out of every error."""
-        if self.test_inputs is None:
+        if self.test_inputs is None or self.test_targets is None:
             return None
         return Stream(
             loss=self.loss,
@@ -147,12 +147,12 @@ class SequenceSet(TimedTask):
         batch_size: sequences in a batch; None takes all of them, in order.
     """
 
-    train_inputs: Data | None = None
-    train_targets: Data | None = None
-    mask: Data | None = None
+    train_inputs: Data
+    train_targets: Data
+    mask: Data
     test_inputs: Data | None = None
     test_targets: Data | None = None
-    batch_size: int | None = static(None)
+    batch_size: int | None = static(default=None)
 
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
@@ -172,7 +172,7 @@ class SequenceSet(TimedTask):
         return SequenceBatch(inputs, targets, mask, jnp.full(inputs.shape[1], True))
 
     def held_out(self) -> "SequenceSet | None":
-        if self.test_inputs is None:
+        if self.test_inputs is None or self.test_targets is None:
             return None
         return SequenceSet(
             loss=self.loss,
@@ -275,7 +275,7 @@ def sequences(
     )
 
 
-def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, str]:
+def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, LossName]:
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     require("inputs", "[T, B, I] or [T, I]", inputs, lambda a: a.ndim in (2, 3))
     if inputs.ndim == 2:
@@ -283,7 +283,7 @@ def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, 
     return checked_pair(inputs, targets, axis=1)
 
 
-def _checked_set(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+def _checked_set(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, LossName]:
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     require("inputs", "[n, T, I]", inputs, lambda a: a.ndim == 3)
     length = inputs.shape[1]
