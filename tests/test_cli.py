@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxevo import cli, registry
-from jaxevo.run import load_params
+from jaxevo.folder import load_params
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 

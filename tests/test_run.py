@@ -12,7 +12,8 @@ from jaxevo.core import Problem
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
-from jaxevo.run import load_params, run
+from jaxevo.folder import load_params
+from jaxevo.run import run
 from jaxevo.tasks import sine
 from jaxevo.train import train
 

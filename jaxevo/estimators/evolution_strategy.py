@@ -49,7 +49,8 @@ class EvolutionStrategy:
         antithetic: pairs theta + sigma e, theta - sigma e.
         shaping: "ranks" (centred, ties averaged; invariant to monotone changes of the loss) or
             "standardized" (divided by the standard deviation over members; with antithetic pairs
-            it needs one pass over the population where ranks need two).
+            it needs one pass over the population where ranks need two). A member whose loss is not
+            finite ranks last; where losses are standardized it, and its pair, do not count.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
         chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
     """

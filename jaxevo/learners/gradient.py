@@ -92,7 +92,9 @@ class GradientLearner:
         moved = tree_fill(optax.apply_updates(weights, updates), state.params)
         params = tree_masked(mask, moved, state.params)
 
-        finite = jnp.isfinite(loss) & tree_finite((tree_masked(mask, moved, zeros), carry))
+        finite = jnp.isfinite(loss) & tree_finite(
+            (gradient, tree_masked(mask, moved, zeros), carry)
+        )
         new = GradientState(params, optimizer, carry, state.step)
         new = tree_where(finite, new, state)._replace(step=state.step + 1)
         num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite

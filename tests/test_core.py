@@ -1,0 +1,228 @@
+"""Problems are joined and refused at the door; a rollout counts what it should."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from jaxevo import models, tasks
+from jaxevo.core import (
+    Control,
+    Problem,
+    Sequence,
+    Supervised,
+    abstract_batch,
+    check_requirements,
+    num_samples,
+    pytree,
+    static,
+)
+from jaxevo.estimators import Backprop
+from jaxevo.learners import GradientLearner
+
+RNG = np.random.default_rng(0)
+LINEAR = models.from_functions(
+    lambda key: {"w": jax.random.normal(key, (3, 2))}, lambda params, x: x @ params["w"]
+)
+STEP = models.from_functions(
+    LINEAR.init,
+    lambda params, carry, x: (carry, x @ params["w"]),
+    initial_carry=lambda params, shape: jnp.zeros((*shape, 1)),
+)
+EXAMPLES = tasks.examples(RNG.normal(size=(20, 3)), RNG.normal(size=(20, 2)), batch_size=4)
+SEQUENCES = tasks.sequences(RNG.normal(size=(10, 6, 3)), RNG.integers(0, 2, 10), batch_size=4)
+STREAM = tasks.stream(
+    RNG.normal(size=(30, 2, 3)), RNG.normal(size=(30, 2, 2)), window=5, num_skipped=2
+)
+
+
+class PointState(NamedTuple):
+    position: Array
+    time: Array
+
+
+@pytree
+class Point:
+    """A point starts at 3 or -3 and moves by at most 1 a step; the reward is -|position| after it.
+
+    The episode ends within 1/4 of the origin, or after `limit` steps. The best policy walks
+    straight there: rewards -2, -1 and 0, a return of -3. After the end every reward is `after`.
+    """
+
+    after: float = 100.0
+    max_steps: int = static(default=6)
+    limit: int = static(default=99)
+
+    def sample(self, key, step):
+        return jax.random.split(key, 5)
+
+    def held_out(self):
+        return None
+
+    def reset(self, key):
+        position = 3.0 * jax.random.rademacher(key, (), jnp.float32)
+        return PointState(position, jnp.int32(0)), position[None]
+
+    def transition(self, key, state, action):
+        ended = (abs(state.position) < 0.25) | (state.time >= self.limit)
+        position = state.position + jnp.clip(action, -1, 1)
+        reward = jnp.where(ended, self.after, -abs(position))
+        state = PointState(position, state.time + 1)
+        terminated = abs(position) < 0.25
+        return state, position[None], reward, terminated, state.time >= self.limit
+
+    def act(self, key, output):
+        assert key is not None
+        return output[0], jnp.zeros(())
+
+
+PROPORTIONAL = models.from_functions(
+    lambda key: {"gain": jnp.ones(())}, lambda params, x: -params["gain"] * x
+)
+# counts its steps, and pushes only at every second of them
+HESITANT = models.from_functions(
+    lambda key: {"gain": jnp.ones(())},
+    lambda params, carry, x: (carry + 1, jnp.where(carry % 2 == 0, -params["gain"] * x, 0.0)),
+    initial_carry=lambda params, batch_shape: jnp.zeros(batch_shape, jnp.int32),
+)
+
+
+def rollout(model, gain=1.0, **settings):
+    problem = Problem(Point(**settings), model)
+    batch = problem.sample(jax.random.key(1), 0)
+    params = {"gain": jnp.float32(gain)}
+    return jax.jit(lambda problem, batch: problem.evaluate(params, batch))(problem, batch)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [(EXAMPLES, Supervised), (SEQUENCES, Sequence), (STREAM, Sequence), (Point(), Control)],
+)
+def test_the_task_picks_the_kind_of_problem(task, kind):
+    model = STEP if kind is Sequence else LINEAR
+    problem = Problem(task, model)
+    assert type(problem) is kind
+    again = jax.tree.map(lambda x: x, problem)
+    assert type(again) is kind and again.model is model
+    assert type(jax.tree.map(lambda _: None, problem)) is kind
+    assert type(jax.eval_shape(lambda p: p, problem)) is kind
+
+
+def test_a_task_or_model_without_the_methods_is_refused():
+    with pytest.raises(
+        ValueError, match=r"task must have the methods of jaxevo.core.Task, got float"
+    ):
+        Problem(3, LINEAR)
+    with pytest.raises(
+        ValueError, match=r"model must have .*core.Model, got function \(wrap a net"
+    ):
+        Problem(EXAMPLES, lambda params, x: x)
+    with pytest.raises(ValueError, match="task must have"):
+        Problem(LINEAR, EXAMPLES)  # the wrong way round
+
+
+@pytest.mark.parametrize("task", [EXAMPLES, STREAM])
+def test_the_loss_is_the_weighted_sum(task):
+    model = LINEAR if task is EXAMPLES else STEP
+    whole = Problem(task, model)
+    key = jax.random.key(0)
+    for problem in (whole, whole.held_out()):
+        params, batch = problem.init(key), problem.sample(key, 1)
+        outputs = problem.outputs(params, batch)
+        expected = jnp.sum(problem.weights(batch) * problem.losses(outputs, batch))
+        evaluation = problem.evaluate(params, batch)
+        assert evaluation.loss == pytest.approx(float(expected), rel=1e-6)
+        assert problem.weights(batch).sum() == pytest.approx(1, rel=1e-6)
+        np.testing.assert_array_equal(evaluation.observations, batch.inputs)
+        if task is not EXAMPLES:
+            np.testing.assert_array_equal(evaluation.mask, batch.mask > 0)
+            # step by step, as an estimator that scans would add it up
+            steps = [
+                problem.step_losses(outputs[t], *problem.at(batch, t)[1:])
+                for t in range(len(outputs))
+            ]
+            assert evaluation.loss == pytest.approx(
+                float(jnp.stack(steps).sum() / batch.mask.sum()), rel=1e-5
+            )
+
+
+def test_apply_is_called_in_place_of_the_model():
+    problem = Problem(EXAMPLES, LINEAR)
+    batch = problem.sample(jax.random.key(0), 0)
+    params = {"w": jnp.ones((3, 2))}
+    evaluation = problem.evaluate(params, batch, apply=lambda params, x: batch.targets)
+    assert evaluation.loss == 0
+
+
+def test_held_out_is_the_test_split_with_the_same_model():
+    held_out = Problem(EXAMPLES, LINEAR).held_out()
+    assert type(held_out) is Supervised and held_out.model is LINEAR
+    batch = held_out.sample(jax.random.key(0), 0)
+    np.testing.assert_array_equal(batch.inputs, EXAMPLES.test_inputs)
+    assert Problem(Point(), PROPORTIONAL).held_out() is None
+    assert held_out.held_out() is None
+
+
+def test_requirements_name_the_part_the_ability_and_the_remedy():
+    learner = GradientLearner(estimator=Backprop())
+    check_requirements(learner, Problem(EXAMPLES, LINEAR))
+    check_requirements(learner, Problem(STREAM, HESITANT))
+    with pytest.raises(
+        ValueError,
+        match=r"Backprop needs a Supervised problem, and Point makes a Control problem; use a task "
+        r"that has the methods of jaxevo\.core\.SupervisedTask",
+    ):
+        check_requirements(learner, Problem(Point(), PROPORTIONAL))
+
+
+def test_samples_of_a_batch():
+    for task, number in ((EXAMPLES, 4), (SEQUENCES, 6 * 4), (STREAM, 5 * 2), (Point(), 5 * 6)):
+        problem = Problem(task, STEP if task in (SEQUENCES, STREAM) else LINEAR)
+        assert num_samples(problem, abstract_batch(problem)) == number
+
+
+def test_the_best_policy_reaches_the_best_return():
+    evaluation = rollout(PROPORTIONAL)
+    assert evaluation.loss == 3 and evaluation.metrics["return"] == -3
+    # rewards after the end would have made it -3 + 3 x 100
+    assert evaluation.metrics["episode_length"] == 3
+
+
+def test_observations_and_mask_are_those_met_in_the_episode():
+    evaluation = rollout(PROPORTIONAL)
+    assert evaluation.observations.shape == (6, 5, 1) and evaluation.mask.shape == (6, 5)
+    np.testing.assert_array_equal(evaluation.mask.T, [[1, 1, 1, 0, 0, 0]] * 5)
+    np.testing.assert_array_equal(abs(evaluation.observations[:3, :, 0].T), [[3, 2, 1]] * 5)
+    assert set(np.sign(evaluation.observations[0, :, 0]).tolist()) == {-1, 1}
+
+
+def test_nothing_after_the_end_counts_not_even_nan():
+    assert rollout(PROPORTIONAL, after=float("nan")).loss == 3
+
+
+def test_a_truncated_episode_ends_too():
+    evaluation = rollout(PROPORTIONAL, limit=2)
+    assert evaluation.loss == 2 + 1 and evaluation.metrics["episode_length"] == 2
+
+
+def test_max_steps_bounds_an_episode():
+    # standing still at 3 or -3 for 6 steps
+    evaluation = rollout(PROPORTIONAL, gain=0.0)
+    assert evaluation.loss == 18 and evaluation.metrics["episode_length"] == 6
+    assert evaluation.mask.all()
+
+
+def test_a_recurrent_policy_keeps_its_state_within_an_episode():
+    # pushes at steps 0, 2, 4: rewards -2, -2, -1, -1, 0
+    evaluation = rollout(HESITANT)
+    assert evaluation.loss == 6 and evaluation.metrics["episode_length"] == 5
+
+
+def test_apply_reaches_every_step_of_a_rollout():
+    problem = Problem(Point(), PROPORTIONAL)
+    batch = problem.sample(jax.random.key(1), 0)
+    evaluation = problem.evaluate({"gain": jnp.zeros(())}, batch, apply=lambda params, x: -x)
+    assert evaluation.loss == 3
