@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from jaxevo import estimators, learners, models, nodes, noise, registry, tasks
     from jaxevo.core import Cost, Evaluation, Problem
     from jaxevo.estimators import Backprop, EvolutionStrategy
+    from jaxevo.folder import load_params
     from jaxevo.learners import GradientLearner
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
-    from jaxevo.run import RunResult, load_params, run
+    from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
 
 __version__ = "0.1.0"
@@ -51,7 +52,8 @@ _HOMES = {
     "jaxevo.estimators": ("Backprop", "EvolutionStrategy"),
     "jaxevo.learners": ("GradientLearner",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
-    "jaxevo.run": ("RunResult", "load_params", "run"),
+    "jaxevo.folder": ("load_params",),
+    "jaxevo.run": ("RunResult", "run"),
     "jaxevo.train": ("TrainResult", "sweep", "train"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,7 +14,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxevo.pytree import Data, Scalar, learner, positional_pytree, pytree, require, static
+from jaxevo.pytree import (
+    Data,
+    Scalar,
+    learner,
+    positional_pytree,
+    pytree,
+    require,
+    require_integer,
+    static,
+)
 
 __all__ = [
     "Apply",
@@ -46,6 +55,7 @@ __all__ = [
     "num_samples",
     "pytree",
     "require",
+    "require_integer",
     "static",
 ]
 
@@ -405,6 +415,11 @@ def check_requirements(learner: Any, problem: Any) -> None:
                 f"{type(problem).__name__} problem; use a task that has the methods of "
                 f"jaxevo.core.{needed.__name__}Task"
             )
+
+
+def lower_is_better(metric: str) -> bool:
+    """Losses and errors fall as a network learns; accuracies and returns rise."""
+    return metric.split("/")[-1] in ("loss", "best_loss", "mse", "error_bits", "num_nonfinite")
 
 
 def num_samples(problem: Problem, batch: Batch) -> int:

@@ -94,4 +94,5 @@ def _bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     for axis in reversed(range(len(shape))):
         position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    return _avalanche(position * jnp.uint32(_GOLDEN) + first, last)
+    # a stride of its own for each key: no two keys share a run of positions
+    return _avalanche(position * (last | jnp.uint32(1)) + first, last)

@@ -5,6 +5,7 @@ arguments, so no value of `sigma` recompiles it and a sweep over values is a `ja
 """
 
 import dataclasses
+import hashlib
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
@@ -146,6 +147,46 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
     if not fine:
         shown = value.item() if isinstance(value, np.generic) else value
         raise ValueError(f"{name} must be {rule}, got {shown!r}")
+
+
+def require_integer(name: str, minimum: int, value: Any) -> None:
+    """Refuses what is no integer of at least `minimum`; None passes, as in `require`."""
+    require(
+        name,
+        f"an integer >= {minimum}",
+        value,
+        lambda n: isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= minimum,
+    )
+
+
+def described(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Everything that makes a learner or problem what it is, as flat plain JSON.
+
+    Numbers as they are; arrays by shape, dtype and SHA-256; functions and classes by name. Two
+    trees that train alike have equal descriptions, in any process.
+    """
+    found = {name: _plain(value) for name, value in static_settings(tree, prefix).items()}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = prefix + jax.tree_util.keystr(path, simple=True, separator=".")
+        array = np.asarray(leaf)
+        if array.ndim:
+            digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+            found[name] = f"{array.dtype}{list(array.shape)} sha256:{digest}"
+        else:
+            found[name] = array.item()
+    return dict(sorted(found.items()))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__qualname__} | fields
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    name = getattr(value, "__qualname__", None) or type(value).__qualname__
+    return f"{getattr(value, '__module__', '')}.{name}"
 
 
 def static_settings(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from jaxevo.core import Learner, Metrics, Params, Problem, State, check_requirements, require
+from jaxevo.core import (
+    Learner,
+    Metrics,
+    Params,
+    Problem,
+    State,
+    check_requirements,
+    require_integer,
+)
 from jaxevo.pytree import static_settings
 
 
@@ -55,8 +63,8 @@ def train(
         ValueError: a bad number of steps, both `state` and `params`, or a problem that lacks
             what the learner needs.
     """
-    require("num_steps", ">= 0", num_steps, lambda n: n >= 0)
-    require("record_every", ">= 1", record_every, lambda n: n >= 1)
+    require_integer("num_steps", 0, num_steps)
+    require_integer("record_every", 1, record_every)
     if state is not None and params is not None:
         raise ValueError("params must be None where state is given: the state holds the networks")
     check_requirements(learner, problem)

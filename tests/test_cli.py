@@ -89,7 +89,7 @@ MISTAKES = [
     (["train", "backprop", "digits", "--learning-rate", "-1"],
      "learning_rate must be finite and >= 0, got -1.0"),
     (["train", "backprop", "digits", "--learning-rate", "nan"], "learning_rate must be finite"),
-    (["train", "backprop", "digits", "--steps", "0"], "num_steps must be >= 1, got 0"),
+    (["train", "backprop", "digits", "--steps", "0"], "num_steps must be an integer >= 1, got 0"),
     (["train", "backprop", "digits", "--seeds", "0"], "seeds must be >= 1, got 0"),
     (["train", "backprop", "digits", "--optimizer", "adm"], "'adm'"),
     (["train", "backprop", "digits", "--clip-norm", "0"], "clip_norm must be > 0, got 0.0"),

@@ -190,9 +190,9 @@ def test_cost_and_refusals():
     assert cost == (6, 0, 5)
     for settings, shown in (
         ({"sigma": 0}, "sigma must be finite and > 0, got 0.0"),
-        ({"population_size": 1, "antithetic": False}, "population_size must be >= 2"),
+        ({"population_size": 1, "antithetic": False}, "population_size must be an integer >= 2"),
         ({"population_size": 5}, "population_size must be even where antithetic is True, got 5"),
-        ({"chunk_size": 0}, "chunk_size must be >= 1"),
+        ({"chunk_size": 0}, "chunk_size must be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=f"EvolutionStrategy: {shown}"):
             EvolutionStrategy(**settings)

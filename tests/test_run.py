@@ -10,9 +10,9 @@ import pytest
 
 from jaxevo.core import Problem
 from jaxevo.estimators import Backprop
+from jaxevo.folder import load_params
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
-from jaxevo.folder import load_params
 from jaxevo.run import run
 from jaxevo.tasks import sine
 from jaxevo.train import train
@@ -140,5 +140,5 @@ def test_first_network_may_be_given():
 
 @pytest.mark.parametrize("name", ["num_steps", "record_every", "num_seeds"])
 def test_bad_numbers_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got 0"):
         run(jax.random.key(0), LEARNER, PROBLEM, **({"num_steps": 1} | {name: 0}))

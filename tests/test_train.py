@@ -270,9 +270,9 @@ def test_initial_params_are_used():
 
 def test_bad_calls_are_refused_before_anything_compiles():
     TRACES.clear()
-    with pytest.raises(ValueError, match="num_steps must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 0, got -1"):
         train(KEY, Walker(), PROBLEM, num_steps=-1)
-    with pytest.raises(ValueError, match="record_every must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="record_every must be an integer >= 1, got 0"):
         train(KEY, Walker(), PROBLEM, num_steps=1, record_every=0)
     needy, bare = LEARNERS["adam"], Problem(Unsupervised(), MODEL)
     for call in (train, sweep):

@@ -23,6 +23,7 @@ from jaxevo.core import (
     learner,
     num_samples,
     require,
+    require_integer,
     static,
 )
 from jaxevo.noise import SOURCES, Source, member_key, tree_normal
@@ -64,7 +65,7 @@ class EvolutionStrategy:
 
     def __post_init__(self):
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
-        require("population_size", ">= 2", self.population_size, lambda n: n >= 2)
+        require_integer("population_size", 2, self.population_size)
         if self.antithetic:
             require(
                 "population_size",
@@ -79,7 +80,7 @@ class EvolutionStrategy:
             lambda s: s in ("ranks", "standardized"),
         )
         require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
-        require("chunk_size", ">= 1", self.chunk_size, lambda n: n >= 1)
+        require_integer("chunk_size", 1, self.chunk_size)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
         return ()

@@ -8,7 +8,7 @@ from jaxevo.tasks.baselines import (
     persistence,
 )
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
-from jaxevo.tasks.images import digits
+from jaxevo.tasks.images import cifar10, digits, fashion_mnist, kmnist, mnist, svhn
 from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
@@ -20,14 +20,19 @@ __all__ = [
     "SequenceSet",
     "Stream",
     "baselines",
+    "cifar10",
     "digits",
     "examples",
+    "fashion_mnist",
+    "kmnist",
     "linear_taps",
     "mackey_glass",
     "majority_class",
     "mean_target",
+    "mnist",
     "persistence",
     "sequences",
     "sine",
     "stream",
+    "svhn",
 ]

@@ -1,4 +1,8 @@
-"""Images to classify. The 8x8 digits are part of the package: nothing is downloaded."""
+"""Images to classify.
+
+The 8x8 digits are part of the package. The others are read from a folder of yours, or downloaded
+once into a cache; `jaxevo.tasks.files` says what is checked.
+"""
 
 import importlib.resources
 import math
@@ -7,6 +11,7 @@ import numpy as np
 
 from jaxevo.core import require
 from jaxevo.tasks.examples import Examples
+from jaxevo.tasks.files import PUBLISHED, Split, load
 
 
 def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: int = 0) -> Examples:
@@ -37,3 +42,178 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
         batch_size=batch_size,
         num_outputs=10,
     )
+
+
+def mnist(
+    *,
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int | None = 128,
+    split: Split = "published",
+    seed: int = 0,
+) -> Examples:
+    """Handwritten digits, 60,000 and 10,000 of 28x28 pixels, in [0, 1], as rows of 784 numbers.
+
+    Source: LeCun, Cortes and Burges (1998).
+
+    Args:
+        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz; or an
+            npz file of train_images, train_labels, test_images and test_labels, or of images and
+            labels. None: the cache, then a download (12 MB).
+        pool: side of the blocks that are averaged, a divisor of 28.
+        batch_size: images in a batch; None: all of them.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    return _images("mnist", data_dir, pool, batch_size, split, seed)
+
+
+def fashion_mnist(
+    *,
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int | None = 128,
+    split: Split = "published",
+    seed: int = 0,
+) -> Examples:
+    """Clothes in ten classes, in the format of `mnist`.
+
+    Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT licence.
+
+    Args:
+        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz; or an
+            npz file of train_images, train_labels, test_images and test_labels, or of images and
+            labels. None: the cache, then a download (31 MB).
+        pool: side of the blocks that are averaged, a divisor of 28.
+        batch_size: images in a batch; None: all of them.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    return _images("fashion-mnist", data_dir, pool, batch_size, split, seed)
+
+
+def kmnist(
+    *,
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int | None = 128,
+    split: Split = "published",
+    seed: int = 0,
+) -> Examples:
+    """Cursive Japanese characters in ten classes, in the format of `mnist`.
+
+    Source: "KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL
+    and others), doi 10.20676/00000341, CC BY-SA 4.0; Clanuwat et al., arXiv 1812.01718.
+
+    Args:
+        data_dir: folder that has the files of `mnist`, or kmnist-{train,test}-{imgs,labels}.npz; or an
+            npz file of train_images, train_labels, test_images and test_labels, or of images and
+            labels. None: the cache, then a download (21 MB).
+        pool: side of the blocks that are averaged, a divisor of 28.
+        batch_size: images in a batch; None: all of them.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    return _images("kmnist", data_dir, pool, batch_size, split, seed)
+
+
+def cifar10(
+    *,
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int | None = 128,
+    split: Split = "published",
+    seed: int = 0,
+) -> Examples:
+    """Photographs in ten classes, 50,000 and 10,000, [n, 32, 32, 3] in [0, 1].
+
+    Source: Krizhevsky, Learning multiple layers of features from tiny images (2009). The binary
+    version: the Python one holds pickles, which are never read. 740 MB as floats.
+
+    Args:
+        data_dir: folder that has cifar-10-binary.tar.gz, or the batches in it; or an
+            npz file of train_images, train_labels, test_images and test_labels, or of images and
+            labels. None: the cache, then a download (170 MB).
+        pool: side of the blocks that are averaged, a divisor of 32.
+        batch_size: images in a batch; None: all of them.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    return _images("cifar10", data_dir, pool, batch_size, split, seed)
+
+
+def svhn(
+    *,
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int | None = 128,
+    split: Split = "published",
+    seed: int = 0,
+) -> Examples:
+    """House numbers, cropped to a digit, 73,257 and 26,032, [n, 32, 32, 3] in [0, 1].
+
+    Source: Netzer et al., Reading digits in natural images (2011); for non-commercial use. The
+    digit 0 has label 0. 1.2 GB as floats.
+
+    Args:
+        data_dir: folder that has train_32x32.mat and test_32x32.mat; or an
+            npz file of train_images, train_labels, test_images and test_labels, or of images and
+            labels. None: the cache, then a download (246 MB).
+        pool: side of the blocks that are averaged, a divisor of 32.
+        batch_size: images in a batch; None: all of them.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    return _images("svhn", data_dir, pool, batch_size, split, seed)
+
+
+def _images(
+    name: str,
+    data_dir: str | None,
+    pool: int,
+    batch_size: int | None,
+    split: Split,
+    seed: int,
+) -> Examples:
+    side = PUBLISHED[name].image_shape[0]
+    require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
+    train, test = load(name, data_dir, split, seed)
+    return Examples(
+        train_inputs=_inputs(train.images, pool),
+        train_targets=train.labels,
+        test_inputs=_inputs(test.images, pool),
+        test_targets=test.labels,
+        loss="cross_entropy",
+        batch_size=batch_size,
+        num_outputs=10,
+    )
+
+
+def _inputs(images: np.ndarray, pool: int) -> np.ndarray:
+    """Means over blocks, in [0, 1]; grey images as rows."""
+    num, height, width, *channels = images.shape
+    if pool > 1:
+        blocks = images.reshape(num, height // pool, pool, width // pool, pool, *channels)
+        images = blocks.sum(axis=(2, 4), dtype=np.uint32)
+    inputs = np.divide(images, 255 * pool**2, dtype=np.float32)
+    return inputs if channels else inputs.reshape(num, -1)

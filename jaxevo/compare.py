@@ -1,0 +1,218 @@
+"""Several learners on one task: same seeds, same first networks, equal budget, one table."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxevo.core import Cost, Learner, Params, Problem, lower_is_better, require, require_integer
+from jaxevo.optimizer import CosineDecay
+from jaxevo.report import mean_and_interval
+from jaxevo.run import RunResult, run
+
+Entry = tuple[Learner, Problem] | Callable[[int], tuple[Learner, Problem]]
+Budget = Literal["samples", "steps", "passes", "seconds"]
+BUDGETS = ("samples", "steps", "passes", "seconds")
+CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
+
+TUNING_SEEDS = 2  # their keys are none of the reported ones
+NUM_RECORDS = 50
+
+
+class Comparison(NamedTuple):
+    """What `compare` returns.
+
+    Attributes:
+        table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it.
+        runs: the run of each learner, by name, with its records over seeds.
+        metric: the held-out metric that ranks the table.
+    """
+
+    table: list[dict[str, Any]]
+    runs: dict[str, RunResult]
+    metric: str
+
+
+def compare(
+    key: Key[Array, ""],
+    entries: Mapping[str, Entry],
+    *,
+    amount: float,
+    budget: Budget = "samples",
+    num_seeds: int = 5,
+    tune: int = 0,
+    folder: str | pathlib.Path | None = None,
+    on_start: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Trains every learner with the same seeds and first networks, at equal budget.
+
+    Args:
+        key: of the whole comparison.
+        entries: by name, (learner, problem), or a function of the number of steps that returns
+            them, where a schedule is to fit the budget. Problems share one held-out split.
+        amount: of the budget that each learner may spend, > 0.
+        budget: "samples" drawn from the task, "steps", "passes" (forward and backward, a pass
+            over one batch counting one), or "seconds" of training after compilation, as measured
+            by a short run beforehand.
+        num_seeds: independent repetitions, side by side in one program, >= 1.
+        tune: learning rates to try for each learner, on a log grid from a tenth to ten times its
+            own, with the held-out loss of 2 other seeds deciding; 0: its own. A learner without
+            one has its `sigma` tuned. Equal for all.
+        folder: a new folder for `table.csv`, `curves.jsonl` and `comparison.png`.
+        on_start: called with the name and the number of steps before a learner is trained.
+
+    Raises:
+        ValueError: no entries, a bad number, a budget too small for one step, or a problem
+            without a held-out split.
+        FileExistsError: `folder` holds files.
+    """
+    require("amount", "finite and > 0", amount, lambda a: 0 < a < float("inf"))
+    require("budget", f"one of {', '.join(BUDGETS)}", budget, lambda b: b in BUDGETS)
+    require_integer("num_seeds", 1, num_seeds)
+    require_integer("tune", 0, tune)
+    if not entries:
+        raise ValueError("entries must name at least one learner, got none")
+    path = None if folder is None else _new_folder(folder)
+    key_params, key_run, key_tune = jax.random.split(key, 3)
+
+    runs, rows, networks = {}, [], {}
+    for name, entry in entries.items():
+        num_steps = _affordable(name, entry, budget, amount, key_run)
+        learner, problem = _built(entry, num_steps)
+        if problem.held_out() is None:
+            raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
+        if problem.model not in networks:
+            networks[problem.model] = _first_networks(key_params, problem, num_seeds)
+        if on_start is not None:
+            on_start(name, num_steps)
+        tuned = {}
+        if tune:
+            learner, tuned = _tuned(key_tune, learner, problem, num_steps, tune)
+        runs[name] = result = run(
+            key_run,
+            learner,
+            problem,
+            num_steps=num_steps,
+            record_every=max(1, num_steps // NUM_RECORDS),
+            num_seeds=num_seeds,
+            params=networks[problem.model],
+        )
+        cost = learner.cost(problem)
+        rows.append({"learner": name} | _row(result, cost, num_steps) | tuned)
+
+    metric = rows[0]["metric"]
+    rows.sort(key=lambda row: row["mean"] if lower_is_better(metric) else -row["mean"])
+    comparison = Comparison(rows, runs, metric)
+    if path is not None:
+        write(comparison, path)
+    return comparison
+
+
+def write(comparison: Comparison, folder: pathlib.Path) -> None:
+    """Leaves the table as CSV, the curves as JSON lines and the picture in `folder`."""
+    from jaxevo import plotting
+
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(comparison.table[0]))
+        writer.writeheader()
+        writer.writerows(comparison.table)
+    with (folder / "curves.jsonl").open("w", encoding="utf-8") as file:
+        for name, result in comparison.runs.items():
+            for row in result.rows:
+                file.write(json.dumps({"learner": name} | row) + "\n")
+    curves = {name: result.rows for name, result in comparison.runs.items()}
+    figure = plotting.comparison(curves, f"held_out/{comparison.metric}")
+    plotting.save(figure, folder / "comparison.png")
+
+
+def affordable_steps(cost: Cost, budget: Budget, amount: float) -> int:
+    """Steps that a budget of samples, steps or passes pays for."""
+    price = {
+        "samples": cost.samples,
+        "steps": 1,
+        "passes": cost.forward_passes + cost.backward_passes,
+    }[budget]
+    return int(amount // price)
+
+
+def _affordable(name: str, entry: Entry, budget: Budget, amount: float, key) -> int:
+    learner, problem = _built(entry, 1)
+    if budget == "seconds":
+        pilot = run(key, learner, problem, num_steps=40, record_every=20)
+        first, last = pilot.rows[0], pilot.rows[-1]
+        num_steps = int(
+            amount * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
+        )
+    else:
+        num_steps = affordable_steps(learner.cost(problem), budget, amount)
+    if num_steps < 1:
+        raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
+    return num_steps
+
+
+def _built(entry: Entry, num_steps: int) -> tuple[Learner, Problem]:
+    learner, problem = entry(num_steps) if callable(entry) else entry
+    return learner, problem
+
+
+def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Params:
+    return jax.jit(jax.vmap(problem.model.init))(jax.random.split(key, num_seeds))
+
+
+def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tuple[Any, dict]:
+    """The learner with the best of `tune` rates, and what was chosen."""
+    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
+    own = getattr(learner, field)
+    results = []
+    for factor in np.logspace(-1, 1, tune) if tune > 1 else [1.0]:
+        if isinstance(own, CosineDecay):
+            value = dataclasses.replace(own, initial_value=own.initial_value * factor)
+        else:
+            value = own * factor
+        candidate = dataclasses.replace(learner, **{field: value})
+        result = run(
+            key, candidate, problem, num_steps=num_steps, record_every=num_steps,
+            num_seeds=TUNING_SEEDS,
+        )  # fmt: skip
+        loss = float(np.mean(result.summary["held_out/loss"]))
+        results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
+    _, factor, best = min(results, key=lambda result: result[0])
+    return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}
+
+
+def _row(result: RunResult, cost: Cost, num_steps: int) -> dict[str, Any]:
+    last = result.rows[-1]
+    names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
+    metric = next((name for name in names if name != "loss"), "loss")
+    values = last[f"held_out/{metric}"]
+    mean, half = mean_and_interval(values)
+    summary = result.summary
+    return {
+        "metric": metric,
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "best": min(values) if lower_is_better(metric) else max(values),
+        "seeds": len(values),
+        "steps": num_steps,
+        "forward_passes": num_steps * cost.forward_passes,
+        "backward_passes": num_steps * cost.backward_passes,
+        "samples": num_steps * cost.samples,
+        "seconds": summary["seconds"] - summary["compile_seconds"],
+        "compile_seconds": summary["compile_seconds"],
+        "temp_bytes": summary["temp_bytes"],
+    }
+
+
+def _new_folder(folder: str | pathlib.Path) -> pathlib.Path:
+    path = pathlib.Path(folder)
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
