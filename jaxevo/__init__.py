@@ -11,7 +11,8 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxevo import estimators, learners, models, nodes, noise, registry, tasks
+    from jaxevo import estimators, learners, models, nodes, noise, plotting, registry, sinks, tasks
+    from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
     from jaxevo.estimators import Backprop, EvolutionStrategy
     from jaxevo.folder import load_params
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backprop",
+    "Comparison",
     "CosineDecay",
     "Cost",
     "Evaluation",
@@ -33,6 +35,7 @@ __all__ = [
     "Problem",
     "RunResult",
     "TrainResult",
+    "compare",
     "estimators",
     "learners",
     "load_params",
@@ -40,14 +43,17 @@ __all__ = [
     "nodes",
     "noise",
     "optimizer",
+    "plotting",
     "registry",
     "run",
+    "sinks",
     "sweep",
     "tasks",
     "train",
 ]
 
 _HOMES = {
+    "jaxevo.compare": ("Comparison", "compare"),
     "jaxevo.core": ("Cost", "Evaluation", "Problem"),
     "jaxevo.estimators": ("Backprop", "EvolutionStrategy"),
     "jaxevo.learners": ("GradientLearner",),

@@ -135,8 +135,9 @@ def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:
 def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """The manifest of a step, after its files were found to be those that it lists."""
     path = folder / str(step)
-    digest, text, _ = _manifest(folder, step).read_text(encoding="utf-8").split("\n")
-    if digest != _sha256(text):
+    digest, _, rest = _manifest(folder, step).read_text(encoding="utf-8").partition("\n")
+    text = rest.removesuffix("\n")
+    if digest != _sha256(text) or rest != f"{text}\n":
         raise ValueError("its manifest has changed")
     manifest = json.loads(text)
     if manifest["step"] != step:

@@ -1,15 +1,23 @@
 """The command line: it parses, calls and prints. jax is imported when a command needs it."""
 
-import contextlib
-import dataclasses
-import io
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Any
 
 from jaxevo import registry
+from jaxevo.options import (
+    Option,
+    as_words,
+    learner_list,
+    learner_options,
+    mistake,
+    parse,
+    value_of,
+    with_config,
+)
 
 USAGE = """usage: jaxevo [-h] [--version] COMMAND ...
 
@@ -18,16 +26,21 @@ Populations of neural networks, trained without back-propagation or beside it.
 commands:
   list                          learners, tasks and models by name
   train LEARNER TASK [OPTIONS]  train, show progress, leave a folder under runs/
+  resume FOLDER [OPTIONS]       go on with a run that was stopped, or make it longer
+  eval FOLDER [OPTIONS]         held-out metrics of a run's network
+  show FOLDER                   what a run was and what it reached
+  compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
+  doctor                        versions, devices, memory, caches
 
   jaxevo train evolution-strategy digits
-  jaxevo train bptt mackey-glass --seeds 3
+  jaxevo compare mackey-glass --learners bptt,evolution-strategy --seeds 3
   jaxevo train LEARNER TASK --help shows every setting of a combination
 """
 
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
-Trains a learner on a task and leaves config.json, metrics.jsonl, summary.json and
-params.safetensors in a new folder under runs/.
+Trains a learner on a task and leaves config.json, metrics.jsonl, summary.json, curve.png,
+params.safetensors and checkpoints in a new folder under runs/.
 
 learners: {learners}
 tasks:    {tasks}
@@ -35,41 +48,55 @@ tasks:    {tasks}
 jaxevo train LEARNER TASK --help shows every setting of a combination.
 """
 
+COMPARE_USAGE = """usage: jaxevo compare TASK --learners NAME,NAME[setting=value],... [OPTIONS]
+
+Trains several learners with the same seeds and first networks at equal budget, and leaves
+table.csv, curves.jsonl and comparison.png in a new folder under runs/.
+
+learners: {learners}
+tasks:    {tasks}
+
+jaxevo compare TASK --help shows every option.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, or 2 after a mistake of one clear line."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"list": list_names, "train": train}
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {
+        "list": list_names,
+        "train": train,
+        "resume": resume,
+        "eval": evaluate,
+        "show": show,
+        "compare": compare,
+        "doctor": doctor,
+    }
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not words or words[0] in ("-h", "--help"):
             print(USAGE, end="")
             return 0
-        if arguments[0] == "--version":
+        if words[0] == "--version":
             from jaxevo import __version__
 
             print(f"jaxevo {__version__}")
             return 0
-        command, *rest = arguments
+        command, *rest = words
         if command not in commands:
             near = registry.nearest(command, commands)
             mistake(f"command must be one of {', '.join(commands)}, got {command!r}{near}")
         return commands[command](rest)
-    except (ValueError, FileExistsError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
-def mistake(text: str) -> NoReturn:
-    raise ValueError(text)
-
-
-def list_names(arguments: list[str]) -> int:
+def list_names(words: list[str]) -> int:
     """`jaxevo list`."""
-    if set(arguments) & {"-h", "--help"}:
-        print("usage: jaxevo list\n\nLearners, tasks and models by name.")
+    if wants_help(words, "usage: jaxevo list\n\nLearners, tasks and models by name."):
         return 0
-    if arguments:
-        mistake(f"list takes no arguments, got {arguments[0]!r}")
+    if words:
+        mistake(f"list takes no arguments, got {words[0]!r}")
     from rich.console import Console
     from rich.table import Table
 
@@ -80,128 +107,361 @@ def list_names(arguments: list[str]) -> int:
     for kind, entries in tables:
         for entry in entries.values():
             table.add_row(kind, entry.name, entry.summary)
-        table.add_section()
     Console().print(table)
     return 0
 
 
-def train(arguments: list[str]) -> int:
+def train(words: list[str]) -> int:
     """`jaxevo train LEARNER TASK`."""
-    names = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))[:2]
+    names = leading_names(words, 2)
     if len(names) < 2:
-        if set(arguments) & {"-h", "--help"}:
-            print(
-                TRAIN_USAGE.format(
-                    learners=", ".join(registry.LEARNERS), tasks=", ".join(registry.TASKS)
-                ),
-                end="",
-            )
+        if wants_help(words, TRAIN_USAGE.format(**names_by_kind())):
             return 0
         mistake("train needs a learner and a task, such as: jaxevo train evolution-strategy digits")
     learner, task = names
-    options = parse_train(learner, task, arguments[2:])
-    settings = {
-        name: value for name, value in vars(options).items() if name not in registry.RUN_SETTINGS
-    }
+    words = with_config(words[2:])
+    model = value_of("--model", words)
+    values = parse(
+        [
+            Option("steps", int, registry.default_steps(learner, task), "steps of training"),
+            Option("seeds", int, 1, "independent repetitions, side by side in one program"),
+            Option("seed", int, 0, "of the run"),
+            Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
+            *FOLDER_OPTIONS,
+            Option("config", str | None, None, "TOML or JSON file of settings, or a config.json"),
+            *learner_options(learner, task, model),
+        ],
+        words,
+        prog=f"jaxevo train {learner} {task}",
+        what=f"{learner} on {task}",
+        about=f"{registry.find_learner(learner).summary}; {registry.TASKS[task].summary}",
+    )
+    settings = {name: value for name, value in values.items() if name not in registry.RUN_SETTINGS}
+    built = registry.build(
+        learner, task, model=values["model"], num_steps=values["steps"], **settings
+    )
+    require_seeds(values["seeds"])
+    folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
+    config = {name: values[name] for name in ("seed", "seeds")} | {"settings": built.settings}
+    return trained(built, values, config, folder=folder)
 
-    if options.seeds < 1:
-        mistake(f"seeds must be >= 1, got {options.seeds}")
 
+FOLDER_OPTIONS = (
+    Option("out", str | None, None, "folder of the run; None: a new one under runs/"),
+    Option("quiet", bool, False, "print the folder and nothing else"),
+    Option("record_every", int | None, None, "steps between records; None: a hundredth of all"),
+    Option("save_seconds", float, 60.0, "between checkpoints, at least"),
+    Option("stop_at", str | None, None, "end once held out reaches this, as accuracy=0.97"),
+    Option("tensorboard", bool, False, "event files for TensorBoard too"),
+    Option("wandb", bool, False, "a Weights & Biases run too, offline"),
+)
+
+
+def resume(words: list[str]) -> int:
+    """`jaxevo resume FOLDER`."""
+    (folder,) = need_folder("resume", words, "Goes on with a run that was stopped.")
+    values, config = settings_on_disk(folder)
+    names = ("out", "record_every", "config")
+    options = [
+        Option("steps", int, values["steps"], "steps in all; more than before makes it longer"),
+        *(option for option in FOLDER_OPTIONS if option.name not in names),
+    ]
+    given = parse(options, words[1:], prog=f"jaxevo resume {folder}", what="resume")
+    built = built_again(values | {"steps": given["steps"]})
+    return trained(built, values | given | {"record_every": None}, config, resume_from=folder)
+
+
+def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where: Any) -> int:
+    """Runs what was built, shows it, and prints where its files are."""
     import jax
     from rich.console import Console
 
+    from jaxevo import sinks
     from jaxevo.report import Display, summary_table
     from jaxevo.run import run
     from jaxevo.tasks import baselines
 
-    built = registry.build(learner, task, model=options.model, num_steps=options.steps, **settings)
-    console = Console(stderr=True, quiet=options.quiet)
-    display = Display(built.num_steps, console)
+    extra = []
+    beside = pathlib.Path(where.get("folder") or where["resume_from"])
+    if values["tensorboard"]:
+        extra.append(sinks.TensorBoard(beside.with_name(beside.name + "-tensorboard")))
+    if values["wandb"]:
+        extra.append(sinks.WeightsAndBiases(beside.parent, name=beside.name))
+    display = Display(built.num_steps, Console(stderr=True, quiet=values["quiet"]))
     with display:
         result = run(
-            jax.random.key(options.seed),
+            jax.random.key(values["seed"]),
             built.learner,
             built.problem,
             num_steps=built.num_steps,
-            record_every=options.record_every,
-            num_seeds=options.seeds if options.seeds > 1 else None,
-            folder=options.out or new_folder(f"{learner}-{task}"),
-            config={"settings": built.settings, "seed": options.seed, "seeds": options.seeds},
+            record_every=values["record_every"],
+            num_seeds=values["seeds"] if values["seeds"] > 1 else None,
+            config=config,
+            target=target_of(values["stop_at"]),
+            save_seconds=values["save_seconds"],
+            sinks=extra,
             on_record=display,
+            **where,
         )
-    title = f"{learner} on {task}"
-    Console(quiet=options.quiet).print(
-        summary_table(title, result.summary, baselines(built.problem.task))
-    )
+    title = f"{built.settings['learner']} on {built.settings['task']}"
+    levels = baselines(built.problem.task)
+    Console(quiet=values["quiet"]).print(summary_table(title, result.summary, levels))
     print(result.folder)
-    return 130 if result.summary["interrupted"] else 0
+    return 128 + result.summary["signal"] if result.summary["interrupted"] else 0
 
 
-def parse_train(learner: str, task: str, arguments: list[str]) -> Any:
-    """The options of one combination: every setting of learner, task and model by its name."""
-    import tyro
-
-    model = _value_of("--model", arguments)
-    fields: list[tuple[str, Any, Any, str]] = [
-        ("steps", int, registry.default_steps(learner, task), "steps of training"),
-        ("seeds", int, 1, "independent repetitions, side by side in one program"),
-        ("seed", int, 0, "of the run"),
-        ("model", str, registry.TASKS[task].model if task in registry.TASKS else "",
-         f"network: {', '.join(registry.MODELS)}"),
-        ("out", str | None, None, "folder of the run; None: a new one under runs/"),
-        ("quiet", bool, False, "print the folder and nothing else"),
-        ("record_every", int | None, None, "steps between records; None: a hundredth of all"),
-    ]  # fmt: skip
-    for setting in registry.settings_of(learner, task, model):
-        fields.append((setting.name, setting.type, setting.default, setting.help))
-    options = dataclasses.make_dataclass(
-        "Options",
-        [
-            (name, Annotated[kind, tyro.conf.arg(help=text or None)],
-             dataclasses.field(default=default))
-            for name, kind, default, text in fields
-        ],
-        kw_only=True,
-    )  # fmt: skip
-    shown = io.StringIO()
+def target_of(text: str | None) -> dict[str, float]:
+    if text is None:
+        return {}
+    name, _, level = text.partition("=")
     try:
-        with contextlib.redirect_stderr(shown):
-            parsed, unknown = tyro.cli(
-                options,
-                prog=f"jaxevo train {learner} {task}",
-                description=f"{registry.LEARNERS[learner].summary}; {registry.TASKS[task].summary}",
-                args=arguments,
-                return_unknown_args=True,
-            )
-    except SystemExit as stop:
-        if stop.code == 0:  # --help
-            raise
-        mistake(one_line(shown.getvalue()))
-    if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name, *_ in fields]
-        near = registry.nearest(unknown[0], flags)
-        mistake(f"{unknown[0]} is no option of {learner} on {task}{near}")
-    return parsed
+        return {name.strip(): float(level)}
+    except ValueError:
+        mistake(f"stop_at must be a metric and a level, as accuracy=0.97, got {text!r}")
 
 
-def _value_of(flag: str, arguments: list[str]) -> str | None:
-    """The value of an option that decides which other options there are."""
-    for word, following in zip(arguments, [*arguments[1:], None], strict=False):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+def evaluate(words: list[str]) -> int:
+    """`jaxevo eval FOLDER`."""
+    (folder,) = need_folder("eval", words, "Held-out metrics of a run's network.")
+    option = Option("which", str, "final", "network: final, or best on the held-out split")
+    which = parse([option], words[1:], prog="jaxevo eval", what="eval")["which"]
+    values, _ = settings_on_disk(folder)
+    import jax
+    from rich.console import Console
+
+    from jaxevo.folder import load_params
+    from jaxevo.report import metrics_table
+    from jaxevo.tasks import baselines
+
+    params = load_params(folder, which)
+    problem = built_again(values).problem
+    test = problem.held_out()
+    batch = test.sample(jax.random.key(0), 0)
+
+    def metrics(params):
+        evaluation = test.evaluate(params, batch)
+        return {"loss": evaluation.loss} | evaluation.metrics
+
+    many = values["seeds"] > 1
+    found = jax.jit(jax.vmap(metrics) if many else metrics)(params)
+    found = {name: value.tolist() for name, value in found.items()}
+    title = f"{folder}, {which} network, held out"
+    Console().print(metrics_table(title, found, baselines(problem.task)))
+    return 0
 
 
-def one_line(box: str) -> str:
-    """The first paragraph of a parser's framed message, as one line."""
-    lines = [line.strip(" │|") for line in box.splitlines()]
-    body = itertools.takewhile(
-        lambda line: not line.startswith("─"),
-        (line for line in lines if line and not line.startswith(("╭", "╰"))),
+def show(words: list[str]) -> int:
+    """`jaxevo show FOLDER`."""
+    (folder,) = need_folder("show", words, "What a run was and what it reached.")
+    from rich.console import Console
+
+    from jaxevo.folder import read_json
+    from jaxevo.report import settings_table, summary_table
+
+    config = read_json(pathlib.Path(folder) / "config.json")
+    console = Console()
+    console.print(settings_table(f"{folder}: settings", config))
+    if (pathlib.Path(folder) / "summary.json").exists():
+        summary = read_json(pathlib.Path(folder) / "summary.json")
+        console.print(summary_table("result", summary, {}))
+    else:
+        console.print(f"not finished: jaxevo resume {folder} goes on with it")
+    return 0
+
+
+def compare(words: list[str]) -> int:
+    """`jaxevo compare TASK`."""
+    names = leading_names(words, 1)
+    if not names:
+        if wants_help(words, COMPARE_USAGE.format(**names_by_kind())):
+            return 0
+        mistake("compare needs a task, such as: jaxevo compare digits --learners backprop,bptt")
+    (task,) = names
+    words = with_config(words[1:])
+    model = value_of("--model", words)
+    any_learner = "backprop"
+    of_task = [
+        setting
+        for setting in registry.settings_of(any_learner, task, model)
+        if setting.owner != "learner"
+    ]
+    defaults = {setting.name: setting.default for setting in of_task}
+    values = parse(
+        [
+            Option("learners", str, registry.TASKS[task].peers,
+                   "names, with settings in brackets: 'bptt,bptt-truncated[truncation=1]'"),
+            Option("seeds", int, 5, "independent repetitions"),
+            Option("seed", int, 0, "of the comparison"),
+            Option("budget", str, "samples", "what is equal: samples, steps, passes or seconds"),
+            Option("amount", float | None, None,
+                   "of the budget; None: the least that the learners' own numbers of steps cost"),
+            Option("tune", int, 0, "learning rates to try for each learner; 0: its own"),
+            Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
+            Option("out", str | None, None, "folder; None: a new one under runs/"),
+            Option("config", str | None, None, "TOML or JSON file of settings"),
+            *(Option(s.name, s.type, s.default, s.help) for s in of_task),
+        ],
+        words,
+        prog=f"jaxevo compare {task}",
+        what=f"compare {task}",
+        about=f"{registry.TASKS[task].summary}: several learners at equal budget",
+    )  # fmt: skip
+    require_seeds(values["seeds"])
+    changed = {name: values[name] for name in defaults if values[name] != defaults[name]}
+    builders = {
+        label: builder(name, task, values["model"], changed, inner)
+        for label, name, inner in learner_list(values["learners"])
+    }
+
+    import jax
+    from rich.console import Console
+
+    from jaxevo import compare as run_comparison
+    from jaxevo.compare import BUDGETS, price_of_step
+    from jaxevo.report import comparison_table
+    from jaxevo.tasks import baselines
+
+    if values["budget"] not in BUDGETS:
+        near = registry.nearest(values["budget"], BUDGETS)
+        mistake(f"budget must be one of {', '.join(BUDGETS)}, got {values['budget']!r}{near}")
+    built = {label: build(None) for label, build in builders.items()}
+    amount = values["amount"]
+    if amount is None and values["budget"] == "seconds":
+        amount = 20.0
+    if amount is None:
+        amount = min(
+            own.num_steps * price_of_step(own.learner.cost(own.problem), values["budget"])
+            for own in built.values()
+        )
+    console = Console(stderr=True)
+    entries = {label: pair(build) for label, build in builders.items()}
+    folder = pathlib.Path(values["out"] or new_folder(f"compare-{task}"))
+    result = run_comparison(
+        jax.random.key(values["seed"]),
+        entries,
+        amount=amount,
+        budget=values["budget"],
+        num_seeds=values["seeds"],
+        tune=values["tune"],
+        folder=folder,
+        on_start=lambda name, steps: console.print(
+            f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False
+        ),
     )
-    return " ".join(body) or "the options cannot be read; see --help"
+    levels = baselines(next(iter(built.values())).problem.task)
+    title = f"{task}, held out; {amount:,.0f} {values['budget']} each, {values['seeds']} seeds"
+    Console().print(comparison_table(title, result.table, levels))
+    print(folder)
+    return 0
+
+
+def builder(name: str, task: str, model: str, changed: dict[str, Any], inner: list[str]) -> Any:
+    """A function of the number of steps (None: the learner's own) that builds a combination."""
+    options = learner_options(name, task, model)
+    values = parse(options, inner, prog="jaxevo compare", what=f"{name} on {task}")
+
+    def build(num_steps: int | None):
+        return registry.build(name, task, model=model, num_steps=num_steps, **(values | changed))
+
+    return build
+
+
+def pair(build: Any) -> Any:
+    def learner_and_problem(num_steps: int):
+        built = build(num_steps)
+        return built.learner, built.problem
+
+    return learner_and_problem
+
+
+def doctor(words: list[str]) -> int:
+    """`jaxevo doctor`."""
+    if wants_help(words, "usage: jaxevo doctor\n\nVersions, devices, memory, caches."):
+        return 0
+    if words:
+        mistake(f"doctor takes no arguments, got {words[0]!r}")
+    import jax
+    from rich.console import Console
+
+    from jaxevo.folder import environment
+    from jaxevo.report import doctor_table
+
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    Console().print(
+        doctor_table(
+            environment(),
+            devices=[(str(device), device.memory_stats() or {}) for device in jax.devices()],
+            cores=os.cpu_count(),
+            memory=memory,
+            compilation_cache=jax.config.values.get("jax_compilation_cache_dir"),
+            data_cache=os.environ.get("JAXEVO_CACHE"),
+        )
+    )
+    return 0
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+def wants_help(words: list[str], text: str) -> bool:
+    wanted = bool({"-h", "--help"} & set(words))
+    if wanted:
+        print(text.rstrip())
+    return wanted
+
+
+def leading_names(words: list[str], most: int) -> list[str]:
+    return list(itertools.takewhile(lambda word: not word.startswith("-"), words[:most]))
+
+
+def need_folder(command: str, words: list[str], about: str) -> list[str]:
+    names = leading_names(words, 1)
+    if not names:
+        if wants_help(words, f"usage: jaxevo {command} FOLDER [OPTIONS]\n\n{about}"):
+            sys.exit(0)
+        mistake(f"{command} needs the folder of a run, such as runs/evolution-strategy-digits")
+    return names
+
+
+def names_by_kind() -> dict[str, str]:
+    return {"learners": ", ".join(registry.LEARNERS), "tasks": ", ".join(registry.TASKS)}
+
+
+def model_of(task: str) -> str:
+    return registry.lookup("task", task, registry.TASKS).model
+
+
+def require_seeds(seeds: int) -> None:
+    if seeds < 1:
+        mistake(f"seeds must be >= 1, got {seeds}")
+
+
+def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's settings as they were parsed, and its whole config."""
+    from jaxevo.folder import read_json
+
+    config = read_json(pathlib.Path(folder) / "config.json")
+    if "settings" not in config or "learner" not in config["settings"]:
+        mistake(
+            f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
+        )
+    settings = config["settings"]
+    names = ("learner", "task", "model", "num_steps")
+    learner, task, model, steps = (settings[name] for name in names)
+    words = as_words({name: value for name, value in settings.items() if name not in names})
+    options = learner_options(learner, task, model)
+    values = parse(options, words, prog="jaxevo resume", what=f"the settings in {folder}")
+    values |= {"learner": learner, "task": task, "model": model, "steps": steps}
+    return values | {"seed": config["seed"], "seeds": config["seeds"]}, config
+
+
+def built_again(values: dict[str, Any]) -> Any:
+    learner, task, model = (values[name] for name in ("learner", "task", "model"))
+    known = {option.name for option in learner_options(learner, task, model)}
+    settings = {name: value for name, value in values.items() if name in known}
+    return registry.build(learner, task, model=model, num_steps=values["steps"], **settings)
 
 
 def new_folder(name: str) -> pathlib.Path:

@@ -15,6 +15,7 @@ from jaxevo.core import Cost, Learner, Params, Problem, lower_is_better, require
 from jaxevo.optimizer import CosineDecay
 from jaxevo.report import mean_and_interval
 from jaxevo.run import RunResult, run
+from jaxevo.tasks import baselines
 
 Entry = tuple[Learner, Problem] | Callable[[int], tuple[Learner, Problem]]
 Budget = Literal["samples", "steps", "passes", "seconds"]
@@ -31,11 +32,13 @@ class Comparison(NamedTuple):
     Attributes:
         table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it.
         runs: the run of each learner, by name, with its records over seeds.
+        problems: what each learner was trained on, by name.
         metric: the held-out metric that ranks the table.
     """
 
     table: list[dict[str, Any]]
     runs: dict[str, RunResult]
+    problems: dict[str, Problem]
     metric: str
 
 
@@ -43,7 +46,7 @@ def compare(
     key: Key[Array, ""],
     entries: Mapping[str, Entry],
     *,
-    amount: float,
+    amount: int | float,
     budget: Budget = "samples",
     num_seeds: int = 5,
     tune: int = 0,
@@ -78,13 +81,15 @@ def compare(
     require_integer("tune", 0, tune)
     if not entries:
         raise ValueError("entries must name at least one learner, got none")
-    path = None if folder is None else _new_folder(folder)
     key_params, key_run, key_tune = jax.random.split(key, 3)
+    steps = {
+        name: _affordable(name, entry, budget, amount, key_run) for name, entry in entries.items()
+    }
+    path = None if folder is None else _new_folder(folder)
 
-    runs, rows, networks = {}, [], {}
-    for name, entry in entries.items():
-        num_steps = _affordable(name, entry, budget, amount, key_run)
-        learner, problem = _built(entry, num_steps)
+    runs, rows, problems, networks = {}, [], {}, {}
+    for name, num_steps in steps.items():
+        learner, problem = _built(entries[name], num_steps)
         if problem.held_out() is None:
             raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
         if problem.model not in networks:
@@ -94,6 +99,7 @@ def compare(
         tuned = {}
         if tune:
             learner, tuned = _tuned(key_tune, learner, problem, num_steps, tune)
+        problems[name] = problem
         runs[name] = result = run(
             key_run,
             learner,
@@ -108,7 +114,7 @@ def compare(
 
     metric = rows[0]["metric"]
     rows.sort(key=lambda row: row["mean"] if lower_is_better(metric) else -row["mean"])
-    comparison = Comparison(rows, runs, metric)
+    comparison = Comparison(rows, runs, problems, metric)
     if path is not None:
         write(comparison, path)
     return comparison
@@ -127,30 +133,27 @@ def write(comparison: Comparison, folder: pathlib.Path) -> None:
             for row in result.rows:
                 file.write(json.dumps({"learner": name} | row) + "\n")
     curves = {name: result.rows for name, result in comparison.runs.items()}
-    figure = plotting.comparison(curves, f"held_out/{comparison.metric}")
+    levels = baselines(next(iter(comparison.problems.values())).task)
+    figure = plotting.comparison(curves, comparison.metric, baselines=levels)
     plotting.save(figure, folder / "comparison.png")
 
 
-def affordable_steps(cost: Cost, budget: Budget, amount: float) -> int:
-    """Steps that a budget of samples, steps or passes pays for."""
-    price = {
-        "samples": cost.samples,
-        "steps": 1,
-        "passes": cost.forward_passes + cost.backward_passes,
-    }[budget]
-    return int(amount // price)
+def price_of_step(cost: Cost, budget: Budget) -> int:
+    """What one step takes from a budget of samples, steps or passes."""
+    if budget == "samples":
+        return cost.samples
+    return 1 if budget == "steps" else cost.forward_passes + cost.backward_passes
 
 
-def _affordable(name: str, entry: Entry, budget: Budget, amount: float, key) -> int:
+def _affordable(name: str, entry: Entry, budget: Budget, amount: int | float, key) -> int:
     learner, problem = _built(entry, 1)
     if budget == "seconds":
         pilot = run(key, learner, problem, num_steps=40, record_every=20)
         first, last = pilot.rows[0], pilot.rows[-1]
-        num_steps = int(
-            amount * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
-        )
+        speed = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
+        num_steps = int(amount * speed)
     else:
-        num_steps = affordable_steps(learner.cost(problem), budget, amount)
+        num_steps = int(amount // price_of_step(learner.cost(problem), budget))
     if num_steps < 1:
         raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
     return num_steps

@@ -93,7 +93,7 @@ class RunFolder:
         finally:
             lock.release()
 
-    def rows(self, up_to: float = math.inf) -> list[dict[str, Any]]:
+    def rows(self, up_to: int | float = math.inf) -> list[dict[str, Any]]:
         """The records on disk up to a step; a line that a crash cut short is left out."""
         rows = []
         path = self.path / "metrics.jsonl"

@@ -14,7 +14,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-RUN_SETTINGS = ("steps", "seeds", "seed", "model", "out", "quiet", "record_every")
+# Names that the commands take for themselves: a setting of the same name gets its owner's prefix.
+RUN_SETTINGS = (
+    "steps", "seeds", "seed", "model", "out", "quiet", "record_every", "save_seconds", "stop_at",
+    "tensorboard", "wandb", "config", "learners", "budget", "amount", "tune",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Named:
         estimator: "module:attribute" of a learner's estimator.
         on: presets for single tasks, which win over `preset`; "steps" and the settings of the
             task and of its model may be among them.
+        fixed: settings that the name itself decides.
         model: of a task, the name of the model that suits it.
+        peers: of a task, the learners that are compared where nobody says which.
     """
 
     name: str
@@ -38,7 +44,9 @@ class Named:
     preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     estimator: str | None = None
     on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: str = ""
+    peers: str = ""
 
 
 def _by_name(*entries: Named) -> dict[str, Named]:
@@ -97,22 +105,35 @@ LEARNERS = _by_name(
 )
 
 TASKS = _by_name(
-    Named("sine", "jaxevo.tasks:sine", "regression of one period of a sine", model="mlp"),
-    Named("digits", "jaxevo.tasks:digits", "1,797 handwritten digits of 8x8 pixels", model="mlp"),
+    Named(
+        "sine",
+        "jaxevo.tasks:sine",
+        "regression of one period of a sine",
+        model="mlp",
+        peers="backprop,evolution-strategy",
+    ),
+    Named(
+        "digits",
+        "jaxevo.tasks:digits",
+        "1,797 handwritten digits of 8x8 pixels",
+        model="mlp",
+        peers="backprop,evolution-strategy",
+    ),
     Named(
         "mackey-glass",
         "jaxevo.tasks:mackey_glass",
         "forecast of a chaotic series, 15 steps ahead",
         model="rnn",
+        peers="bptt,bptt-truncated,evolution-strategy",
     ),
 )
 
 MODELS = _by_name(
     Named("mlp", "jaxevo.models:mlp", "dense layers"),
     Named("convnet", "jaxevo.models:convnet", "convolutions and a read-out"),
-    Named("rnn", "jaxevo.models:recurrent", "our fused recurrent cell", preset={"cell": "rnn"}),
-    Named("gru", "jaxevo.models:recurrent", "gated recurrent units", preset={"cell": "gru"}),
-    Named("lstm", "jaxevo.models:recurrent", "long short-term memory", preset={"cell": "lstm"}),
+    Named("rnn", "jaxevo.models:recurrent", "our fused recurrent cell", fixed={"cell": "rnn"}),
+    Named("gru", "jaxevo.models:recurrent", "gated recurrent units", fixed={"cell": "gru"}),
+    Named("lstm", "jaxevo.models:recurrent", "long short-term memory", fixed={"cell": "lstm"}),
 )
 
 
@@ -148,6 +169,20 @@ def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:
     return table[name]
 
 
+def find_learner(name: str) -> Named:
+    """The entry of a learner; `evosax:<Name>` is any evosax strategy."""
+    kind, _, strategy = name.partition(":")
+    if kind == "evosax" and strategy:
+        return Named(
+            name,
+            "jaxevo.learners.evosax_strategy:EvosaxStrategy",
+            f"{strategy} of evosax",
+            preset={"steps": 400},
+            fixed={"strategy": strategy},
+        )
+    return lookup("learner", name, LEARNERS)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """' (did you mean ...?)', or nothing where no word is near."""
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
@@ -160,7 +195,7 @@ def settings_of(learner: str, task: str, model: str | None = None) -> list[Setti
     Raises:
         ValueError: an unknown name.
     """
-    learner_entry = lookup("learner", learner, LEARNERS)
+    learner_entry = find_learner(learner)
     task_entry = lookup("task", task, TASKS)
     model_entry = lookup("model", model or task_entry.model, MODELS)
     preset = {**task_entry.preset, **model_entry.preset, **learner_entry.preset}
@@ -169,7 +204,7 @@ def settings_of(learner: str, task: str, model: str | None = None) -> list[Setti
         *_learner_settings(learner_entry),
         *_signature_settings(task_entry.home, "task"),
         *(s for s in _signature_settings(model_entry.home, "model")
-          if s.name not in model_entry.preset),
+          if s.name not in model_entry.fixed),
     ]  # fmt: skip
     names = [setting.name for setting in found]
     unique = []
@@ -183,7 +218,8 @@ def settings_of(learner: str, task: str, model: str | None = None) -> list[Setti
 
 def default_steps(learner: str, task: str) -> int:
     """Steps that a combination is trained for where nobody says otherwise."""
-    entry = lookup("learner", learner, LEARNERS)
+    entry = find_learner(learner)
+    lookup("task", task, TASKS)
     return entry.on.get(task, {}).get("steps", entry.preset.get("steps", 1000))
 
 
@@ -221,10 +257,10 @@ def build(
     problem_task = load(TASKS[task].home)(**of("task"))
     model_entry = MODELS[model or TASKS[task].model]
     network = load(model_entry.home)(
-        problem_task.input_shape, problem_task.num_outputs, **of("model"), **model_entry.preset
+        problem_task.input_shape, problem_task.num_outputs, **of("model"), **model_entry.fixed
     )
     problem = load("jaxevo.core:Problem")(problem_task, network)
-    built = _build_learner(LEARNERS[learner], of("learner"), num_steps)
+    built = _build_learner(find_learner(learner), of("learner"), num_steps)
     names = {"learner": learner, "task": task, "model": model or TASKS[task].model}
     return Built(built, problem, num_steps, names | {"num_steps": num_steps} | values)
 
@@ -256,14 +292,14 @@ _GRADIENT_SETTINGS = [
 
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
-        return _dataclass_settings(entry.home)
+        return [s for s in _dataclass_settings(entry.home) if s.name not in entry.fixed]
     settings = [setting._replace(argument=setting.name) for setting in _GRADIENT_SETTINGS]
     return settings + _dataclass_settings(entry.estimator)
 
 
 def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
     if entry.estimator is None:
-        return load(entry.home)(**values)
+        return load(entry.home)(**values, **entry.fixed)
     import optax
 
     from jaxevo.optimizer import CosineDecay, optimizer

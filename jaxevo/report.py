@@ -3,9 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -92,6 +93,95 @@ def _flat(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def metrics_table(
+    title: str, metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """Held-out metrics beside the baselines."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(name, shown(value))
+    add_baselines(table, baselines)
+    return table
+
+
+def add_baselines(table: Table, baselines: Mapping[str, Mapping[str, float]]) -> None:
+    for name, levels in baselines.items():
+        for metric, level in levels.items():
+            table.add_row(f"  {name}: {metric}", shown(level))
+
+
+def settings_table(title: str, config: Mapping[str, Any]) -> Table:
+    """A run's `config.json`, with the arrays' digests left out."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name != "run":
+            for inner, item in value.items():
+                table.add_row(inner, str(item))
+        elif name != "run":
+            table.add_row(
+                name, " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            )
+    return table
+
+
+def comparison_table(
+    title: str, rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """The table of `jaxevo.compare`: best first, what was reached and what it cost."""
+    metric = rows[0]["metric"]
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("learner", overflow="fold")
+    for column in (metric, "spent", "passes", "run + compile"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        seconds, compiling = row["seconds"], row["compile_seconds"]
+        table.add_row(
+            row["learner"] + (f" ({row['tuned']})" if "tuned" in row else ""),
+            f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
+            f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
+            f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw.",
+            f"{seconds:.1f} + {compiling:.1f} s\n{(row['temp_bytes'] or 0) / 1e6:.2f} MB",
+        )
+    for name, levels in baselines.items():
+        if metric in levels:
+            table.add_row(name, f"{levels[metric]:.3g}", style="dim")
+    return table
+
+
+def compact(number: int) -> str:
+    """A count in at most five characters: 950, 10.2k, 1.00M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + letter
+    return str(number)
+
+
+def doctor_table(
+    environment: Mapping[str, Any],
+    *,
+    devices: Sequence[tuple[str, Mapping[str, Any]]],
+    cores: int | None,
+    memory: int | None,
+    compilation_cache: Any,
+    data_cache: str | None,
+) -> Table:
+    """What someone who helps with a problem will ask for."""
+    table = Table(show_header=False)
+    for name, version in environment["versions"].items():
+        table.add_row(name, version)
+    table.add_row("platform", environment["platform"])
+    table.add_row("cores", str(cores))
+    table.add_row("memory", "unknown" if memory is None else f"{memory / 2**30:.1f} GiB")
+    for name, stats in devices:
+        limit = stats.get("bytes_limit")
+        table.add_row("device", name if limit is None else f"{name}, {limit / 2**30:.1f} GiB")
+    table.add_row("matmul precision", environment["precision"])
+    table.add_row("compilation cache", str(compilation_cache or "off (jax_compilation_cache_dir)"))
+    table.add_row("data cache", data_cache or "default (JAXEVO_CACHE sets it)")
+    table.add_row("git", str(environment["git"]))
+    return table
+
+
 def summary_table(
     title: str, summary: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
 ) -> Table:
@@ -100,9 +190,7 @@ def summary_table(
     for name, value in summary.items():
         if name.startswith("held_out/"):
             table.add_row(name.replace("held_out/", "held-out "), shown(value))
-    for name, levels in baselines.items():
-        for metric, level in levels.items():
-            table.add_row(f"  {name}: {metric}", shown(level))
+    add_baselines(table, baselines)
     cost = summary["cost_per_step"]
     table.add_row("steps", f"{summary['steps']:,}")
     table.add_row("parameters", f"{summary['num_parameters']:,}")

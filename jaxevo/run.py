@@ -34,6 +34,7 @@ from jaxevo.core import (
 from jaxevo.folder import RunFolder
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
+from jaxevo.tasks import baselines
 from jaxevo.train import run_chunk, split_key, zero_sums
 from jaxevo.tree import tree_size, tree_where
 
@@ -289,7 +290,8 @@ class _Loop:
             if self.rows:
                 from jaxevo import plotting
 
-                plotting.save(plotting.curve(self.rows), files.path / "curve.png")
+                levels = baselines(program.problem.task)
+                plotting.save(plotting.curve(self.rows, levels), files.path / "curve.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
 

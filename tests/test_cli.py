@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import jax
 import pytest
 
 from jaxevo import cli, registry
+from jaxevo.compare import CLOCKS
 from jaxevo.folder import load_params
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
@@ -32,7 +34,7 @@ def test_help_and_list_import_no_jax():
 def test_importing_jaxevo_imports_no_plots_and_no_evosax():
     code = (
         "import sys, jaxevo\n"
-        "for name in jaxevo.__all__: getattr(jaxevo, name)\n"
+        "for name in set(jaxevo.__all__) - {'plotting'}: getattr(jaxevo, name)\n"
         "loaded = {'matplotlib', 'evosax', 'tyro', 'scipy.stats'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
         "import jaxevo.train, jaxevo.run, jaxevo.optimizer\n"
@@ -75,7 +77,7 @@ def test_settings_reach_learner_task_and_model(in_empty_folder):
 
 
 MISTAKES = [
-    (["trian"], "command must be one of list, train, got 'trian' (did you mean train?)"),
+    ([ "trian"], "got 'trian' (did you mean train?)"),
     (["train"], "train needs a learner and a task"),
     (["train", "evolution-strategy"], "train needs a learner and a task"),
     (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
@@ -107,6 +109,28 @@ MISTAKES = [
     (["train", "backprop", "mackey-glass", "--model", "convnet"], "step module"),
     (["train", "backprop", "digits", "--out", "full"], "folder must be new or empty"),
     (["list", "learners"], "list takes no arguments"),
+    (["train", "backprop", "digits", "--save-seconds", "-1"], "save_seconds must be >= 0, got -1.0"),
+    (["train", "backprop", "digits", "--record-every", "0"], "record_every must be an integer >= 1"),
+    (["train", "backprop", "digits", "--stop-at", "accuracy"], "stop_at must be a metric and a level"),
+    (["train", "backprop", "digits", "--config", "none.toml"], "config must name a TOML or JSON file"),
+    (["train", "backprop", "digits", "--config", "bad.toml"], "config bad.toml cannot be read"),
+    (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean --learning-rate?)"),
+    (["train", "evosax:SNESS", "digits"], "SNES"),
+    (["resume"], "resume needs the folder of a run"),
+    (["resume", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["resume", "broken"], "is damaged"),
+    (["eval", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["show", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["compare"], "compare needs a task"),
+    (["compare", "digit"], "(did you mean digits?)"),
+    (["compare", "digits", "--learners", "backprop,es"], "learner must be one of"),
+    (["compare", "digits", "--learners", "backprop[learning_rate]"], "a value, as in"),
+    (["compare", "digits", "--learners", "backprop[sigma=1]"], "--sigma is no option of backprop"),
+    (["compare", "digits", "--learners", "backprop[sigma=1"], "learners must be names such as"),
+    (["compare", "digits", "--budget", "sample"], "(did you mean samples?)"),
+    (["compare", "digits", "--amount", "1"], "amount must pay for one step of"),
+    (["compare", "digits", "--tune", "-1"], "tune must be an integer >= 0"),
+    (["doctor", "x"], "doctor takes no arguments"),
 ]  # fmt: skip
 
 
@@ -114,12 +138,95 @@ MISTAKES = [
 def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsys):
     (in_empty_folder / "full").mkdir()
     (in_empty_folder / "full" / "file").write_text("")
+    (in_empty_folder / "broken").mkdir()
+    (in_empty_folder / "broken" / "config.json").write_text("{")
+    (in_empty_folder / "bad.toml").write_text("steps = = 3")
+    (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
     assert cli.main(arguments) == 2
     shown = capsys.readouterr()
     (line,) = [line for line in shown.err.splitlines() if line]
     assert line.startswith("jaxevo: ")
     assert expected in line
     assert not (in_empty_folder / "runs").exists()
+
+
+def test_a_config_file_is_read_as_if_it_were_typed(in_empty_folder):
+    (in_empty_folder / "small.toml").write_text(
+        "steps = 2\nhidden_sizes = [3, 4]\nantithetic = false\npopulation_size = 3\nbatch_size = 8"
+    )
+    words = ["train", "evolution-strategy", "digits", "--config", "small.toml", "--quiet"]
+    assert cli.main([*words, "--population-size", "5", "--out", "a"]) == 0
+    config = json.loads((in_empty_folder / "a" / "config.json").read_text())
+    settings = config["settings"]
+    assert settings["hidden_sizes"] == [3, 4]
+    assert settings["antithetic"] is False
+    assert settings["population_size"] == 5  # what is typed wins
+    words[words.index("small.toml")] = "a/config.json"
+    assert cli.main([*words, "--out", "b"]) == 0
+    again = json.loads((in_empty_folder / "b" / "config.json").read_text())
+    assert again["settings"] == settings
+    assert again["run"] == config["run"]
+
+
+def test_resume_eval_and_show(in_empty_folder, capsys):
+    words = ["evolution-strategy", "digits", *SHORT, "--seeds", "2", "--record-every", "1"]
+    assert cli.main(["train", *words, "--out", "whole", "--quiet"]) == 0
+    assert cli.main(["train", *words, "--out", "part", "--steps", "1", "--quiet"]) == 0
+    assert cli.main(["resume", "part", "--steps", "3", "--quiet"]) == 0
+    whole, part = load_params("whole"), load_params("part")
+    assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (whole, part)), strict=True))
+    rows = [
+        [
+            {name: value for name, value in json.loads(line).items() if name != "seconds"}
+            for line in (in_empty_folder / folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in ("whole", "part")
+    ]
+    assert rows[0] == rows[1]
+    capsys.readouterr()
+    assert cli.main(["eval", "whole", "--which", "best"]) == 0
+    assert "majority class" in capsys.readouterr().out
+    assert cli.main(["show", "part"]) == 0
+    assert "population_size" in capsys.readouterr().out
+    assert (in_empty_folder / "part" / "curve.png").stat().st_size > 1000
+
+
+def test_resuming_another_run_is_refused(in_empty_folder, capsys):
+    words = ["backprop", "sine", "--steps", "2", "--schedule", "cosine", "--quiet"]
+    assert cli.main(["train", *words, "--out", "r"]) == 0
+    capsys.readouterr()
+    assert cli.main(["resume", "r", "--steps", "4"]) == 2
+    shown = capsys.readouterr().err
+    assert "learner.learning_rate.num_steps was 2.0, now 4.0" in shown
+
+
+def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsys):
+    words = ["compare", "sine", "--learners",
+             "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
+             "--seeds", "2", "--amount", "200", "--hidden-sizes", "4"]  # fmt: skip
+    assert cli.main([*words, "--out", "a"]) == 0
+    shown = capsys.readouterr()
+    assert "mean of the targets" in shown.out
+    assert cli.main([*words, "--out", "b"]) == 0
+
+    def table(folder):
+        with (in_empty_folder / folder / "table.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+    assert table("a") == table("b")
+    assert {row["samples"] for row in table("a")} == {"200"}  # 4 steps of 50 points
+    assert {row["forward_passes"] for row in table("a")} == {"4", "16"}
+    assert (in_empty_folder / "a" / "comparison.png").stat().st_size > 1000
+    lines = (in_empty_folder / "a" / "curves.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["learner"] for line in lines}) == 3
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("jax", jax.__version__, "device", "compilation cache", "memory"):
+        assert word in shown
 
 
 def test_every_combination_has_settings_with_help():

@@ -76,7 +76,10 @@ class Published:
 
 
 class Source(NamedTuple):
-    """Where the files of a data set are: a folder, or the cache and the mirrors behind it."""
+    """Where the files of a data set are: a folder, or the cache and the mirrors behind it.
+
+    A folder may have them in a folder of the data set's name, as the cache does.
+    """
 
     published: Published
     folder: pathlib.Path | None
@@ -86,9 +89,9 @@ class Source(NamedTuple):
         if self.folder is None:
             return File(self.published, *fetch(self.published, names[0]))
         for name in names:
-            path = self.folder / name
-            if path.is_file():
-                return File(self.published, path, read_own(self.published, path))
+            for path in (self.folder / name, self.folder / self.published.name / name):
+                if path.is_file():
+                    return File(self.published, path, read_own(self.published, path))
         return None
 
     def pair(self, images: tuple[str, ...], labels: tuple[str, ...]) -> "tuple[File, File] | None":
@@ -224,7 +227,8 @@ def fetch(published: Published, name: str) -> tuple[pathlib.Path, bytes]:
                 downloader=download,
             )
         except (OSError, ValueError) as error:  # no network, no such file, another file
-            failures.append(f"{url}: {str(error).splitlines()[0][:200]}")
+            offline = type(error).__name__ == "ConnectionError"
+            failures.append(f"{url}: {'no connection' if offline else error}")
         else:
             return path, path.read_bytes()
     damaged = " (the one there is damaged: delete it)" if path.exists() else ""

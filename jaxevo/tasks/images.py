@@ -57,9 +57,9 @@ def mnist(
     Source: LeCun, Cortes and Burges (1998).
 
     Args:
-        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz; or an
-            npz file of train_images, train_labels, test_images and test_labels, or of images and
-            labels. None: the cache, then a download (12 MB).
+        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz;
+            or an npz file of train_images, train_labels, test_images and test_labels, or of
+            images and labels. None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
@@ -85,9 +85,9 @@ def fashion_mnist(
     Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT licence.
 
     Args:
-        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz; or an
-            npz file of train_images, train_labels, test_images and test_labels, or of images and
-            labels. None: the cache, then a download (31 MB).
+        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz;
+            or an npz file of train_images, train_labels, test_images and test_labels, or of
+            images and labels. None: the cache, then a download (31 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
@@ -114,9 +114,9 @@ def kmnist(
     and others), doi 10.20676/00000341, CC BY-SA 4.0; Clanuwat et al., arXiv 1812.01718.
 
     Args:
-        data_dir: folder that has the files of `mnist`, or kmnist-{train,test}-{imgs,labels}.npz; or an
-            npz file of train_images, train_labels, test_images and test_labels, or of images and
-            labels. None: the cache, then a download (21 MB).
+        data_dir: folder that has the files of `mnist`, or kmnist-{train,test}-{imgs,labels}.npz;
+            or an npz file of train_images, train_labels, test_images and test_labels, or of
+            images and labels. None: the cache, then a download (21 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
@@ -143,9 +143,9 @@ def cifar10(
     version: the Python one holds pickles, which are never read. 740 MB as floats.
 
     Args:
-        data_dir: folder that has cifar-10-binary.tar.gz, or the batches in it; or an
-            npz file of train_images, train_labels, test_images and test_labels, or of images and
-            labels. None: the cache, then a download (170 MB).
+        data_dir: folder that has cifar-10-binary.tar.gz, or the batches in it;
+            or an npz file of train_images, train_labels, test_images and test_labels, or of
+            images and labels. None: the cache, then a download (170 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
@@ -172,9 +172,9 @@ def svhn(
     digit 0 has label 0. 1.2 GB as floats.
 
     Args:
-        data_dir: folder that has train_32x32.mat and test_32x32.mat; or an
-            npz file of train_images, train_labels, test_images and test_labels, or of images and
-            labels. None: the cache, then a download (246 MB).
+        data_dir: folder that has train_32x32.mat and test_32x32.mat;
+            or an npz file of train_images, train_labels, test_images and test_labels, or of
+            images and labels. None: the cache, then a download (246 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.

@@ -1,0 +1,127 @@
+"""The benchmarks run, without what only the command line and the tests need, and add up."""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+VARIANTS = {
+    "bench_noise": {
+        "copy",
+        "normal, mix",
+        "normal, threefry",
+        "rademacher, mix",
+        "rademacher, threefry",
+    },
+    "bench_dispatch": {
+        "whole scan",
+        "chunks of 50",
+        "chunks of 50 with log",
+        "Python loop",
+        "Python loop, float(loss)",
+        "Python loop, unjitted",
+    },
+    "bench_population": {
+        "floor, blocked",
+        "floor, unblocked",
+        "SGD value_and_grad",
+        "full rank, mix, ranks",
+        "full rank, mix, standardized",
+        "full rank, threefry, ranks",
+    },
+}
+
+
+def run(tmp_path, *command):
+    file = tmp_path / "rows.json"
+    environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    options = ["--quick", "--rounds", "1", "--json", str(file)]
+    done = subprocess.run(
+        [sys.executable, *command, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def check(stdout, blocks, variants):
+    block = blocks[0]
+    assert {"jax", "device", "precision", "D", "N", "B", "T", "seed", "clock", "load"} <= set(
+        block["settings"]
+    )
+    rows = {row["variant"]: row for row in block["rows"]}
+    assert set(rows) == variants
+    base, *_ = rows.values()
+    ratio = next(name for name in base if name.startswith("x "))
+    assert base[ratio] == 1
+    for name, row in rows.items():
+        cost = row[list(row)[1]]  # of a generation or a number, behind the name
+        # of one round, the ratio of the times is the median of the ratios
+        assert row[ratio] == pytest.approx(cost / base[list(base)[1]])
+        assert f"| {name} " in stdout
+
+
+def test_noise_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_noise.py"))
+    check(stdout, blocks, VARIANTS["bench_noise"])
+    assert {row["variant"]: row["temp MB"] for row in blocks[0]["rows"]}["normal, mix"] == 0
+
+
+@pytest.mark.slow
+def test_dispatch_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_dispatch.py"))
+    check(stdout, blocks, VARIANTS["bench_dispatch"])
+    assert [row["generations of one scan"] for row in blocks[1]["rows"]] == [10, 1000, 100_000]
+
+
+@pytest.mark.slow
+def test_population_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_population.py"))
+    peers = {"evosax Open_ES", "evosax SNES"} if importlib.util.find_spec("evosax") else set()
+    check(stdout, blocks, VARIANTS["bench_population"] | peers)
+
+
+@pytest.mark.slow
+def test_population_benchmark_without_optional_packages(tmp_path):
+    program = (
+        "import runpy, sys\n"
+        "for name in ('evosax', 'tyro', 'beartype', 'safetensors'): sys.modules[name] = None\n"
+        "runpy.run_module('bench_population', run_name='__main__')"
+    )
+    stdout, blocks = run(tmp_path, "-c", program)
+    assert "evosax is not installed: its variants are skipped" in stdout
+    check(stdout, blocks, VARIANTS["bench_population"])
+    assert all(row["Open_ES / this"] is None for row in blocks[0]["rows"])
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import timing
+
+    return timing
+
+
+def test_a_ratio_is_the_median_over_rounds_of_the_ratio_within_a_round(timing):
+    slow = timing.Timing(None, [2.0, 30.0, 6.0], None)
+    fast = timing.Timing(None, [1.0, 10.0, 1.0], None)
+    assert timing.ratio(slow, fast) == 3  # of 2, 3 and 6; the ratio of the medians is 6
+
+
+def test_rounds_take_turns_and_the_first_call_does_not_count(timing, monkeypatch):
+    calls, now = [], iter(range(100))
+    monkeypatch.setitem(timing.CLOCKS, "wall", lambda: next(now))
+    programs = [timing.Program(name, lambda n=name: calls.append(n), 2) for name in "ab"]
+    timings = timing.measure(programs, argparse.Namespace(clock="wall", rounds=3))
+    assert "".join(calls) == "ab" + "ab" * 3
+    assert [t.seconds for t in timings] == [[0.5] * 3] * 2
