@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Cost, Learner, Params, Problem, lower_is_better, require, require_integer
+from jaxevo.folder import for_json
 from jaxevo.optimizer import CosineDecay
 from jaxevo.report import mean_and_interval
 from jaxevo.run import RunResult, run
@@ -128,14 +129,22 @@ def write(comparison: Comparison, folder: pathlib.Path) -> None:
         writer = csv.DictWriter(file, list(comparison.table[0]))
         writer.writeheader()
         writer.writerows(comparison.table)
+    curves = {
+        name: [row | _spent(result, row["step"]) for row in result.rows]
+        for name, result in comparison.runs.items()
+    }
     with (folder / "curves.jsonl").open("w", encoding="utf-8") as file:
-        for name, result in comparison.runs.items():
-            for row in result.rows:
-                file.write(json.dumps({"learner": name} | row) + "\n")
-    curves = {name: result.rows for name, result in comparison.runs.items()}
+        for name, rows in curves.items():
+            for row in rows:
+                file.write(json.dumps(for_json({"learner": name} | row)) + "\n")
     levels = baselines(next(iter(comparison.problems.values())).task)
-    figure = plotting.comparison(curves, comparison.metric, baselines=levels)
+    figure = plotting.comparison(curves, comparison.metric, x="samples", baselines=levels)
     plotting.save(figure, folder / "comparison.png")
+
+
+def _spent(result: RunResult, step: int) -> dict[str, int]:
+    """Passes and samples up to a step."""
+    return {name: count * step for name, count in result.summary["cost_per_step"].items()}
 
 
 def price_of_step(cost: Cost, budget: Budget) -> int:

@@ -66,6 +66,15 @@ LEARNERS = _by_name(
         preset={"learning_rate": 2e-3, "steps": 2000},
         on={
             "sine": {"learning_rate": 1e-2, "schedule": "cosine"},
+            **dict.fromkeys(
+                ("mnist", "fashion-mnist", "kmnist"),
+                {
+                    "schedule": "cosine",
+                    "steps": 5000,
+                    "hidden_sizes": (256,),
+                    "activation": "relu",
+                },
+            ),
             "mackey-glass": {"window": 50, "clip_norm": 1.0, "schedule": "cosine", "steps": 8000},
         },
     ),
@@ -99,6 +108,16 @@ LEARNERS = _by_name(
         preset={"learning_rate": 0.02, "steps": 400},
         on={
             "sine": {"steps": 2000, "schedule": "cosine"},
+            **dict.fromkeys(
+                ("mnist", "fashion-mnist", "kmnist"),
+                {
+                    "pool": 2,
+                    "population_size": 1024,
+                    "sigma": 0.03,
+                    "schedule": "cosine",
+                    "steps": 1700,
+                },
+            ),
             "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
         },
     ),
@@ -125,6 +144,39 @@ TASKS = _by_name(
         "forecast of a chaotic series, 15 steps ahead",
         model="rnn",
         peers="bptt,bptt-truncated,evolution-strategy",
+    ),
+)
+
+_IMAGES = {"peers": "backprop,evolution-strategy"}
+TASKS |= _by_name(
+    Named("mnist", "jaxevo.tasks:mnist", "70,000 handwritten digits", model="mlp", **_IMAGES),
+    Named(
+        "fashion-mnist",
+        "jaxevo.tasks:fashion_mnist",
+        "70,000 pieces of clothing",
+        model="mlp",
+        **_IMAGES,
+    ),
+    Named(
+        "kmnist",
+        "jaxevo.tasks:kmnist",
+        "70,000 cursive Japanese characters",
+        model="mlp",
+        **_IMAGES,
+    ),
+    Named(
+        "cifar10",
+        "jaxevo.tasks:cifar10",
+        "60,000 coloured photographs of 10 kinds",
+        model="convnet",
+        **_IMAGES,
+    ),
+    Named(
+        "svhn",
+        "jaxevo.tasks:svhn",
+        "99,289 cropped house numbers",
+        model="convnet",
+        **_IMAGES,
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import rich.box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -130,13 +131,13 @@ def comparison_table(
     """The table of `jaxevo.compare`: best first, what was reached and what it cost."""
     metric = rows[0]["metric"]
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("learner", overflow="fold")
+    table.add_column("learner", min_width=18, overflow="fold")
     for column in (metric, "spent", "passes", "run + compile"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         seconds, compiling = row["seconds"], row["compile_seconds"]
         table.add_row(
-            row["learner"] + (f" ({row['tuned']})" if "tuned" in row else ""),
+            escape(row["learner"] + (f" ({row['tuned']})" if "tuned" in row else "")),
             f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
             f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
             f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw.",
@@ -144,7 +145,7 @@ def comparison_table(
         )
     for name, levels in baselines.items():
         if metric in levels:
-            table.add_row(name, f"{levels[metric]:.3g}", style="dim")
+            table.add_row(f"  {name}", f"{levels[metric]:.3g}", style="dim")
     return table
 
 

@@ -30,7 +30,7 @@ class TensorBoard:
 
     def __init__(self, folder: str | pathlib.Path):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore
         except ImportError:
             raise ValueError(
                 "sink tensorboard needs tensorboardX: pip install 'jaxevo[tb]'"
@@ -50,7 +50,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: str | pathlib.Path, *, mode: str = "offline", **settings: Any):
         try:
-            import wandb
+            import wandb  # pyright: ignore
         except ImportError:
             raise ValueError("sink wandb needs wandb: pip install 'jaxevo[wandb]'") from None
         self.run = wandb.init(dir=str(folder), mode=mode, **settings)
@@ -77,8 +77,13 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
 def running(sinks: Sequence[Sink]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that hands a record to every sink and returns at once."""
     workers = [_Worker(sink) for sink in sinks]
+
+    def send(row: Mapping[str, Any]) -> None:
+        for worker in workers:
+            worker.put(row)
+
     try:
-        yield lambda row: [worker.put(row) for worker in workers] and None
+        yield send
     finally:
         for worker in workers:
             worker.close()

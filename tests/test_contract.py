@@ -12,6 +12,7 @@ from jaxevo.core import Cost, Estimator, Learner, Problem
 from jaxevo.estimators import Backprop, EvolutionStrategy
 from jaxevo.learners import GradientLearner
 from jaxevo.models import from_functions, mlp, recurrent
+from jaxevo.run import run
 from jaxevo.tasks import examples, stream
 from jaxevo.train import train
 
@@ -158,6 +159,25 @@ def test_vmapped_seeds_equal_single_runs(name):
         alone = one(key).params
         member = jax.tree.map(lambda leaf, i=i: leaf[i], together.params)
         assert_trees(np.testing.assert_allclose, member, alone, rtol=1e-4, atol=1e-5)
+
+
+@every_learner
+def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path):
+    learner, problem, _ = first_state(name)
+    settings = {"record_every": 2, "num_seeds": 2}
+    key = jax.random.key(2)
+    whole = run(key, learner, problem, num_steps=6, folder=tmp_path / "whole", **settings)
+    run(key, learner, problem, num_steps=3, folder=tmp_path / "part", **settings)
+    part = run(key, learner, problem, num_steps=6, resume_from=tmp_path / "part", **settings)
+    assert_trees(np.testing.assert_array_equal, part.state, whole.state)
+    assert part.summary["resumed_at"] == 3
+    for name in ("params", "best"):
+        files = [(tmp_path / f / f"{name}.safetensors") for f in ("whole", "part")]
+        assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
+    # the records of the part that ended at step 3 hold one of its own
+    assert [row["step"] for row in part.rows] == [2, 3, 4, 6]
+    assert [row["loss"] for row in part.rows[2:]] != []
+    assert part.rows[-1]["loss"] == whole.rows[-1]["loss"]
 
 
 def first_layer_frozen(params):

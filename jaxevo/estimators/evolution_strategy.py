@@ -31,6 +31,7 @@ from jaxevo.population import (
     centered_ranks,
     default_chunk_size,
     finite_mean,
+    map_few,
     map_members,
     sum_members,
 )
@@ -106,7 +107,7 @@ class EvolutionStrategy:
                 )
                 return problem.evaluate(tree_masked(mask, member, params), batch).loss
 
-            return jax.vmap(loss)(signs)
+            return map_few(loss, signs)
 
         if self.shaping == "standardized" and self.antithetic:
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxevo.core import require
 from jaxevo.tasks.examples import Examples
 from jaxevo.tasks.sequences import Stream
 
@@ -27,7 +28,13 @@ def persistence(task: Stream) -> dict[str, float]:
 
 
 def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
-    """Held-out error of least squares on the last `num_taps` inputs, in the data's units."""
+    """Held-out error of least squares on the last `num_taps` inputs, in the data's units.
+
+    Raises:
+        ValueError: the training or the held-out series are shorter than that.
+    """
+    shortest = min(len(task.train_inputs), len(task.test_inputs))
+    require("num_taps", f"from 1 to {shortest}", num_taps, lambda n: 1 <= n <= shortest)
     weights, *_ = np.linalg.lstsq(
         _taps(task.train_inputs, num_taps), _rows(task.train_targets, num_taps), rcond=None
     )
@@ -57,7 +64,9 @@ def baselines(task: Any) -> dict[str, dict[str, float]]:
     if getattr(task, "test_inputs", None) is None:
         return {}
     if isinstance(task, Stream) and task.loss == "squared_error":
-        levels = {"linear, 20 taps": linear_taps(task)}
+        levels = {}
+        if min(len(task.train_inputs), len(task.test_inputs)) >= 20:
+            levels = {"linear, 20 taps": linear_taps(task)}
         if task.train_inputs.shape[-1] >= task.num_outputs:
             levels = {"persistence": persistence(task)} | levels
         return levels
