@@ -345,7 +345,7 @@ def compare(words: list[str]) -> int:
         tune=values["tune"],
         folder=folder,
         on_start=lambda name, steps: console.print(
-            f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False
+            f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
     )
     levels = baselines(next(iter(built.values())).problem.task)

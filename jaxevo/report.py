@@ -131,7 +131,7 @@ def comparison_table(
     """The table of `jaxevo.compare`: best first, what was reached and what it cost."""
     metric = rows[0]["metric"]
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("learner", min_width=18, overflow="fold")
+    table.add_column("learner", min_width=18, max_width=18, overflow="fold")
     for column in (metric, "spent", "passes", "run + compile"):
         table.add_column(column, no_wrap=True)
     for row in rows:

@@ -291,7 +291,8 @@ class _Loop:
                 from jaxevo import plotting
 
                 levels = baselines(program.problem.task)
-                plotting.save(plotting.curve(self.rows, levels), files.path / "curve.png")
+                figure = plotting.curve(self.rows, levels, title=files.path.name)
+                plotting.save(figure, files.path / "curve.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
 

@@ -1,14 +1,17 @@
+import dataclasses
 import json
 import os
 import signal
 import sys
 import threading
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.core import Problem
+from jaxevo.core import Cost, Problem, Resized, learner, pytree
 from jaxevo.estimators import Backprop
 from jaxevo.folder import load_params
 from jaxevo.learners import GradientLearner
@@ -142,3 +145,129 @@ def test_first_network_may_be_given():
 def test_bad_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got 0"):
         run(jax.random.key(0), LEARNER, PROBLEM, **({"num_steps": 1} | {name: 0}))
+
+
+def test_a_target_ends_the_run():
+    result = run(
+        jax.random.key(0), LEARNER, PROBLEM, num_steps=5000, record_every=10,
+        target={"mse": 0.2}, num_seeds=2,
+    )  # fmt: skip
+    assert result.summary["target_reached"]
+    assert result.summary["steps"] < 5000
+    means = [np.mean(row["held_out/mse"]) for row in result.rows]
+    assert means[-1] <= 0.2 < means[-2]
+    with pytest.raises(ValueError, match=r"target must name held-out metrics .*, got 'accuracy'"):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=20, target={"accuracy": 1.0})
+
+
+def test_the_best_network_is_kept_beside_the_last():
+    wild = GradientLearner(estimator=Backprop(), learning_rate=3.0)
+    result = run(jax.random.key(0), wild, PROBLEM, num_steps=20, record_every=1)
+    test = PROBLEM.held_out()
+    batch = test.sample(jax.random.key(0), 0)
+    losses = [row["held_out/loss"] for row in result.rows]
+    assert min(losses) < losses[-1]  # or this test shows nothing
+    best = test.evaluate(result.best_params, batch).loss
+    np.testing.assert_allclose(best, min(losses), rtol=1e-5)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    def again(row):
+        with pytest.raises(ValueError, match="is in use by another process"):
+            run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, record_every=1,
+                resume_from=tmp_path / "r")  # fmt: skip
+
+    run(jax.random.key(0), LEARNER, PROBLEM, num_steps=1, folder=tmp_path / "r", on_record=again)
+
+
+def test_another_run_is_not_resumed(tmp_path):
+    run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, folder=tmp_path / "r")
+    other = GradientLearner(estimator=Backprop(), learning_rate=0.03)
+    with pytest.raises(ValueError, match=r"learner.learning_rate was 0.01999.*, now 0.0299"):
+        run(jax.random.key(0), other, PROBLEM, num_steps=4, resume_from=tmp_path / "r")
+    with pytest.raises(ValueError, match="key was"):
+        run(jax.random.key(1), LEARNER, PROBLEM, num_steps=4, resume_from=tmp_path / "r")
+    more = Problem(sine(num_points=9), PROBLEM.model)
+    with pytest.raises(ValueError, match=r"problem.task.train_inputs was 'float32\[8, 1\] sha256"):
+        run(jax.random.key(0), LEARNER, more, num_steps=4, resume_from=tmp_path / "r")
+
+
+def test_one_program_serves_runs_of_one_structure():
+    first = run(jax.random.key(0), LEARNER, PROBLEM, num_steps=3, record_every=3)
+    other = GradientLearner(estimator=Backprop(), learning_rate=0.5)
+    again = run(jax.random.key(1), other, PROBLEM, num_steps=7, record_every=2)
+    assert again.summary["compiles"] == 0
+    assert first.summary["temp_bytes"] == again.summary["temp_bytes"]
+
+
+class GrowingState(NamedTuple):
+    weights: jax.Array
+    step: jax.Array
+
+
+@learner
+class Growing:
+    """Adds 1 to as many weights as steps were done; grows when they no longer fit."""
+
+    def init(self, key, problem, params=None):
+        return GrowingState(problem.init(key), jnp.int32(0))
+
+    def step(self, key, state, problem):
+        used = jnp.arange(state.weights.size) <= state.step
+        state = GrowingState(state.weights + used, state.step + 1)
+        return state, {"loss": state.weights.sum()}
+
+    def solution(self, state, problem):
+        return state.weights
+
+    def cost(self, problem):
+        return Cost(1, 0, 1)
+
+    def resize(self, before, after, problem):
+        size = after.weights.size
+        if after.step <= size:
+            return None
+        weights = jnp.pad(before.weights, (0, size))  # twice the room
+        problem = Problem(problem.task, WeightsModel(2 * size))
+        return Resized(problem, before._replace(weights=weights), rerun=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsModel:
+    size: int
+
+    def init(self, key):
+        return jnp.zeros(self.size)
+
+    def apply(self, params, *inputs):
+        return params
+
+    def initial_carry(self, params, batch_shape):
+        return ()
+
+    def trainable(self, params):
+        return True
+
+
+@pytree
+class Anything:
+    def sample(self, key, step):
+        return ()
+
+    def held_out(self):
+        return None
+
+    def evaluate(self, params, batch, *, apply):
+        return None
+
+
+def test_a_growing_learner_reruns_the_chunk_that_overflowed():
+    problem = Problem(Anything(), WeightsModel(2))
+    small = run(jax.random.key(0), Growing(), problem, num_steps=10, record_every=5)
+    # weight i is added to in steps i, i + 1, ..., 9
+    np.testing.assert_array_equal(small.params[:10], 10 - np.arange(10))
+    assert small.params.size == 16
+    large = Problem(Anything(), WeightsModel(16))
+    whole = run(jax.random.key(0), Growing(), large, num_steps=10, record_every=5)
+    assert [row["loss"] for row in small.rows] == [row["loss"] for row in whole.rows]
+    np.testing.assert_array_equal(small.params, whole.params)
