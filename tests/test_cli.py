@@ -210,7 +210,7 @@ def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsy
              "--seeds", "2", "--amount", "200", "--hidden-sizes", "4"]  # fmt: skip
     assert cli.main([*words, "--out", "a"]) == 0
     shown = capsys.readouterr()
-    assert "mean of the targets" in shown.out
+    assert "mean target" in shown.out
     assert cli.main([*words, "--out", "b"]) == 0
 
     def table(folder):

@@ -264,9 +264,7 @@ def test_layers_are_named_by_path_and_by_use():
 
 
 def examples_problem():
-    task = tasks.Examples(
-        normal((8, 4)), normal((8, 2), seed=1), normal((2, 4)), normal((2, 2)), batch_size=None
-    )
+    task = tasks.Examples(train_inputs=normal((8, 4)), train_targets=normal((8, 2), seed=1))
     return Problem(task, mlp((4,), 2, hidden_sizes=(6, 5)))
 
 

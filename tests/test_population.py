@@ -91,8 +91,8 @@ def test_default_chunk_size_divides_and_fits(num_members, budget, monkeypatch):
     batch = problem.sample(jax.random.key(0), 0)
     size = default_chunk_size(num_members, params, problem, batch)
     assert 1 <= size <= num_members and num_members % size == 0
-    # 58 weights eight times, and 16 rows of the units 8, 8, 2 and 8 of the four leaves
-    cost = 8 * 58 + 16 * (8 + 8 + 8 + 2)
+    # 58 weights twice, and 16 rows of the units 8, 8, 2 and 8 of the four leaves
+    cost = 2 * 58 + 16 * (8 + 8 + 8 + 2)
     assert size == 1 or size * cost <= budget
     if budget == 10**9:
         assert size == num_members

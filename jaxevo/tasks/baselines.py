@@ -73,5 +73,5 @@ def baselines(task: Any) -> dict[str, dict[str, float]]:
     if isinstance(task, Examples):
         if task.loss == "cross_entropy":
             return {"majority class": majority_class(task)}
-        return {"mean of the targets": mean_target(task)}
+        return {"mean target": mean_target(task)}
     return {}
