@@ -303,7 +303,7 @@ def test_baselines_by_hand():
         test_inputs=np.zeros((2, 1)), test_targets=np.array([[2.0], [5.0]]),
         scale=2.0,
     )  # fmt: skip
-    assert tasks.baselines(task) == {"mean of the targets": {"mse": 4 * 4.5}}
+    assert tasks.baselines(task) == {"mean target": {"mse": 4 * 4.5}}
     series = np.arange(80.0)[:, None]
     task = tasks.stream(series[:-2], series[2:], test=0.5, num_skipped=3)
     levels = tasks.baselines(task)
