@@ -200,7 +200,9 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
             target=target_of(values["stop_at"]),
             save_seconds=values["save_seconds"],
             sinks=extra,
+            on_start=display.compiled,
             on_record=display,
+            progress=False,
             **where,
         )
     title = f"{built.settings['learner']} on {built.settings['task']}"

@@ -109,6 +109,7 @@ def compare(
             record_every=max(1, num_steps // NUM_RECORDS),
             num_seeds=num_seeds,
             params=networks[problem.model],
+            progress=False,
         )
         cost = learner.cost(problem)
         rows.append({"learner": name} | _row(result, cost, num_steps) | tuned)
@@ -157,7 +158,7 @@ def price_of_step(cost: Cost, budget: Budget) -> int:
 def _affordable(name: str, entry: Entry, budget: Budget, amount: int | float, key) -> int:
     learner, problem = _built(entry, 1)
     if budget == "seconds":
-        pilot = run(key, learner, problem, num_steps=40, record_every=20)
+        pilot = run(key, learner, problem, num_steps=40, record_every=20, progress=False)
         first, last = pilot.rows[0], pilot.rows[-1]
         speed = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
         num_steps = int(amount * speed)
@@ -190,7 +191,7 @@ def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tu
         candidate = dataclasses.replace(learner, **{field: value})
         result = run(
             key, candidate, problem, num_steps=num_steps, record_every=num_steps,
-            num_seeds=TUNING_SEEDS,
+            num_seeds=TUNING_SEEDS, progress=False,
         )  # fmt: skip
         loss = float(np.mean(result.summary["held_out/loss"]))
         results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))

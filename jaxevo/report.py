@@ -45,6 +45,18 @@ class Display:
     def __exit__(self, *_):
         self.bar.stop()
 
+    def compiled(self, summary: Mapping[str, Any]) -> None:
+        """Says what compiling took, and the memory that training will take."""
+        self.last = (summary.get("resumed_at", 0), summary["compile_seconds"])
+        temp, state = ((summary[name] or 0) / 1e6 for name in ("temp_bytes", "state_bytes"))
+        self.console.print(
+            f"compiled in {summary['compile_seconds']:.1f} s; {summary['num_parameters']:,} "
+            f"parameters, {temp:.2f} MB temporary, {state:.2f} MB state",
+            highlight=False,
+        )
+        for reason in summary.get("damaged_checkpoints", ()):
+            self.console.print(f"left out a damaged checkpoint: {reason}", highlight=False)
+
     def __call__(self, row: Mapping[str, Any]) -> None:
         step, seconds = row["step"], row["seconds"]
         rate = (step - self.last[0]) / max(seconds - self.last[1], 1e-9)

@@ -80,8 +80,9 @@ def run(
     target: Mapping[str, float] | None = None,
     save_seconds: float = 60.0,
     sinks: Sequence[Sink] = (),
+    on_start: Callable[[dict[str, Any]], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> RunResult:
     """Trains `learner` on `problem` from the host, recording as it goes.
 
@@ -106,6 +107,8 @@ def run(
             as `{"accuracy": 0.97}`.
         save_seconds: between checkpoints, at least; longer where one costs over 1 % of that.
         sinks: get every record, each in a thread of its own (`jaxevo.sinks`).
+        on_start: called once with what is known of the run after compilation: cost, seconds,
+            bytes.
         on_record: called with each record, in this thread.
         progress: shows a bar, or plain lines where there is no terminal.
 
@@ -142,12 +145,13 @@ def run(
     with contextlib.ExitStack() as stack:
         if files is not None:
             stack.enter_context(files.held())
-        display = on_record
+        display, announce = on_record, on_start
         if progress:
             from jaxevo.report import Display
 
             shown = stack.enter_context(Display(num_steps))
             display = functools.partial(_both, shown, on_record)
+            announce = functools.partial(_both, shown.compiled, on_start)
         send = stack.enter_context(running(sinks))
         interrupted = stack.enter_context(_signals())
         loop = _Loop(
@@ -156,6 +160,8 @@ def run(
         )  # fmt: skip
         if resume_from is not None:
             loop.restore()
+        if announce is not None:
+            announce(loop.summary)
         return loop.run()
 
 
@@ -201,6 +207,16 @@ class _Loop:
         self.summary: dict[str, Any] = {
             "cost_per_step": learner.cost(problem)._asdict(),
             "num_parameters": tree_size(jax.eval_shape(problem.init, key)),
+        }
+        self.note_program()
+
+    def note_program(self) -> None:
+        program = self.program
+        self.summary |= {
+            "compile_seconds": program.compile_seconds,
+            "compiles": program.compiles,
+            "temp_bytes": program.temp_bytes,
+            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
         }
 
     def restore(self) -> None:
@@ -265,13 +281,10 @@ class _Loop:
 
     def finish(self) -> RunResult:
         program, files = self.program, self.files
+        self.note_program()
         self.summary |= {
             "steps": self.step,
             "seconds": time.perf_counter() - self.started,
-            "compile_seconds": program.compile_seconds,
-            "compiles": program.compiles,
-            "temp_bytes": program.temp_bytes,
-            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
             "interrupted": bool(self.interrupted),
             "signal": self.interrupted.signal,
             "target_reached": self.reached(),
