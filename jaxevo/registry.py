@@ -122,20 +122,22 @@ LEARNERS = _by_name(
     ),
 )
 
+_PEERS = "backprop,evolution-strategy"
+
 TASKS = _by_name(
     Named(
         "sine",
         "jaxevo.tasks:sine",
         "regression of one period of a sine",
         model="mlp",
-        peers="backprop,evolution-strategy",
+        peers=_PEERS,
     ),
     Named(
         "digits",
         "jaxevo.tasks:digits",
         "1,797 handwritten digits of 8x8 pixels",
         model="mlp",
-        peers="backprop,evolution-strategy",
+        peers=_PEERS,
     ),
     Named(
         "mackey-glass",
@@ -144,38 +146,34 @@ TASKS = _by_name(
         model="rnn",
         peers="bptt,bptt-truncated,evolution-strategy",
     ),
-)
-
-_IMAGES = {"peers": "backprop,evolution-strategy"}
-TASKS |= _by_name(
-    Named("mnist", "jaxevo.tasks:mnist", "70,000 handwritten digits", model="mlp", **_IMAGES),
+    Named("mnist", "jaxevo.tasks:mnist", "70,000 handwritten digits", model="mlp", peers=_PEERS),
     Named(
         "fashion-mnist",
         "jaxevo.tasks:fashion_mnist",
         "70,000 pieces of clothing",
         model="mlp",
-        **_IMAGES,
+        peers=_PEERS,
     ),
     Named(
         "kmnist",
         "jaxevo.tasks:kmnist",
         "70,000 cursive Japanese characters",
         model="mlp",
-        **_IMAGES,
+        peers=_PEERS,
     ),
     Named(
         "cifar10",
         "jaxevo.tasks:cifar10",
         "60,000 coloured photographs of 10 kinds",
         model="convnet",
-        **_IMAGES,
+        peers=_PEERS,
     ),
     Named(
         "svhn",
         "jaxevo.tasks:svhn",
         "99,289 cropped house numbers",
         model="convnet",
-        **_IMAGES,
+        peers=_PEERS,
     ),
 )
 

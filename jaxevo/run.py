@@ -5,7 +5,6 @@ Nothing that is recorded depends on where the chunks are cut, so a run that was 
 resumed leaves what the unbroken run would have left, bit for bit.
 """
 
-import collections
 import contextlib
 import functools
 import pathlib
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -32,11 +30,11 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.folder import RunFolder
+from jaxevo.program import Program
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
 from jaxevo.tasks import baselines
-from jaxevo.train import run_chunk, split_key, zero_sums
-from jaxevo.tree import tree_size, tree_where
+from jaxevo.tree import tree_size
 
 CHUNK_SECONDS = 0.25  # of one jitted call: how long Ctrl-C and the display may wait
 SAVE_SHARE = 0.01  # of the time that checkpoints may take
@@ -201,7 +199,7 @@ class _Loop:
         self.num_steps, self.record_every = num_steps, record_every
         self.files, self.save_seconds = files, save_seconds
         self.target, self.show, self.interrupted = target, show, interrupted
-        self.program = _Program(key, learner, problem, num_seeds, params)
+        self.program = Program(key, learner, problem, num_seeds, params)
         self.step = 0
         self.rows: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {
@@ -308,149 +306,6 @@ class _Loop:
                 plotting.save(figure, files.path / "curve.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
-
-
-class _Program:
-    """The compiled pieces of one run, and the state that they move on."""
-
-    def __init__(self, key, learner, problem, num_seeds, params):
-        self.learner, self.problem = learner, problem
-        self.many = num_seeds is not None
-        self.compile_seconds, self.compiles = 0.0, 0
-        keys = key if num_seeds is None else jax.random.split(key, num_seeds)
-        key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
-        axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
-        axes = (0, None, None, axis)
-        self.state, self.sums, self.best = self._call(_first, axes, key_init, params)
-        self.zeros = self.sums
-        self.can_resize = hasattr(learner, "resize")
-        self.test = problem.held_out()
-        self._compile()
-
-    def _compile(self) -> None:
-        """Compiles what every chunk and every record runs."""
-        arguments = (self.key_run, self.learner, self.problem, self.state, self.sums, np.int32(1))
-        donate = () if self.can_resize else (3, 4)
-        axes = (0, None, None, 0, 0, None)
-        self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
-        self.chunk = self._compiled(run_chunk, axes, arguments, donate)
-        self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
-        if self.test is not None:
-            arguments = (self.learner, self.problem, self.test, self.state, self.best)
-            self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
-
-    def advance(self, num_steps: int) -> tuple[float, int]:
-        """Seconds that a chunk took, and steps done: none if it is to be rerun, resized."""
-        started = time.perf_counter()
-        before = (self.state, self.sums)
-        self.state, self.sums = self.chunk(
-            self.key_run, self.learner, self.problem, *before, np.int32(num_steps)
-        )
-        jax.block_until_ready(self.sums)
-        seconds = time.perf_counter() - started
-        if not self.can_resize:
-            return seconds, num_steps
-        resized = self.learner.resize(before[0], self.state, self.problem)
-        if resized is None:
-            return seconds, num_steps
-        self.problem, self.state = resized.problem, resized.state
-        self.test = self.problem.held_out()
-        if resized.rerun:
-            self.sums = before[1]
-        if self.best is not None:  # the best network of the old size cannot be kept beside the new
-            self.best = self._call(_first_best, (None, None, 0), self.state)
-        self._compile()
-        return seconds, 0 if resized.rerun else num_steps
-
-    def take_metrics(self, num_steps: int) -> dict[str, Any]:
-        sums, self.sums = self.sums, jax.tree.map(jnp.copy, self.zeros)
-        return {name: _plain(total / num_steps) for name, total in sums.items()}
-
-    def evaluate(self) -> dict[str, Any]:
-        if self.test is None:
-            return {}
-        metrics, self.best = self.evaluator(
-            self.learner, self.problem, self.test, self.state, self.best
-        )
-        return {f"held_out/{name}": _plain(value) for name, value in metrics.items()}
-
-    def solution(self) -> Params:
-        return self._call(_solution, (None, None, 0), self.state)
-
-    def best_params(self) -> Params | None:
-        return None if self.best is None else self.best["params"]
-
-    def saved(self) -> dict[str, Any]:
-        return {"state": self.state, "sums": self.sums, "best": self.best}
-
-    def load(self, tree: dict[str, Any]) -> None:
-        self.state, self.sums, self.best = tree["state"], tree["sums"], tree["best"]
-
-    def _call(self, fn: Callable, axes: tuple, *arguments: Any) -> Any:
-        """`fn(learner, problem, ...)`, or `fn(key, learner, problem, ...)`, over all seeds."""
-        place = 1 if fn is _first else 0
-        arguments = (*arguments[:place], self.learner, self.problem, *arguments[place:])
-        return self._compiled(fn, axes, arguments)(*arguments)
-
-    def _over_seeds(self, fn: Callable, axes: tuple) -> Callable:
-        return jax.vmap(fn, in_axes=axes) if self.many else fn
-
-    def _compiled(self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = ()) -> Any:
-        """`fn` over seeds, compiled for these arguments; the same request compiles once."""
-        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
-        request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes)
-        if request in _executables:
-            _executables.move_to_end(request)
-            return _executables[request]
-        started = time.perf_counter()
-        program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
-        _executables[request] = compiled = program.lower(*arguments).compile()
-        self.compile_seconds += time.perf_counter() - started
-        self.compiles += 1
-        if len(_executables) > 64:
-            _executables.popitem(last=False)
-        return compiled
-
-
-_executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-
-
-def _first(key, learner, problem, params):
-    state = learner.init(key, problem, params)
-    has_test = problem.held_out() is not None
-    best = _first_best(learner, problem, state) if has_test else None
-    return state, zero_sums(learner, problem, state), best
-
-
-def _first_best(learner, problem, state):
-    return {"params": learner.solution(state, problem), "loss": jnp.array(jnp.inf)}
-
-
-def _solution(learner, problem, state):
-    return learner.solution(state, problem)
-
-
-def _held_out(learner, problem, test, state, best):
-    """Metrics of the solution on the test split, and the better of it and the best so far."""
-    params = learner.solution(state, problem)
-    evaluation = test.evaluate(params, test.sample(jax.random.key(0), jnp.int32(0)))
-    loss = evaluation.loss.astype(best["loss"].dtype)
-    better = loss < best["loss"]
-    best = tree_where(better, {"params": params, "loss": loss}, best)
-    return {"loss": evaluation.loss} | evaluation.metrics, best
-
-
-def _one_for_each(params: Params, problem: Problem, num_seeds: int | None) -> bool:
-    """Whether `params` leads with the seeds: one network for each of them."""
-    if num_seeds is None:
-        return False
-    one = jax.eval_shape(problem.init, jax.random.key(0))
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True)
-    return all(leaf.ndim > like.ndim and leaf.shape[0] == num_seeds for leaf, like in pairs)
-
-
-def _plain(value: Array) -> Any:
-    return np.asarray(value, np.float64).tolist()
 
 
 class _Interrupted:

@@ -48,7 +48,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A Weights & Biases run, offline unless you say otherwise. Needs `jaxevo[wandb]`."""
 
-    def __init__(self, folder: str | pathlib.Path, *, mode: str = "offline", **settings: Any):
+    def __init__(self, folder: str | pathlib.Path, *, mode: Any = "offline", **settings: Any):
         try:
             import wandb  # pyright: ignore
         except ImportError:

@@ -33,7 +33,7 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
     Raises:
         ValueError: the training or the held-out series are shorter than that.
     """
-    shortest = min(len(task.train_inputs), len(task.test_inputs))
+    shortest = _shortest(task)
     require("num_taps", f"from 1 to {shortest}", num_taps, lambda n: 1 <= n <= shortest)
     weights, *_ = np.linalg.lstsq(
         _taps(task.train_inputs, num_taps), _rows(task.train_targets, num_taps), rcond=None
@@ -43,6 +43,11 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
     prediction = _taps(test_inputs, num_taps) @ weights
     target = np.asarray(task.test_targets)[start:].reshape(len(prediction), -1)
     return {"mse": float(np.mean((prediction - target) ** 2) * task.scale**2)}
+
+
+def _shortest(task: Stream) -> int:
+    """Time steps of the training or the held-out series, whichever are fewer."""
+    return min(np.shape(task.train_inputs)[0], np.shape(task.test_inputs)[0])
 
 
 def _taps(inputs: Any, num_taps: int) -> np.ndarray:
@@ -65,7 +70,7 @@ def baselines(task: Any) -> dict[str, dict[str, float]]:
         return {}
     if isinstance(task, Stream) and task.loss == "squared_error":
         levels = {}
-        if min(len(task.train_inputs), len(task.test_inputs)) >= 20:
+        if _shortest(task) >= 20:
             levels = {"linear, 20 taps": linear_taps(task)}
         if task.train_inputs.shape[-1] >= task.num_outputs:
             levels = {"persistence": persistence(task)} | levels
