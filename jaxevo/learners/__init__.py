@@ -1,5 +1,6 @@
 """Learners: one file per population algorithm, and gradient descent on any estimate."""
 
+from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
 
-__all__ = ["GradientLearner", "GradientState"]
+__all__ = ["EvosaxState", "EvosaxStrategy", "GradientLearner", "GradientState"]

@@ -47,7 +47,7 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
 
 def _shortest(task: Stream) -> int:
     """Time steps of the training or the held-out series, whichever are fewer."""
-    return min(np.shape(task.train_inputs)[0], np.shape(task.test_inputs)[0])
+    return min(len(np.asarray(series)) for series in (task.train_inputs, task.test_inputs))
 
 
 def _taps(inputs: Any, num_taps: int) -> np.ndarray:
