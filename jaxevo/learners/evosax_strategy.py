@@ -1,0 +1,463 @@
+"""Any strategy of evosax, by name.
+
+evosax asks for losses and tells new parameters; this learner lays networks out as the vectors it
+searches, evaluates them in chunks, and guards what comes back. evosax minimises: losses go in as
+they are. It is imported inside the functions of this file only.
+Source: Lange, evosax, arXiv 2212.04180. Differs:
+- a non-finite loss becomes the worst finite one before evosax sees it;
+- a generation without a finite loss, or after which a number of the strategy that was finite no
+  longer is, changes nothing but the step counter;
+- HillClimbing, GradientlessDescent, RandomSearch and SimulatedAnnealing measure the network that
+  they stand at again on every batch: in evosax its luckiest loss would stand for ever.
+"""
+
+import contextlib
+import difflib
+import functools
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxevo.core import (
+    Batch,
+    Cost,
+    Metrics,
+    Model,
+    Params,
+    Problem,
+    Scalar,
+    abstract_batch,
+    learner,
+    num_samples,
+    require,
+    static,
+)
+from jaxevo.population import default_chunk_size, finite_mean, map_members
+from jaxevo.pytree import normalised
+from jaxevo.tree import tree_fill, tree_masked, tree_repeat, tree_where
+
+# Where evosax keeps the loss of the network that these stand at.
+_LOSS_OF_MEAN = {
+    "GradientlessDescent": "best_fitness_shaped",
+    "HillClimbing": "best_fitness_shaped",
+    "RandomSearch": "best_fitness_shaped",
+    "SimulatedAnnealing": "fitness",
+}
+
+
+class EvosaxState(NamedTuple):
+    params: Params  # the mean; of a strategy without one mean, the champion
+    strategy: Any  # evosax's state; its one mean is left out: `params` holds it
+    step: Int[Array, ""]  # generations done
+
+
+@learner
+class EvosaxStrategy:
+    """A strategy of evosax; the solution is its mean, or its champion where there is no one mean.
+
+    The champion is the best network of a generation, if it beats the last champion on the batch
+    of that generation: no loss outlives its batch, so luck does not. Some strategies do compare
+    losses over generations inside (DifferentialEvolution, PSO, MR15_GA, LES, LGA,
+    CMAAnchoredLES, iAMaLGaM): on small batches they keep what was lucky once.
+
+    All trainable floating numbers are searched. A leaf that the model's `trainable`
+    rules out as a whole, by a constant, takes no part; a part of a leaf, or a leaf ruled out by a
+    computed mask, is held at 0 in the search (where the mean would be) and never reaches a
+    network.
+
+    Attributes:
+        strategy: a name of `strategy_names()`.
+        population_size: N, the members of all populations together.
+        sigma: initial standard deviation of a member's weights, > 0: evosax's `std_init`, or the
+            constant `std_schedule` of strategies that have no such number. PSO,
+            DifferentialEvolution, DiffusionEvolution, GradientlessDescent and RandomSearch take
+            none. It is also the spread of a first population around one network. None: evosax's
+            own default, mostly 1.
+        settings: other numbers of the strategy's `default_params`, by name.
+        num_populations: populations of SV_CMA_ES and SV_Open_ES, a divisor of N; no other
+            strategy has several.
+        allow_pickle: whether LES, LGA, EvoTF_ES and CMAAnchoredLES may load the trained weights
+            that evosax ships as pickles. Loading a pickle runs whatever code is in it.
+        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
+    """
+
+    strategy: str = static(default="SNES")
+    population_size: int = static(default=256)
+    sigma: Scalar | None = 0.1
+    settings: Mapping[str, float] | None = None
+    num_populations: int = static(default=2)
+    allow_pickle: bool = static(default=False)
+    chunk_size: int | None = static(default=None)
+
+    def __post_init__(self):
+        require("population_size", ">= 2", self.population_size, lambda n: n >= 2)
+        require("num_populations", ">= 1", self.num_populations, lambda n: n >= 1)
+        require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
+        require("chunk_size", ">= 1", self.chunk_size, lambda n: n >= 1)
+        if self.strategy not in _algorithms():
+            raise ValueError(
+                "strategy must be one that jaxevo.learners.evosax_strategy.strategy_names() "
+                f"lists, got {self.strategy!r}{_nearest(self.strategy, _algorithms())}"
+            )
+        if _loads_pickle(self.strategy) and not self.allow_pickle:
+            raise ValueError(
+                f"allow_pickle must be True for {self.strategy}: its trained weights come with "
+                "evosax as a pickle, and loading one runs whatever code is in it, got False"
+            )
+        if _start(self.strategy) == "means":
+            require(
+                "population_size",
+                f"a multiple of num_populations ({self.num_populations})",
+                self.population_size,
+                lambda n: n % self.num_populations == 0,
+            )
+        self._check_settings(_build(*self._structure, 2, None).defaults)
+
+    def _check_settings(self, defaults: Any) -> None:
+        if self.settings is None:
+            return
+        known = [name for name, value in vars(defaults).items() if _is_number(value)]
+        known = [name for name in known if name != "std_init"]
+        for name, value in self.settings.items():
+            if name == "std_init":
+                raise ValueError("settings must leave std_init to sigma, got std_init")
+            if name not in known:
+                raise ValueError(
+                    f"settings must be among {', '.join(known) or 'none'} for {self.strategy}, "
+                    f"got {name!r}{_nearest(name, known)}"
+                )
+            require(f"settings[{name!r}]", "a finite number", value, lambda v: v * 0 == 0)
+        numbers = {name: normalised(value, True) for name, value in self.settings.items()}
+        object.__setattr__(self, "settings", numbers)
+
+    def init(
+        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
+    ) -> EvosaxState:
+        key_params, key_spread, key_batch, key_strategy = jax.random.split(key, 4)
+        start = _start(self.strategy)
+        num = {"mean": 1, "means": self.num_populations, "population": self.population_size}[start]
+        rows = _leading_axis(params, jax.eval_shape(problem.init, key))
+        if rows is not None and (start == "mean" or rows != num):
+            wanted = "one network" if start == "mean" else f"one network, or {num} of them"
+            raise ValueError(f"params must be {wanted} for {self.strategy}, got {rows} of them")
+        if params is None:
+            networks = jax.vmap(problem.init)(jax.random.split(key_params, num))
+        else:
+            networks = params if rows else tree_repeat(params, num)
+
+        layout = _Layout(problem.model, jax.tree.map(lambda leaf: leaf[0], networks))
+        vectors = jax.vmap(layout.vector)(networks)
+        if params is not None and not rows:  # the first is the network itself
+            noise = jax.random.normal(key_spread, vectors.shape, vectors.dtype)
+            spread = (1.0 if self.sigma is None else self.sigma) * layout.free
+            vectors += spread[None] * noise.at[0].set(0)
+
+        built, numbers = self._evosax(layout, problem)
+        best = vectors[0]
+        first = (best,) if start == "mean" else (vectors,)
+        if start == "population":
+            batch = problem.sample(key_batch, jnp.int32(0))
+            losses = _told(self._losses(vectors, layout, problem, batch))
+            best = vectors[jnp.argmin(losses)]
+            first = vectors, losses
+        with _as_evosax_likes_it():
+            strategy = built.es.init(key_strategy, *first, numbers)
+        strategy = self._with_sigma(strategy)
+        if start == "mean":
+            strategy = strategy.replace(mean=None)
+        strategy = _cast(strategy, strategy)  # weak types, which would trace anew, become strong
+        return EvosaxState(layout.network(best), strategy, jnp.int32(0))
+
+    def step(
+        self, key: Key[Array, ""], state: EvosaxState, problem: Problem
+    ) -> tuple[EvosaxState, Metrics]:
+        key_batch, key_ask, key_tell = jax.random.split(key, 3)
+        batch = problem.sample(key_batch, state.step)
+        layout = _Layout(problem.model, state.params)
+        built, numbers = self._evosax(layout, problem)
+        has_mean = _start(self.strategy) == "mean"
+
+        before = state.strategy
+        if has_mean:
+            before = before.replace(mean=layout.vector(state.params))
+        loss_standing = jnp.inf
+        if self._measures_again:
+            loss_standing = problem.evaluate(state.params, batch).loss.astype(layout.dtype)
+            loss_standing = jnp.where(jnp.isfinite(loss_standing), loss_standing, jnp.inf)
+        if self.strategy in _LOSS_OF_MEAN:
+            before = before.replace(**{_LOSS_OF_MEAN[self.strategy]: loss_standing})
+            if hasattr(before, "best_solution_shaped"):
+                before = before.replace(best_solution_shaped=before.mean)
+
+        with _as_evosax_likes_it():
+            members, after = built.es.ask(key_ask, before, numbers)
+        losses = self._losses(members, layout, problem, batch)
+        told = _told(losses)
+        with _as_evosax_likes_it():
+            after, _ = built.es.tell(key_tell, members, told, after, numbers)
+        after = self._with_sigma(after)
+        after = _cast(after, before)
+
+        if has_mean:
+            params = layout.network(after.mean)
+            strategy = after.replace(mean=None)
+        else:
+            best = jnp.argmin(told)
+            champion = layout.network(members[best])
+            params = tree_where(told[best] < loss_standing, champion, state.params)
+            strategy = after
+
+        finite = jnp.isfinite(losses)
+        broken = jnp.any(finite) & _lost_a_number(after, before)
+        new = EvosaxState(params, strategy, state.step)
+        new = tree_where(jnp.any(finite) & ~broken, new, state)._replace(step=state.step + 1)
+        metrics = {
+            "loss": finite_mean(losses, finite),
+            "best_loss": jnp.min(jnp.where(finite, losses, jnp.inf)),
+            "num_nonfinite": jnp.sum(~finite) + broken,
+        }
+        return new, metrics
+
+    def solution(self, state: EvosaxState, problem: Problem) -> Params:
+        return state.params
+
+    def cost(self, problem: Problem) -> Cost:
+        samples = num_samples(problem, abstract_batch(problem))
+        return Cost(self.population_size + self._measures_again, 0, samples)
+
+    @property
+    def _measures_again(self) -> bool:
+        """Whether a step also evaluates the network that it started from."""
+        return _start(self.strategy) != "mean" or self.strategy in _LOSS_OF_MEAN
+
+    @property
+    def _structure(self) -> tuple[str, int, int]:
+        return self.strategy, self.population_size, self.num_populations
+
+    def _evosax(self, layout: "_Layout", problem: Problem) -> tuple["_Built", Any]:
+        """evosax's strategy, and the numbers it is to use, of a network's size."""
+        sampled = problem.model if "sampling_fn" in _arguments(self.strategy) else None
+        built = _build(*self._structure, layout.size, sampled)
+        numbers: dict[str, Any] = dict(self.settings or {})
+        if self.sigma is not None and hasattr(built.defaults, "std_init"):
+            numbers["std_init"] = self.sigma
+        kinds = {name: jnp.result_type(getattr(built.defaults, name)) for name in numbers}
+        changed = {name: jnp.asarray(numbers[name]).astype(kinds[name]) for name in numbers}
+        return built, built.defaults.replace(**changed)
+
+    def _with_sigma(self, strategy: Any) -> Any:
+        """`strategy` with the standard deviation that a constant schedule would give it.
+
+        A schedule is code of the strategy's object, which would make `sigma` a constant of the
+        program; in the state it is a number.
+        """
+        if self.sigma is None or "std_schedule" not in _arguments(self.strategy):
+            return strategy
+        return strategy.replace(std=jnp.full_like(strategy.std, self.sigma))
+
+    def _losses(
+        self, members: Float[Array, "N D"], layout: "_Layout", problem: Problem, batch: Batch
+    ) -> Float[Array, " N"]:
+        chunk_size = self.chunk_size or default_chunk_size(
+            self.population_size, layout.params, problem, batch
+        )
+        losses = map_members(
+            lambda member: problem.evaluate(layout.network(member), batch).loss,
+            members,
+            min(chunk_size, self.population_size),
+        )
+        return losses.astype(layout.dtype)
+
+
+def strategy_names(*, allow_pickle: bool = False) -> tuple[str, ...]:
+    """The strategies that `EvosaxStrategy` runs.
+
+    Args:
+        allow_pickle: whether to list those too that load a pickle.
+
+    Raises:
+        ImportError: evosax is not installed.
+    """
+    return tuple(name for name in sorted(_algorithms()) if allow_pickle or not _loads_pickle(name))
+
+
+class _Layout:
+    """A network as the vector that evosax searches, and back."""
+
+    def __init__(self, model: Model, params: Params):
+        self.params = params
+        self.mask = model.trainable(params)
+        self.left_out = _left_out(model, params)
+        vector, self.unravel = ravel_pytree(self.searched(params))
+        if vector.size == 0:
+            raise ValueError("params must hold a trainable floating number, got none")
+        self.size, self.own_dtype = vector.size, vector.dtype
+        self.dtype = jax.dtypes.canonicalize_dtype(float)
+        masks = jax.tree.map(
+            lambda leaf, mask: jnp.broadcast_to(jnp.asarray(mask, bool), jnp.shape(leaf)),
+            params,
+            self.mask,
+        )
+        self.free = ravel_pytree(self.searched(masks))[0]  # [D]
+
+    def searched(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf, out: None if out else leaf, tree, self.left_out)
+
+    def vector(self, params: Params) -> Float[Array, " D"]:
+        vector = ravel_pytree(self.searched(params))[0]
+        return jnp.where(self.free, vector, 0).astype(self.dtype)  # no NaN of a frozen leaf
+
+    def network(self, vector: Float[Array, " D"]) -> Params:
+        network = tree_fill(self.unravel(vector.astype(self.own_dtype)), self.params)
+        return tree_masked(self.mask, network, self.params)
+
+
+def _left_out(model: Model, params: Params) -> Any:
+    """Of each leaf, whether it takes no part: no float, or ruled out by a constant mask.
+
+    The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
+    """
+    found = []
+
+    def look(params):
+        found.append(
+            jax.tree.map(
+                lambda leaf, mask: (
+                    not jnp.issubdtype(leaf.dtype, jnp.floating)
+                    or not (isinstance(mask, Tracer) or np.any(mask))
+                ),
+                params,
+                model.trainable(params),
+            )
+        )
+
+    jax.eval_shape(look, params)
+    return found[0]
+
+
+def _leading_axis(params: Params | None, one: Params) -> int | None:
+    """N if every leaf of `params` has an axis [N] more than that of `one`, else None."""
+    if params is None or jax.tree.structure(params) != jax.tree.structure(one):
+        return None
+    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True))
+    if any(jnp.ndim(leaf) != like.ndim + 1 for leaf, like in pairs):
+        return None
+    lengths = {jnp.shape(leaf)[0] for leaf, _ in pairs}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _cast(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda x, y: jax.lax.convert_element_type(x, y.dtype), tree, like)
+
+
+def _told(losses: Float[Array, " N"]) -> Float[Array, " N"]:
+    """`losses` with the worst finite one, or a large number, for those that are not finite."""
+    finite = jnp.isfinite(losses)
+    worst = jnp.where(jnp.any(finite), jnp.max(jnp.where(finite, losses, -jnp.inf)), 1e9)
+    return jnp.where(finite, losses, worst)
+
+
+def _lost_a_number(new: Any, old: Any) -> Bool[Array, ""]:
+    """Whether anything that was finite no longer is. (evosax marks what is unset by NaN or inf.)"""
+    lost = [
+        jnp.any(jnp.isfinite(o) & ~jnp.isfinite(n))
+        for n, o in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+        if jnp.issubdtype(o.dtype, jnp.floating)
+    ]
+    return jnp.any(jnp.array(lost))
+
+
+# ------------------------------------------------------------------------------------- evosax
+
+
+class _Built(NamedTuple):
+    es: Any
+    defaults: Any  # evosax's Params
+
+
+@functools.lru_cache(maxsize=256)
+def _build(
+    name: str, population_size: int, num_populations: int, num_dims: int, sampled: Model | None
+) -> _Built:
+    """A strategy and its default numbers; once, because evosax compiles anew for every object.
+
+    Raises:
+        ValueError: evosax refuses the size of the population or of the network.
+    """
+    arguments = {}
+    if "num_populations" in _arguments(name):
+        arguments["num_populations"] = num_populations
+        population_size //= num_populations
+    if "sampling_fn" in _arguments(name):
+        arguments["sampling_fn"] = lambda key: _sample(sampled, key)
+    with _as_evosax_likes_it(), jax.ensure_compile_time_eval():
+        try:
+            es = _algorithms()[name](
+                population_size=population_size,
+                solution=jnp.zeros(num_dims, jax.dtypes.canonicalize_dtype(float)),
+                metrics_fn=lambda *_: {},  # evosax's own hold several whole networks
+                **arguments,
+            )
+        except AssertionError as error:
+            raise ValueError(
+                f"population_size must be one that {name} of evosax takes, got "
+                f"{population_size} ({error})"
+            ) from None
+        return _Built(es, es.default_params)
+
+
+def _sample(model: Any, key: Key[Array, ""]) -> Float[Array, " D"]:
+    """What random search looks at: networks as the model draws them."""
+    params = model.init(key)
+    return _Layout(model, params).vector(params)
+
+
+def _algorithms() -> dict[str, Any]:
+    try:
+        with _as_evosax_likes_it():
+            from evosax.algorithms import algorithms
+    except ImportError as error:
+        raise ImportError("EvosaxStrategy needs evosax: pip install evosax") from error
+    return algorithms
+
+
+@functools.cache
+def _arguments(name: str) -> frozenset[str]:
+    """What the strategy's constructor takes."""
+    return frozenset(inspect.signature(_algorithms()[name].__init__).parameters)
+
+
+@functools.cache
+def _start(name: str) -> str:
+    """What a strategy starts from: "mean", "means" (one for each population) or "population"."""
+    return list(inspect.signature(_algorithms()[name].init).parameters)[2]
+
+
+def _loads_pickle(name: str) -> bool:
+    return "params_path" in _arguments(name)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, (Mapping, str)) and np.ndim(value) == 0
+
+
+@contextlib.contextmanager
+def _as_evosax_likes_it() -> Iterator[None]:
+    """evosax broadcasts over missing axes and warns; a user's settings may make errors of both."""
+    with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    by_lower = {name.lower(): name for name in words}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[near[0]]}?)" if near else ""
