@@ -42,6 +42,14 @@ class Comparison(NamedTuple):
     problems: dict[str, Problem]
     metric: str
 
+    @property
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """The records of each learner with the samples and passes up to them."""
+        return {
+            name: [row | _spent(result, row["step"]) for row in result.rows]
+            for name, result in self.runs.items()
+        }
+
 
 def compare(
     key: Key[Array, ""],
@@ -80,8 +88,11 @@ def compare(
     require("budget", f"one of {', '.join(BUDGETS)}", budget, lambda b: b in BUDGETS)
     require_integer("num_seeds", 1, num_seeds)
     require_integer("tune", 0, tune)
-    if not entries:
-        raise ValueError("entries must name at least one learner, got none")
+    if not isinstance(entries, Mapping) or not entries:
+        raise ValueError(
+            "entries must map names to (learner, problem), such as {'bptt': (learner, problem)}, "
+            f"got {entries!r}"
+        )
     key_params, key_run, key_tune = jax.random.split(key, 3)
     steps = {
         name: _affordable(name, entry, budget, amount, key_run) for name, entry in entries.items()
@@ -130,10 +141,7 @@ def write(comparison: Comparison, folder: pathlib.Path) -> None:
         writer = csv.DictWriter(file, list(comparison.table[0]))
         writer.writeheader()
         writer.writerows(comparison.table)
-    curves = {
-        name: [row | _spent(result, row["step"]) for row in result.rows]
-        for name, result in comparison.runs.items()
-    }
+    curves = comparison.curves
     with (folder / "curves.jsonl").open("w", encoding="utf-8") as file:
         for name, rows in curves.items():
             for row in rows:
@@ -145,7 +153,8 @@ def write(comparison: Comparison, folder: pathlib.Path) -> None:
 
 def _spent(result: RunResult, step: int) -> dict[str, int]:
     """Passes and samples up to a step."""
-    return {name: count * step for name, count in result.summary["cost_per_step"].items()}
+    spent = {name: count * step for name, count in result.summary["cost_per_step"].items()}
+    return spent | {"passes": spent["forward_passes"] + spent["backward_passes"]}
 
 
 def price_of_step(cost: Cost, budget: Budget) -> int:

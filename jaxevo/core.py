@@ -50,6 +50,7 @@ __all__ = [
     "SupervisedTask",
     "Task",
     "abstract_batch",
+    "check_key",
     "check_requirements",
     "learner",
     "num_samples",
@@ -389,6 +390,16 @@ class Estimator(Protocol):
     def cost(self, problem: Any) -> Cost: ...
 
 
+def check_key(key: Any) -> None:
+    """Refuses what is no key.
+
+    Raises:
+        ValueError: with how to make one.
+    """
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError(f"key must be made by jax.random.key(seed), got {type(key).__name__}")
+
+
 @functools.lru_cache(maxsize=256)
 def has_carry(model: Model) -> bool:
     """Whether a network has a hidden state. Found without computing anything."""
@@ -401,11 +412,20 @@ def abstract_key() -> Any:
 
 
 def check_requirements(learner: Any, problem: Any) -> None:
-    """Refuses a problem that lacks what a learner, or its estimator, needs.
+    """Refuses what is no learner, and a problem that lacks what a learner or its estimator needs.
 
     Raises:
         ValueError: naming the learner, the missing ability, and what has it.
     """
+    if not isinstance(learner, Learner):
+        hint = (
+            " (wrap it: GradientLearner(estimator=...))" if isinstance(learner, Estimator) else ""
+        )
+        raise ValueError(f"learner must be a learner, got {type(learner).__name__}{hint}")
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"problem must be jaxevo.Problem(task, model), got {type(problem).__name__}"
+        )
     for part in (learner, getattr(learner, "estimator", None)):
         needed = getattr(part, "requires", None)
         if needed is not None and not isinstance(problem, needed):

@@ -163,6 +163,10 @@ def apply(
             not covered.
     """
     _require_known(uncovered)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"model must be a model, such as problem.model, got {type(model).__name__}"
+        )
     view = _View(hook, record=True)
     with _in_force(view):
         outputs = model.apply(params, *inputs)

@@ -24,6 +24,7 @@ from jaxevo.core import (
     Params,
     Problem,
     State,
+    check_key,
     check_requirements,
     lower_is_better,
     require,
@@ -97,9 +98,9 @@ def run(
         params: the first network for every repetition, or one for each, [S, ...], where
             `num_seeds` is S; None draws them.
         folder: a new folder for the run's files, see `jaxevo/folder.py`.
-        resume_from: the folder of an earlier run to go on with; learner, problem, key,
-            `record_every` and `num_seeds` must be the same, and `record_every` must be given
-            where `num_steps` is not.
+        resume_from: the folder of an earlier run to go on with, up to `num_steps` in all;
+            learner, problem, key, `record_every` (None: as it was) and `num_seeds` must be the
+            same.
         config: what `config.json` is to hold beside the run's own description.
         target: held-out metrics that end the run once all are reached, by mean over seeds, such
             as `{"accuracy": 0.97}`.
@@ -116,6 +117,7 @@ def run(
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
     """
+    check_key(key)
     require_integer("num_steps", 1, num_steps)
     require_integer("record_every", 1, record_every)
     require_integer("num_seeds", 1, num_seeds)
@@ -178,7 +180,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 100 else f"{text[:48]} ... {text[-48:]}"
 
 

@@ -17,6 +17,7 @@ from jaxevo.core import (
     Params,
     Problem,
     State,
+    check_key,
     check_requirements,
     require_integer,
 )
@@ -63,6 +64,7 @@ def train(
         ValueError: a bad number of steps, both `state` and `params`, or a problem that lacks
             what the learner needs.
     """
+    check_key(key)
     require_integer("num_steps", 0, num_steps)
     require_integer("record_every", 1, record_every)
     if state is not None and params is not None:

@@ -183,7 +183,7 @@ def test_a_folder_is_held_by_one_process(tmp_path):
 def test_another_run_is_not_resumed(tmp_path):
     run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, folder=tmp_path / "r")
     other = GradientLearner(estimator=Backprop(), learning_rate=0.03)
-    with pytest.raises(ValueError, match=r"learner.learning_rate was 0.01999.*, now 0.0299"):
+    with pytest.raises(ValueError, match=r"learner.learning_rate was 0.02, now 0.03"):
         run(jax.random.key(0), other, PROBLEM, num_steps=4, resume_from=tmp_path / "r")
     with pytest.raises(ValueError, match="key was"):
         run(jax.random.key(1), LEARNER, PROBLEM, num_steps=4, resume_from=tmp_path / "r")

@@ -42,6 +42,8 @@ from jaxevo.tree import tree_masked
 class EvolutionStrategy:
     """A full-rank Gaussian population around one network; no member is ever stored.
 
+    Every window of a stream starts from the initial hidden state, where `Backprop` carries it on.
+
     All members see the same batch. Noise is made again where it is needed, so memory depends on
     `chunk_size` and not on `population_size`.
 

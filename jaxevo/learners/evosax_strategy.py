@@ -77,7 +77,8 @@ class EvosaxStrategy:
         strategy: a name of `strategy_names()`.
         population_size: N, the members of all populations together.
         sigma: initial standard deviation of a member's weights, > 0: evosax's `std_init`, or the
-            constant `std_schedule` of strategies that have no such number. PSO,
+            constant `std_schedule` of strategies that have no such number (iAMaLGaM_Full and
+            iAMaLGaM_Univariate add it to a covariance that starts at 1). PSO,
             DifferentialEvolution, DiffusionEvolution, GradientlessDescent and RandomSearch take
             none. It is also the spread of a first population around one network. None: evosax's
             own default, mostly 1.
@@ -92,7 +93,7 @@ class EvosaxStrategy:
     strategy: str = static(default="SNES")
     population_size: int = static(default=256)
     sigma: Scalar | None = 0.1
-    settings: Mapping[str, float] | None = None
+    settings: Mapping[str, float | int] | None = None
     num_populations: int = static(default=2)
     allow_pickle: bool = static(default=False)
     chunk_size: int | None = static(default=None)
@@ -160,7 +161,7 @@ class EvosaxStrategy:
             spread = (1.0 if self.sigma is None else self.sigma) * layout.free
             vectors += spread[None] * noise.at[0].set(0)
 
-        built, numbers = self._evosax(layout, problem)
+        built, numbers = self._evosax(layout)
         best = vectors[0]
         first = (best,) if start == "mean" else (vectors,)
         if start == "population":
@@ -182,7 +183,7 @@ class EvosaxStrategy:
         key_batch, key_ask, key_tell = jax.random.split(key, 3)
         batch = problem.sample(key_batch, state.step)
         layout = _Layout(problem.model, state.params)
-        built, numbers = self._evosax(layout, problem)
+        built, numbers = self._evosax(layout)
         has_mean = _start(self.strategy) == "mean"
 
         before = state.strategy
@@ -242,9 +243,17 @@ class EvosaxStrategy:
     def _structure(self) -> tuple[str, int, int]:
         return self.strategy, self.population_size, self.num_populations
 
-    def _evosax(self, layout: "_Layout", problem: Problem) -> tuple["_Built", Any]:
-        """evosax's strategy, and the numbers it is to use, of a network's size."""
-        sampled = problem.model if "sampling_fn" in _arguments(self.strategy) else None
+    def _evosax(self, layout: "_Layout") -> tuple["_Built", Any]:
+        """evosax's strategy for a network of this size, and the numbers that it is to use."""
+        if self.strategy == "LM_MA_ES":
+            require(
+                "population_size",
+                f"< {2 * layout.size} for LM_MA_ES on {layout.size} numbers, or evosax's c_c is "
+                "above 2 and the root of a negative number is taken",
+                self.population_size,
+                lambda n: n < 2 * layout.size,
+            )
+        sampled = layout.model if "sampling_fn" in _arguments(self.strategy) else None
         built = _build(*self._structure, layout.size, sampled)
         numbers: dict[str, Any] = dict(self.settings or {})
         if self.sigma is not None and hasattr(built.defaults, "std_init"):
@@ -293,7 +302,7 @@ class _Layout:
     """A network as the vector that evosax searches, and back."""
 
     def __init__(self, model: Model, params: Params):
-        self.params = params
+        self.model, self.params = model, params
         self.mask = model.trainable(params)
         self.left_out = _left_out(model, params)
         vector, self.unravel = ravel_pytree(self.searched(params))
