@@ -233,18 +233,7 @@ show(comparison.table, "learner", "mean", "low", "high", "samples", "forward_pas
      "backward_passes", "seconds")  # fmt: skip
 
 # %%
-curves = {}
-for name, result in comparison.runs.items():
-    cost = result.summary["cost_per_step"]
-    passes = cost["forward_passes"] + cost["backward_passes"]
-    curves[name] = [
-        row
-        | {
-            "samples": row["step"] * cost["samples"],
-            "forward_and_backward_passes": row["step"] * passes,
-        }
-        for row in result.rows
-    ]
+curves = comparison.curves
 levels = jaxevo.tasks.baselines(series)
 plotting.comparison(curves, comparison.metric, x="samples", baselines=levels)
 
@@ -252,7 +241,7 @@ plotting.comparison(curves, comparison.metric, x="samples", baselines=levels)
 # The same runs against the work they took, a pass over one batch counting one:
 
 # %%
-plotting.comparison(curves, comparison.metric, x="forward_and_backward_passes")
+plotting.comparison(curves, comparison.metric, x="passes")
 
 # %%
 reached = max(row["mean"] for row in comparison.table) + 1e-6  # by all three
@@ -260,7 +249,7 @@ print(f"to get to an mse of {reached:.3f}:")
 for name, rows in curves.items():
     row = next(row for row in rows if np.mean(row["held_out/mse"]) <= reached)
     print(f"{name:18}  {row['samples']:7,} samples  "
-          f"{row['forward_and_backward_passes']:6,} passes")  # fmt: skip
+          f"{row['passes']:6,} passes")  # fmt: skip
 
 # %% [markdown]
 # Read it soberly: where a derivative exists, back-propagation is far better. It comes to the
