@@ -226,7 +226,7 @@ def find_learner(name: str) -> Named:
             name,
             "jaxevo.learners.evosax_strategy:EvosaxStrategy",
             f"{strategy} of evosax",
-            preset={"steps": 400},
+            preset={"steps": 600},
             fixed={"strategy": strategy},
         )
     return lookup("learner", name, LEARNERS)
