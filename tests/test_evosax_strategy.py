@@ -100,8 +100,8 @@ def test_it_compiles_once_keeps_types_and_descends(name):
     assert len(traces) == 1
     # no parameter-sized metric is stacked by a scan
     assert all(metric.shape == () for metric in metrics.values())
-    # annealing at temperature 5 walks at random, and 16 samples of one batch may all be worse
-    if name not in ("SimulatedAnnealing", "DiffusionEvolution"):
+    # annealing accepts nearly all at first; the other one's mean drifts off, in evosax too
+    if name not in ("SimulatedAnnealing", "iAMaLGaM_Univariate"):
         assert loss_of(learner.solution(state, problem), problem) < first
 
 
@@ -149,14 +149,15 @@ def test_failed_members_are_counted_and_poison_nothing(name):
         return jnp.where(params["bias"] > 0.05, jnp.nan, x * params["slope"] + params["bias"])
 
     problem = line(zero_line, apply)
-    learner = make(name, population_size=32)
+    # LM_MA_ES takes no more than twice the number of weights
+    learner = make(name, population_size=3 if name == "LM_MA_ES" else 32)
     state = start(learner, jax.random.key(3), problem, zero_line(None))
     step, _ = stepper()
     counted = 0
     for i in range(6):
         state, metrics = step(jax.random.key(i), learner, state, problem)
         counted += metrics["num_nonfinite"]
-        assert np.isfinite(metrics["loss"]) or metrics["num_nonfinite"] >= 32
+        assert np.isfinite(metrics["loss"]) or metrics["num_nonfinite"] >= learner.population_size
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(state.params))
     if name != "RandomSearch":  # which draws what the model draws: zeros
         assert counted > 0
@@ -258,7 +259,7 @@ def test_sigma_and_settings_are_numbers_of_one_program(name):
 
 
 @pytest.mark.parametrize("sigma", [0.03, 0.3])
-@pytest.mark.parametrize("name", ["SNES", "CMA_ES", "Open_ES", "PGPE"])
+@pytest.mark.parametrize("name", ["SNES", "CMA_ES", "Open_ES", "xNES"])
 def test_sigma_is_the_standard_deviation_of_a_member(name, sigma):
     """One weight w = 5 and the loss w^2: the lowest loss tells the lowest member."""
     ones = np.ones((4, 1), np.float32)

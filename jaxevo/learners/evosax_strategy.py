@@ -77,8 +77,9 @@ class EvosaxStrategy:
         strategy: a name of `strategy_names()`.
         population_size: N, the members of all populations together.
         sigma: initial standard deviation of a member's weights, > 0: evosax's `std_init`, or the
-            constant `std_schedule` of strategies that have no such number (iAMaLGaM_Full and
-            iAMaLGaM_Univariate add it to a covariance that starts at 1). PSO,
+            constant `std_schedule` of strategies that have no such number (ASEBO and
+            GuidedES: of a member's distance, over all its weights; iAMaLGaM_Full and
+            iAMaLGaM_Univariate: added to a covariance that starts at 1). PSO,
             DifferentialEvolution, DiffusionEvolution, GradientlessDescent and RandomSearch take
             none. It is also the spread of a first population around one network. None: evosax's
             own default, mostly 1.
@@ -257,7 +258,8 @@ class EvosaxStrategy:
         built = _build(*self._structure, layout.size, sampled)
         numbers: dict[str, Any] = dict(self.settings or {})
         if self.sigma is not None and hasattr(built.defaults, "std_init"):
-            numbers["std_init"] = self.sigma
+            # xNES multiplies two factors that both start at std_init
+            numbers["std_init"] = self.sigma**0.5 if self.strategy == "xNES" else self.sigma
         kinds = {name: jnp.result_type(getattr(built.defaults, name)) for name in numbers}
         changed = {name: jnp.asarray(numbers[name]).astype(kinds[name]) for name in numbers}
         return built, built.defaults.replace(**changed)
