@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = registry.nearest(command, commands)
             mistake(f"command must be one of {', '.join(commands)}, got {command!r}{near}")
         return commands[command](rest)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
@@ -107,6 +107,7 @@ def list_names(words: list[str]) -> int:
     for kind, entries in tables:
         for entry in entries.values():
             table.add_row(kind, entry.name, entry.summary)
+    table.add_row("learner", "evosax:NAME", "any strategy of evosax, such as evosax:SNES")
     Console().print(table)
     return 0
 

@@ -101,6 +101,8 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
             words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
         elif isinstance(value, (list, tuple)):
             words += [flag(name), *map(str, value)]
+        elif isinstance(value, Mapping):
+            words += [flag(name), *(str(word) for pair in value.items() for word in pair)]
         else:
             words += [flag(name), str(value)]
     return words

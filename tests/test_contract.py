@@ -11,6 +11,7 @@ from jaxevo import registry
 from jaxevo.core import Cost, Estimator, Learner, Problem
 from jaxevo.estimators import Backprop, EvolutionStrategy
 from jaxevo.learners import GradientLearner
+from jaxevo.learners.evosax_strategy import EvosaxStrategy
 from jaxevo.models import from_functions, mlp, recurrent
 from jaxevo.run import run
 from jaxevo.tasks import examples, stream
@@ -44,6 +45,11 @@ TABLE = {
         GradientLearner(
             estimator=EvolutionStrategy(population_size=16, chunk_size=4), learning_rate=0.05
         ),
+        feed_forward,
+    ),
+    "evosax:SNES": (EvosaxStrategy(population_size=16), feed_forward),
+    "evosax:DifferentialEvolution": (
+        EvosaxStrategy(strategy="DifferentialEvolution", population_size=8),
         feed_forward,
     ),
     "evolution-strategy, in time": (
@@ -92,7 +98,7 @@ def test_every_registered_learner_is_in_the_table():
 def test_protocol(name):
     learner, problem, _ = first_state(name)
     assert isinstance(learner, Learner)
-    assert isinstance(learner.estimator, Estimator)
+    assert not hasattr(learner, "estimator") or isinstance(learner.estimator, Estimator)
     cost = learner.cost(problem)
     assert isinstance(cost, Cost)
     assert cost.forward_passes >= 1
@@ -212,8 +218,9 @@ def test_untrainable_leaves_keep_their_bits(name):
     assert moved
 
 
-@every_learner
+@pytest.mark.parametrize("name", [name for name in TABLE if "DifferentialEvolution" not in name])
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
+    """Of learners with one network. A population heals: its other members still have losses."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
     params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)
