@@ -201,7 +201,7 @@ def test_resuming_another_run_is_refused(in_empty_folder, capsys):
     capsys.readouterr()
     assert cli.main(["resume", "r", "--steps", "4"]) == 2
     shown = capsys.readouterr().err
-    assert "learner.learning_rate.num_steps was 2.0, now 4.0" in shown
+    assert "learner.learning_rate.num_steps was 2, now 4" in shown
 
 
 def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsys):
