@@ -266,7 +266,10 @@ def show(words: list[str]) -> int:
     console.print(settings_table(f"{folder}: settings", config))
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")
-        console.print(summary_table("result", summary, {}))
+        try:
+            console.print(summary_table("result", summary, {}))
+        except (KeyError, TypeError) as error:
+            mistake(f"{folder}/summary.json is damaged: {error!r}")
     else:
         console.print(f"not finished: jaxevo resume {folder} goes on with it")
     return 0
@@ -446,12 +449,16 @@ def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from jaxevo.folder import read_json
 
     config = read_json(pathlib.Path(folder) / "config.json")
-    if "settings" not in config or "learner" not in config["settings"]:
+    if not isinstance(config.get("settings"), dict):
         mistake(
             f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
         )
     settings = config["settings"]
     names = ("learner", "task", "model", "num_steps")
+    missing = [name for name in names if name not in settings]
+    missing += [name for name in ("seed", "seeds", "run") if name not in config]
+    if missing:
+        mistake(f"{folder}/config.json is damaged: it has no {missing[0]}")
     learner, task, model, steps = (settings[name] for name in names)
     words = as_words({name: value for name, value in settings.items() if name not in names})
     options = learner_options(learner, task, model)

@@ -47,7 +47,8 @@ class Display:
 
     def compiled(self, summary: Mapping[str, Any]) -> None:
         """Says what compiling took, and the memory that training will take."""
-        self.last = (summary.get("resumed_at", 0), summary["compile_seconds"])
+        before = summary.get("seconds_before", 0.0)
+        self.last = (summary.get("resumed_at", 0), before + summary["compile_seconds"])
         temp, state = ((summary[name] or 0) / 1e6 for name in ("temp_bytes", "state_bytes"))
         self.console.print(
             f"compiled in {summary['compile_seconds']:.1f} s; {summary['num_parameters']:,} "

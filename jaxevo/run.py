@@ -226,7 +226,11 @@ class _Loop:
         self.started -= found.notes["seconds"]
         self.rows = self.files.rows(up_to=found.step)
         self.files.write_rows(self.rows)
-        self.summary |= {"resumed_at": found.step, "damaged_checkpoints": found.damaged}
+        self.summary |= {
+            "resumed_at": found.step,
+            "seconds_before": found.notes["seconds"],
+            "damaged_checkpoints": found.damaged,
+        }
 
     def run(self) -> RunResult:
         program, length = self.program, 1

@@ -123,6 +123,8 @@ MISTAKES = [
     (["resume"], "resume needs the folder of a run"),
     (["resume", "nowhere"], "folder must hold a run's config.json, got nowhere"),
     (["resume", "broken"], "is damaged"),
+    (["resume", "partial"], "partial/config.json is damaged: it has no num_steps"),
+    (["show", "partial"], "partial/summary.json is damaged"),
     (["eval", "nowhere"], "folder must hold a run's config.json, got nowhere"),
     (["show", "nowhere"], "folder must hold a run's config.json, got nowhere"),
     (["compare"], "compare needs a task"),
@@ -144,6 +146,11 @@ def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsy
     (in_empty_folder / "full" / "file").write_text("")
     (in_empty_folder / "broken").mkdir()
     (in_empty_folder / "broken" / "config.json").write_text("{")
+    (in_empty_folder / "partial").mkdir()
+    (in_empty_folder / "partial" / "config.json").write_text(
+        '{"settings": {"learner": "backprop", "task": "sine", "model": "mlp"}}'
+    )
+    (in_empty_folder / "partial" / "summary.json").write_text("{}")
     (in_empty_folder / "bad.toml").write_text("steps = = 3")
     (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
     assert cli.main(arguments) == 2
