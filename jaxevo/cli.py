@@ -89,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("jaxevo: interrupted", file=sys.stderr)
+        return 130
 
 
 def list_names(words: list[str]) -> int:
@@ -141,7 +144,7 @@ def train(words: list[str]) -> int:
     built = registry.build(
         learner, task, model=values["model"], num_steps=values["steps"], **settings
     )
-    require_seeds(values["seeds"])
+    require_seeds(values["seeds"], values["seed"])
     folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
     config = {name: values[name] for name in ("seed", "seeds")} | {"settings": built.settings}
     return trained(built, values, config, folder=folder)
@@ -312,7 +315,7 @@ def compare(words: list[str]) -> int:
         what=f"compare {task}",
         about=f"{registry.TASKS[task].summary}: several learners at equal budget",
     )  # fmt: skip
-    require_seeds(values["seeds"])
+    require_seeds(values["seeds"], values["seed"])
     changed = {name: values[name] for name in defaults if values[name] != defaults[name]}
     builders = {
         label: builder(name, task, values["model"], changed, inner)
@@ -364,10 +367,11 @@ def compare(words: list[str]) -> int:
 def builder(name: str, task: str, model: str, changed: dict[str, Any], inner: list[str]) -> Any:
     """A function of the number of steps (None: the learner's own) that builds a combination."""
     options = learner_options(name, task, model)
-    values = parse(options, inner, prog="jaxevo compare", what=f"{name} on {task}")
+    words = [*as_words(changed), *inner]  # what stands in brackets wins
+    values = parse(options, words, prog="jaxevo compare", what=f"{name} on {task}")
 
     def build(num_steps: int | None):
-        return registry.build(name, task, model=model, num_steps=num_steps, **(values | changed))
+        return registry.build(name, task, model=model, num_steps=num_steps, **values)
 
     return build
 
@@ -439,9 +443,11 @@ def model_of(task: str) -> str:
     return registry.lookup("task", task, registry.TASKS).model
 
 
-def require_seeds(seeds: int) -> None:
+def require_seeds(seeds: int, seed: int) -> None:
     if seeds < 1:
         mistake(f"seeds must be >= 1, got {seeds}")
+    if not 0 <= seed < 2**32:
+        mistake(f"seed must be from 0 to 2^32 - 1, got {seed}")
 
 
 def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:

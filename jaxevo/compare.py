@@ -122,11 +122,14 @@ def compare(
             params=networks[problem.model],
             progress=False,
         )
+        if result.summary["interrupted"]:
+            raise KeyboardInterrupt
         cost = learner.cost(problem)
         rows.append({"learner": name} | _row(result, cost, num_steps) | tuned)
 
     metric = rows[0]["metric"]
-    rows.sort(key=lambda row: row["mean"] if lower_is_better(metric) else -row["mean"])
+    sign = 1 if lower_is_better(metric) else -1
+    rows.sort(key=lambda row: (not np.isfinite(row["mean"]), sign * row["mean"]))
     comparison = Comparison(rows, runs, problems, metric)
     if path is not None:
         write(comparison, path)
@@ -202,6 +205,8 @@ def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tu
             key, candidate, problem, num_steps=num_steps, record_every=num_steps,
             num_seeds=TUNING_SEEDS, progress=False,
         )  # fmt: skip
+        if result.summary["interrupted"]:
+            raise KeyboardInterrupt
         loss = float(np.mean(result.summary["held_out/loss"]))
         results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
     _, factor, best = min(results, key=lambda result: result[0])

@@ -102,6 +102,8 @@ class RunFolder:
                 row = json.loads(line)
             except ValueError:
                 continue
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+                continue
             if row["step"] <= up_to:
                 rows.append({name: _number(value) for name, value in row.items()})
         return rows

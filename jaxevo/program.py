@@ -107,7 +107,8 @@ class Program:
     def _compiled(self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = ()) -> Any:
         """`fn` over seeds, compiled for these arguments; the same request compiles once."""
         shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
-        request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes)
+        setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
+        request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
         if request in _executables:
             _executables.move_to_end(request)
             return _executables[request]
@@ -121,6 +122,14 @@ class Program:
         return compiled
 
 
+# Settings of jax that change what is compiled.
+_SETUP = (
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+    "jax_default_device",
+    "jax_platforms",
+)
 _executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 

@@ -5,6 +5,7 @@ arguments, so no value of `sigma` recompiles it and a sweep over values is a `ja
 """
 
 import dataclasses
+import functools
 import hashlib
 import typing
 from collections.abc import Callable
@@ -183,6 +184,10 @@ def _plain(value: Any) -> Any:
         return {"class": type(value).__qualname__} | fields
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, functools.partial):
+        return [_plain(value.func), _plain(value.args), _plain(tuple(value.keywords.items()))]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     name = getattr(value, "__qualname__", None) or type(value).__qualname__

@@ -246,7 +246,8 @@ class _Loop:
             wanted = chunk * CHUNK_SECONDS / max(seconds, 1e-6)
             length = max(1, int(min(wanted, 2 * length)))
             if self.step == record_end and done:
-                self.record(since_last=(self.step - 1) % self.record_every + 1)
+                before = self.rows[-1]["step"] if self.rows else 0
+                self.record(since_last=self.step - before)
             if self.files is not None and time.perf_counter() - saved >= wait:
                 spent = self.save()
                 wait = max(self.save_seconds, spent / SAVE_SHARE)
@@ -279,6 +280,7 @@ class _Loop:
     def save(self) -> float:
         """A checkpoint; returns the seconds it took."""
         started = time.perf_counter()
+        self.files.write_rows(self.rows)  # whole and flushed, lest the checkpoint outlive them
         notes = {"seconds": started - self.started}
         checkpoint.save(self.files.checkpoints, self.step, self.program.saved(), notes)
         return time.perf_counter() - started

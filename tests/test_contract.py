@@ -184,6 +184,9 @@ def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path):
     assert [row["step"] for row in part.rows] == [2, 3, 4, 6]
     assert [row["loss"] for row in part.rows[2:]] != []
     assert part.rows[-1]["loss"] == whole.rows[-1]["loss"]
+    # step 4 alone, beside the record of step 3: together they are the whole run's record
+    both = (np.array(part.rows[1]["loss"]) + part.rows[2]["loss"]) / 2
+    np.testing.assert_allclose(both, whole.rows[1]["loss"], rtol=1e-5)
 
 
 def first_layer_frozen(params):
