@@ -316,7 +316,12 @@ def compare(words: list[str]) -> int:
         about=f"{registry.TASKS[task].summary}: several learners at equal budget",
     )  # fmt: skip
     require_seeds(values["seeds"], values["seed"])
-    changed = {name: values[name] for name in defaults if values[name] != defaults[name]}
+    # one network and one data set for all; the window of a stream is each learner's own
+    changed = {
+        name: values[name]
+        for name in defaults
+        if name != "window" or values[name] != defaults[name]
+    }
     builders = {
         label: builder(name, task, values["model"], changed, inner)
         for label, name, inner in learner_list(values["learners"])
