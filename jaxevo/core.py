@@ -141,13 +141,19 @@ class SupervisedTask(Task, Protocol):
 
 @runtime_checkable
 class SequenceTask(SupervisedTask, Protocol):
-    """A supervised task in time: batches are time first and carry `reset: Bool[B]`."""
+    """A supervised task in time: batches are time first and carry `reset: Bool[B]`.
+
+    `at` returns input, target and weight of one time step. The losses of the steps, each times
+    its weight, sum to the loss of the batch, and their metrics to its metrics: an estimator may
+    scan over time and hold no outputs.
+    """
 
     def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
-    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]: ...
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]: ...
     def step_differences(
-        self, new: Any, old: Any, target: Any, mask: Any
+        self, new: Any, old: Any, target: Any, weight: Any
     ) -> Float[Array, " B"]: ...
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]: ...
 
 
 @runtime_checkable
@@ -282,14 +288,17 @@ class Sequence(Supervised):
         return self.unroll(params, self.initial_carry(params, batch), batch, apply=apply)[1]
 
     def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]:
-        """Input, target and mask of one time step."""
+        """Input, target and weight of one time step."""
         return self.task.at(batch, t)
 
-    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]:
-        return self.task.step_losses(output, target, mask)
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return self.task.step_losses(output, target, weight)
 
-    def step_differences(self, new: Any, old: Any, target: Any, mask: Any) -> Float[Array, " B"]:
-        return self.task.step_differences(new, old, target, mask)
+    def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return self.task.step_differences(new, old, target, weight)
+
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
+        return self.task.step_metrics(output, target, weight)
 
     def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         evaluation = super().evaluate(params, batch, apply=apply)

@@ -138,15 +138,19 @@ def test_the_loss_is_the_weighted_sum(task):
         assert problem.weights(batch).sum() == pytest.approx(1, rel=1e-6)
         np.testing.assert_array_equal(evaluation.observations, batch.inputs)
         if task is not EXAMPLES:
-            np.testing.assert_array_equal(evaluation.mask, batch.mask > 0)
+            np.testing.assert_array_equal(evaluation.mask, batch.weights > 0)
             # step by step, as an estimator that scans would add it up
             steps = [
                 problem.step_losses(outputs[t], *problem.at(batch, t)[1:])
                 for t in range(len(outputs))
             ]
-            assert evaluation.loss == pytest.approx(
-                float(jnp.stack(steps).sum() / batch.mask.sum()), rel=1e-5
-            )
+            assert evaluation.loss == pytest.approx(float(jnp.stack(steps).sum()), rel=1e-5)
+            metrics = [
+                problem.step_metrics(outputs[t], *problem.at(batch, t)[1:])
+                for t in range(len(outputs))
+            ]
+            for name, value in evaluation.metrics.items():
+                assert value == pytest.approx(sum(float(m[name]) for m in metrics), rel=1e-5)
 
 
 def test_apply_is_called_in_place_of_the_model():

@@ -166,22 +166,22 @@ def test_a_stream_shows_window_after_window_and_resets_at_each_epoch():
         np.testing.assert_array_equal(batch.inputs, series[start : start + 4])
         np.testing.assert_array_equal(batch.targets, -series[start : start + 4])
         assert batch.reset.tolist() == [step % 4 == 0] * 2
-        assert batch.mask.shape == (4, 2) and batch.mask.all()
+        assert batch.weights.shape == (4, 2) and (batch.weights > 0).all()
 
 
 def test_held_out_streams_are_whole_and_skip_their_first_steps():
     series = np.arange(20.0)[:, None]
     task = tasks.stream(series, series, window=3, test=(series[:6], series[:6]), num_skipped=2)
-    assert task.sample(KEY, 0).mask.all()  # training counts from the first step
+    assert (task.sample(KEY, 0).weights > 0).all()  # training counts from the first step
     held_out = task.held_out()
     batch = held_out.sample(KEY, 5)
     assert batch.inputs.shape == (6, 1, 1) and batch.reset.all()
-    assert batch.mask[:, 0].tolist() == [0, 0, 1, 1, 1, 1]
+    assert (batch.weights[:, 0] > 0).tolist() == [0, 0, 1, 1, 1, 1]
     # errors 0, 1, ... 5 at the six steps: the mean of the last four squares
     loss = jnp.sum(held_out.weights(batch) * held_out.losses(jnp.zeros((6, 1, 1)), batch))
     assert loss == pytest.approx((4 + 9 + 16 + 25) / 4)
     alone = tasks.stream(series, series, window=3, test=0.0, num_skipped=5)
-    assert alone.held_out() is None and alone.sample(KEY, 0).mask.all()
+    assert alone.held_out() is None and (alone.sample(KEY, 0).weights > 0).all()
 
 
 def test_sequences_with_one_target_count_the_last_step_only():
@@ -190,7 +190,7 @@ def test_sequences_with_one_target_count_the_last_step_only():
     task = tasks.sequences(inputs, labels, test=0.3, batch_size=None)
     assert task.train_inputs.shape == (4, 7, 3) and task.test_inputs.shape == (4, 3, 3)
     batch = task.sample(KEY, 0)
-    assert batch.mask[:, 0].tolist() == [0, 0, 0, 1] and batch.reset.all()
+    assert (batch.weights[:, 0] > 0).tolist() == [0, 0, 0, 1] and batch.reset.all()
     for column in range(7):  # time and sequence are not mixed up
         index = np.flatnonzero((inputs == np.asarray(batch.inputs[:, column])).all((1, 2)))
         assert batch.targets[:, column].tolist() == [labels[index[0]]] * 4
@@ -208,10 +208,10 @@ def test_sequences_with_a_target_at_every_step():
     assert (task.loss, task.num_outputs) == ("squared_error", 2)
     batch = jax.jit(task.sample)(KEY, 0)
     np.testing.assert_array_equal(batch.inputs[..., :2], batch.targets)
-    assert batch.inputs.shape == (4, 5, 3) and batch.mask.all()
+    assert batch.inputs.shape == (4, 5, 3) and (batch.weights > 0).all()
     assert not jnp.array_equal(batch.inputs, task.sample(jax.random.key(1), 0).inputs)
     labels = tasks.sequences(inputs, np.ones((10, 4), int)).sample(KEY, 0)
-    assert labels.targets.shape == (4, 64) and labels.mask.all()
+    assert labels.targets.shape == (4, 64) and (labels.weights > 0).all()
 
 
 def test_sine_trains_on_points_and_is_tested_between_them():
@@ -280,7 +280,7 @@ def test_mackey_glass_directions_seeds_and_scale():
     np.testing.assert_allclose(
         forecast.test_inputs[..., 0] * forecast.scale, raw[:150, 2:], atol=1e-6
     )
-    assert forecast.held_out().sample(KEY, 0).mask[:, 0].sum() == 100
+    assert forecast.held_out().sample(KEY, 0).weights[:, 0].astype(bool).sum() == 100
 
 
 def test_released_mackey_glass_is_solved_by_sixteen_taps():

@@ -16,8 +16,14 @@ from jaxevo.tasks.losses import LOSSES, LossName
 class SequenceBatch(NamedTuple):
     inputs: Data  # [T, B, I]
     targets: Data  # [T, B, K] floats, or [T, B] labels
-    mask: Float[Array, "T B"]  # 1 where the loss counts
+    weights: Float[Array, "T B"]  # of each loss in the batch's; they sum to 1, 0 leaves one out
     reset: Bool[Array, " B"]  # hidden states start anew before the first step
+
+
+def mean_weights(counts: Any, num_sequences: int) -> Float[Array, "T B"]:
+    """Weights of a mean over the time steps that count, [T], and over sequences."""
+    weights = jnp.asarray(counts, float) / (jnp.sum(jnp.asarray(counts, float)) * num_sequences)
+    return jnp.broadcast_to(weights[:, None], (weights.shape[0], num_sequences))
 
 
 @pytree
@@ -42,7 +48,7 @@ class TimedTask:
         return LOSSES[self.loss].losses(outputs, batch.targets)
 
     def weights(self, batch: SequenceBatch) -> Float[Array, "T B"]:
-        return batch.mask / jnp.sum(batch.mask)
+        return batch.weights
 
     def loss_differences(self, new: Any, old: Any, batch: SequenceBatch) -> Float[Array, "T B"]:
         return LOSSES[self.loss].differences(new, old, batch.targets)
@@ -52,13 +58,16 @@ class TimedTask:
         return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
 
     def at(self, batch: SequenceBatch, t: Any) -> tuple[Any, Any, Any]:
-        return batch.inputs[t], batch.targets[t], batch.mask[t]
+        return batch.inputs[t], batch.targets[t], batch.weights[t]
 
-    def step_losses(self, output: Any, target: Any, mask: Any) -> Float[Array, " B"]:
-        return mask * LOSSES[self.loss].losses(output, target)
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return weight * LOSSES[self.loss].losses(output, target)
 
-    def step_differences(self, new: Any, old: Any, target: Any, mask: Any) -> Float[Array, " B"]:
-        return mask * LOSSES[self.loss].differences(new, old, target)
+    def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return weight * LOSSES[self.loss].differences(new, old, target)
+
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
+        return LOSSES[self.loss].metrics(output, target, weight, self.scale)
 
 
 @pytree
@@ -115,10 +124,10 @@ class Stream(TimedTask):
             jax.lax.dynamic_slice_in_dim(series, index * length, length)
             for series in (self.train_inputs, self.train_targets)
         )
-        shape = inputs.shape[:2]
+        num_series = inputs.shape[1]
         counts = jnp.arange(length) >= (self.num_skipped if self.test_inputs is None else 0)
-        mask = jnp.broadcast_to(counts[:, None], shape).astype(inputs.dtype)
-        return SequenceBatch(inputs, targets, mask, jnp.full(shape[1], index == 0))
+        weights = mean_weights(counts, num_series)
+        return SequenceBatch(inputs, targets, weights, jnp.full(num_series, index == 0))
 
     def held_out(self) -> "Stream | None":
         """The test series, whole, with the first `num_skipped` steps left out of every error."""
@@ -168,8 +177,8 @@ class SequenceSet(TimedTask):
         if self.batch_size is not None:
             columns = jax.random.randint(key, (self.batch_size,), 0, inputs.shape[1])
             inputs, targets = inputs[:, columns], targets[:, columns]
-        mask = jnp.broadcast_to(self.mask[:, None], inputs.shape[:2])
-        return SequenceBatch(inputs, targets, mask, jnp.full(inputs.shape[1], True))
+        weights = mean_weights(self.mask, inputs.shape[1])
+        return SequenceBatch(inputs, targets, weights, jnp.full(inputs.shape[1], True))
 
     def held_out(self) -> "SequenceSet | None":
         if self.test_inputs is None or self.test_targets is None:
