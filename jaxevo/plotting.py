@@ -1,6 +1,7 @@
 """Pictures of runs, comparisons and networks, as matplotlib figures.
 
-The only file that imports matplotlib, and without pyplot: a figure belongs to whoever holds it,
+With `plotting_episodes` and `plotting_mutations` the only files that import matplotlib, and without
+pyplot: a figure belongs to whoever holds it,
 so scripts, notebooks and threads may draw at once. Lines differ in dashes and markers as well as
 in colour, so that they stay apart in grey.
 Source of the colours: Okabe and Ito, Color Universal Design (2008), without the yellow.
@@ -54,8 +55,9 @@ _UNITS = {
     "return": "reward per episode",
     "episode_length": "steps",
     "success_rate": "fraction",
+    "solved": "fraction",
 }
-_RISING = ("accuracy", "return", "success_rate")
+_RISING = ("accuracy", "return", "success_rate", "solved")
 _CLOCKS = {
     "step": "training steps",
     "seconds": "seconds since the run began",
