@@ -40,7 +40,8 @@ commands:
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
 Trains a learner on a task and leaves config.json, metrics.jsonl, summary.json, curve.png,
-params.safetensors and checkpoints in a new folder under runs/.
+params.safetensors and checkpoints in a new folder under runs/; for a maze or a cart with a pole
+also episode.png and episode.gif.
 
 learners: {learners}
 tasks:    {tasks}
@@ -212,6 +213,13 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
     title = f"{built.settings['learner']} on {built.settings['task']}"
     levels = baselines(built.problem.task)
     Console(quiet=values["quiet"]).print(summary_table(title, result.summary, levels))
+    if result.folder is not None and not result.summary["interrupted"]:
+        from jaxevo.plotting_episodes import save_episode
+
+        params = result.params if result.best_params is None else result.best_params
+        if values["seeds"] > 1:
+            params = jax.tree.map(lambda leaf: leaf[0], params)
+        save_episode(built.problem, params, result.folder)
     print(result.folder)
     return 128 + result.summary["signal"] if result.summary["interrupted"] else 0
 
