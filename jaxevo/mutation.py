@@ -202,6 +202,7 @@ class Mutation:
         """Noise for every trained weight, 0 for what a mask keeps as it is."""
         key = jax.random.wrap_key_data(seed, impl="threefry2x32")
         noise = tree_normal(key, trained_leaves(model, params), self.noise)
+        noise = jax.tree.map(_as_it_is, noise)
         mask = trained_leaves(model, params, model.trainable(params))
         return tree_masked(mask, noise, tree_zeros(noise))
 
@@ -365,8 +366,8 @@ def moved(
 ) -> Params:
     """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
 
-    The bound, even if infinite, keeps compilers from fusing product and sum into one operation
-    that rounds differently from program to program: a child made again is the same, bit for bit.
+    The bound, even if infinite, keeps compilers from making product and sum one operation that
+    rounds once: a child made again, in another program, is the same bit for bit.
     """
 
     def move(leaf, z):
@@ -426,6 +427,12 @@ def sampled(
     order = jnp.where(counts, jax.random.uniform(key, (total,)), -1)
     chosen = jax.lax.top_k(order, num)[1]
     return jax.tree.map(lambda x: jnp.take(x, chosen, axis), experiences)
+
+
+def _as_it_is(noise: Array) -> Array:
+    """`noise`, whose last factor no compiler may multiply with what it is multiplied with next."""
+    kind = jnp.finfo(noise.dtype)
+    return jax.lax.reduce_precision(noise, kind.nexp, kind.nmant)
 
 
 def _length(tree: Params) -> Float[Array, ""]:
