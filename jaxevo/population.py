@@ -14,6 +14,11 @@ from jaxevo.tree import tree_size, tree_zeros
 CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
 
 
+def chunk_floats() -> int:
+    """Floats that fit in fast memory."""
+    return CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
+
+
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
@@ -25,8 +30,7 @@ def default_chunk_size(num_members: int, params: Params, problem: Problem, batch
     rows = 1
     if isinstance(problem, Supervised):
         rows = jax.eval_shape(problem.weights, batch).shape[-1]
-    budget = CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
-    most = max(1, min(budget // (2 * tree_size(params) + rows * units), num_members))
+    most = max(1, min(chunk_floats() // (2 * tree_size(params) + rows * units), num_members))
     return next(size for size in range(most, 0, -1) if num_members % size == 0)
 
 
