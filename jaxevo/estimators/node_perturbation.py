@@ -62,7 +62,7 @@ from jaxevo.estimators.probe import (
 )
 from jaxevo.estimators.timeline import Moment, Timeline
 from jaxevo.estimators.weight_perturbation import WeightPerturbation
-from jaxevo.noise import SOURCES, Source
+from jaxevo.noise import SOURCES, Source, fold_in
 from jaxevo.population import chunk_floats
 from jaxevo.tree import named_leaves, tree_zeros
 from jaxevo.wiring import wiring
@@ -269,17 +269,10 @@ class NodePerturbation:
     ) -> tuple[Walk, Glance]:
         """Both trajectories one time step on, and what it leaves for the gradient."""
         timeline, moment = plan.timeline, plan.timeline.at(t)
-        units = tuple(
-            draw(
-                jax.random.fold_in(jax.random.fold_in(key, t), i),
-                plan.noisy,
-                self.num_draws,
-                self.noise,
-                self.source,
-                plan.apart,
-            )
-            for i in range(2 if self.method == "two_noisy" else 1)
-        )
+        key_step = fold_in(key, t, self.source)
+        keys = jax.random.split(key_step) if self.method == "two_noisy" else [key_step]
+        settings = self.num_draws, self.noise, self.source, plan.apart
+        units = tuple(draw(key, plan.noisy, *settings) for key in keys)
         run = functools.partial(plan.run, params, walk.matrices, moment)
         pair, seen = probe(
             self.method,

@@ -134,7 +134,7 @@ def draw(
     found = {}
     for i, wired in enumerate(layers):
         shape = (num_draws, *wired.shape)
-        key_layer = jax.random.fold_in(key, i)
+        key_layer = noise.fold_in(key, i, source)
         unit = DISTRIBUTIONS[distribution](key_layer, shape, wired.dtype, source)
         if apart:
             silent = jnp.zeros((len(layers), *shape), wired.dtype)

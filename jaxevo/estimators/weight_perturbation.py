@@ -42,7 +42,7 @@ from jaxevo.estimators.probe import (
     warn_of_low_precision,
 )
 from jaxevo.estimators.timeline import Timeline
-from jaxevo.noise import SOURCES, Source
+from jaxevo.noise import SOURCES, Source, fold_in
 from jaxevo.tree import named_leaves, tree_fill, tree_floats, tree_where, tree_zeros
 from jaxevo.wiring import recurrent_kernels, wiring
 
@@ -142,7 +142,7 @@ class WeightPerturbation:
 
         def anew(total, t):
             pair, gradient, trace, metrics = total
-            noise = self.draw(jax.random.fold_in(key, t), params, only)
+            noise = self.draw(fold_in(key, t, self.source), params, only)
             first = fresh & (t == 0)
             noise = tuple(
                 jax.tree.map(lambda e, felt: jnp.where(first & (not felt), 0, e), unit, felt)
@@ -184,11 +184,11 @@ class WeightPerturbation:
             return DISTRIBUTIONS[self.noise](key, shape, leaf.dtype, self.source)
 
         def tree(key):
-            keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
+            keys = [fold_in(key, i, self.source) for i in range(len(leaves))]
             return jax.tree.unflatten(structure, list(map(unit, keys, leaves, chosen)))
 
         runs = range(2 if self.method == "two_noisy" else 1)
-        return tuple(tree(jax.random.fold_in(key, run)) for run in runs)
+        return tuple(tree(fold_in(key, run, self.source)) for run in runs)
 
     def step(
         self, timeline: Timeline, params: Params, pair: Pair, noise: tuple, t: Any
