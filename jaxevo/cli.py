@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = registry.nearest(command, commands)
             mistake(f"command must be one of {', '.join(commands)}, got {command!r}{near}")
         return commands[command](rest)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OverflowError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -146,7 +146,8 @@ def train(words: list[str]) -> int:
     )
     require_seeds(values["seeds"], values["seed"])
     folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
-    config = {name: values[name] for name in ("seed", "seeds")} | {"settings": built.settings}
+    config = {name: values[name] for name in ("seed", "seeds", "stop_at")}
+    config["settings"] = built.settings
     return trained(built, values, config, folder=folder)
 
 
@@ -168,7 +169,11 @@ def resume(words: list[str]) -> int:
     names = ("out", "record_every", "config")
     options = [
         Option("steps", int, values["steps"], "steps in all; more than before makes it longer"),
-        *(option for option in FOLDER_OPTIONS if option.name not in names),
+        *(
+            option._replace(default=values.get(option.name, option.default))
+            for option in FOLDER_OPTIONS
+            if option.name not in names
+        ),
     ]
     given = parse(options, words[1:], prog=f"jaxevo resume {folder}", what="resume")
     built = built_again(values | {"steps": given["steps"]})
@@ -211,9 +216,16 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
         )
     title = f"{built.settings['learner']} on {built.settings['task']}"
     levels = baselines(built.problem.task)
-    Console(quiet=values["quiet"]).print(summary_table(title, result.summary, levels))
+    summary = result.summary
+    console = Console(quiet=values["quiet"])
+    console.print(summary_table(title, summary, levels))
+    if summary.get("resumed_at") == summary["steps"] and not summary["interrupted"]:
+        if summary["target_reached"]:
+            console.print("already finished: its target is reached (--stop-at sets another)")
+        else:
+            console.print("already finished: its steps are done (--steps makes it longer)")
     print(result.folder)
-    return 128 + result.summary["signal"] if result.summary["interrupted"] else 0
+    return 128 + summary["signal"] if summary["interrupted"] else 0
 
 
 def target_of(text: str | None) -> dict[str, float]:
@@ -239,18 +251,26 @@ def evaluate(words: list[str]) -> int:
     from jaxevo.report import metrics_table
     from jaxevo.tasks import baselines
 
-    params = load_params(folder, which)
-    problem = built_again(values).problem
+    built = built_again(values)
+    problem = built.problem
     test = problem.held_out()
+    if test is None:
+        mistake(f"{values['task']} has no held-out split")
     batch = test.sample(jax.random.key(0), 0)
+
+    def network(key):
+        return built.learner.solution(built.learner.init(key, problem), problem)
 
     def metrics(params):
         evaluation = test.evaluate(params, batch)
         return {"loss": evaluation.loss} | evaluation.metrics
 
-    many = values["seeds"] > 1
-    found = jax.jit(jax.vmap(metrics) if many else metrics)(params)
-    found = {name: value.tolist() for name, value in found.items()}
+    key = jax.random.key(values["seed"])
+    if values["seeds"] > 1:
+        key = jax.random.split(key, values["seeds"])
+        network, metrics = jax.vmap(network), jax.vmap(metrics)
+    params = load_params(folder, which, like=jax.eval_shape(network, key))
+    found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
     title = f"{folder}, {which} network, held out"
     Console().print(metrics_table(title, found, baselines(problem.task)))
     return 0
@@ -258,7 +278,9 @@ def evaluate(words: list[str]) -> int:
 
 def show(words: list[str]) -> int:
     """`jaxevo show FOLDER`."""
-    (folder,) = need_folder("show", words, "What a run was and what it reached.")
+    about = "What a run was and what it reached."
+    (folder,) = need_folder("show", words, about)
+    parse([], words[1:], prog="jaxevo show FOLDER", what="show", about=about)
     from rich.console import Console
 
     from jaxevo.folder import read_json
@@ -270,11 +292,12 @@ def show(words: list[str]) -> int:
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")
         try:
-            console.print(summary_table("result", summary, {}))
-        except (KeyError, TypeError) as error:
+            table = summary_table("result", summary, {})
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             mistake(f"{folder}/summary.json is damaged: {error!r}")
+        console.print(table)
     else:
-        console.print(f"not finished: jaxevo resume {folder} goes on with it")
+        console.print(f"not finished: jaxevo resume {folder} goes on with it", markup=False)
     return 0
 
 
@@ -320,7 +343,7 @@ def compare(words: list[str]) -> int:
     changed = {
         name: values[name]
         for name in defaults
-        if name != "window" or values[name] != defaults[name]
+        if name != "window" or value_of("--window", words) is not None
     }
     builders = {
         label: builder(name, task, values["model"], changed, inner)
@@ -457,25 +480,26 @@ def require_seeds(seeds: int, seed: int) -> None:
 
 def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's settings as they were parsed, and its whole config."""
-    from jaxevo.folder import read_json
+    from jaxevo.folder import read_json, require_entries
 
-    config = read_json(pathlib.Path(folder) / "config.json")
-    if not isinstance(config.get("settings"), dict):
+    path = pathlib.Path(folder) / "config.json"
+    config: dict[str, Any] = {"stop_at": None} | read_json(path)
+    if "settings" not in config:
         mistake(
             f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
         )
+    require_entries(path, config, settings=dict)
     settings = config["settings"]
+    require_entries(path, settings, learner=str, task=str, model=str, num_steps=int)
+    require_entries(path, config, seed=int, seeds=int, stop_at=str | None)
+    require_seeds(config["seeds"], config["seed"])
     names = ("learner", "task", "model", "num_steps")
-    missing = [name for name in names if name not in settings]
-    missing += [name for name in ("seed", "seeds", "run") if name not in config]
-    if missing:
-        mistake(f"{folder}/config.json is damaged: it has no {missing[0]}")
     learner, task, model, steps = (settings[name] for name in names)
     words = as_words({name: value for name, value in settings.items() if name not in names})
     options = learner_options(learner, task, model)
     values = parse(options, words, prog="jaxevo resume", what=f"the settings in {folder}")
     values |= {"learner": learner, "task": task, "model": model, "steps": steps}
-    return values | {"seed": config["seed"], "seeds": config["seeds"]}, config
+    return values | {name: config[name] for name in ("seed", "seeds", "stop_at")}, config
 
 
 def built_again(values: dict[str, Any]) -> Any:
