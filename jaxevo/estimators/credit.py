@@ -179,7 +179,9 @@ def by_traces(
             for name, s in glance.signals.items()
             if name not in delayed
         }
-        traces = jax.tree.map(lambda e, new: gamma * e + new, traces, products(glance.inputs, late))
+        traces = jax.tree.map(
+            lambda e, new: (gamma * e + new).astype(e.dtype), traces, products(glance.inputs, late)
+        )
         losses = glance.losses[:, 0] if shared else glance.losses
         axes = list(range(losses.ndim))
         more = contract(params, glance.inputs, now | glance.errors)

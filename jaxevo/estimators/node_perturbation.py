@@ -336,7 +336,7 @@ class NodePerturbation:
 
         return {name: scaled(name, signal) for name, signal in base.items()}
 
-    def count(self, plan: "Plan", size: int) -> float:
+    def count(self, plan: "Plan", size: int) -> int | float:
         """What a normalised difference is multiplied by; `size` nodes were measured."""
         inputs = plan.num_inputs if self.node_count == "sqrt_nodes_and_inputs" else 0
         root = math.sqrt(plan.num_nodes + inputs)

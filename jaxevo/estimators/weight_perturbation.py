@@ -148,7 +148,9 @@ class WeightPerturbation:
                 jax.tree.map(lambda e, felt: jnp.where(first & (not felt), 0, e), unit, felt)
                 for unit in noise
             )
-            trace = jax.tree.map(lambda e, n: self.gamma * e + n, trace, _difference(noise))
+            trace = jax.tree.map(
+                lambda e, n: (self.gamma * e + n).astype(e.dtype), trace, _difference(noise)
+            )
             pair, difference, more = self.step(timeline, params, pair, noise, t)
             gradient = jax.tree.map(jnp.add, gradient, _along(difference, trace))
             return (pair, gradient, trace, jax.tree.map(jnp.add, metrics, more)), None

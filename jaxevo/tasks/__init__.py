@@ -2,25 +2,34 @@
 
 from jaxevo.tasks.baselines import (
     baselines,
+    blind,
     linear_taps,
     majority_class,
     mean_target,
     persistence,
+    reservoir,
 )
+from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
 from jaxevo.tasks.images import cifar10, digits, fashion_mnist, kmnist, mnist, svhn
 from jaxevo.tasks.mackey_glass import mackey_glass
+from jaxevo.tasks.permuted_mnist import PixelSequences, permuted_mnist
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
+from jaxevo.tasks.weather import weather
 
 __all__ = [
+    "Copying",
     "ExampleBatch",
     "Examples",
+    "PixelSequences",
     "SequenceBatch",
     "SequenceSet",
     "Stream",
     "baselines",
+    "blind",
     "cifar10",
+    "copying",
     "digits",
     "examples",
     "fashion_mnist",
@@ -30,9 +39,12 @@ __all__ = [
     "majority_class",
     "mean_target",
     "mnist",
+    "permuted_mnist",
     "persistence",
+    "reservoir",
     "sequences",
     "sine",
     "stream",
     "svhn",
+    "weather",
 ]
