@@ -25,7 +25,8 @@ Populations of neural networks, trained without back-propagation or beside it.
 
 commands:
   list                          learners, tasks and models by name
-  train LEARNER TASK [OPTIONS]  train, show progress, leave a folder under runs/
+  train LEARNER TASK [OPTIONS]  train, show progress, leave a folder under runs/;
+                                without a word: node perturbation on a chaotic series
   resume FOLDER [OPTIONS]       go on with a run that was stopped, or make it longer
   eval FOLDER [OPTIONS]         held-out metrics of a run's network
   show FOLDER                   what a run was and what it reached
@@ -115,8 +116,13 @@ def list_names(words: list[str]) -> int:
     return 0
 
 
+# What `jaxevo train` runs where nobody says what.
+DEMONSTRATION = ["anp", "mackey-glass", "--beside", "bptt-truncated"]
+
+
 def train(words: list[str]) -> int:
     """`jaxevo train LEARNER TASK`."""
+    words = words or DEMONSTRATION
     names = leading_names(words, 2)
     if len(names) < 2:
         if wants_help(words, TRAIN_USAGE.format(**names_by_kind())):
@@ -124,16 +130,19 @@ def train(words: list[str]) -> int:
         mistake("train needs a learner and a task, such as: jaxevo train evolution-strategy digits")
     learner, task = names
     words = with_config(words[2:])
-    model = value_of("--model", words)
+    model, preset = value_of("--model", words), value_of("--preset", words)
+    presets = ", ".join(registry.find_learner(learner).presets)
     values = parse(
         [
-            Option("steps", int, registry.default_steps(learner, task), "steps of training"),
+            Option("steps", int, registry.default_steps(learner, task, preset), "of training"),
             Option("seeds", int, 1, "independent repetitions, side by side in one program"),
             Option("seed", int, 0, "of the run"),
             Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
+            Option("preset", str | None, None, f"named defaults: {presets or 'there are none'}"),
+            Option("beside", str | None, None, "another learner to train, for the table"),
             *FOLDER_OPTIONS,
             Option("config", str | None, None, "TOML or JSON file of settings, or a config.json"),
-            *learner_options(learner, task, model),
+            *learner_options(learner, task, model, preset),
         ],
         words,
         prog=f"jaxevo train {learner} {task}",
@@ -144,11 +153,14 @@ def train(words: list[str]) -> int:
     built = registry.build(
         learner, task, model=values["model"], num_steps=values["steps"], **settings
     )
+    beside = values["beside"]
+    if beside is not None:
+        beside = registry.build(beside, task, model=values["model"])
     require_seeds(values["seeds"], values["seed"])
     folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
     config = {name: values[name] for name in ("seed", "seeds", "stop_at")}
     config["settings"] = built.settings
-    return trained(built, values, config, folder=folder)
+    return trained(built, values, config, beside=beside, folder=folder)
 
 
 FOLDER_OPTIONS = (
@@ -180,8 +192,10 @@ def resume(words: list[str]) -> int:
     return trained(built, values | given | {"record_every": None}, config, resume_from=folder)
 
 
-def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where: Any) -> int:
-    """Runs what was built, shows it, and prints where its files are."""
+def trained(
+    built: Any, values: dict[str, Any], config: dict[str, Any], beside: Any = None, **where: Any
+) -> int:
+    """Runs what was built, shows it beside baselines, and prints where its files are."""
     import jax
     from rich.console import Console
 
@@ -191,11 +205,11 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
     from jaxevo.tasks import baselines
 
     extra = []
-    beside = pathlib.Path(where.get("folder") or where["resume_from"])
+    path = pathlib.Path(where.get("folder") or where["resume_from"])
     if values["tensorboard"]:
-        extra.append(sinks.TensorBoard(beside.with_name(beside.name + "-tensorboard")))
+        extra.append(sinks.TensorBoard(path.with_name(path.name + "-tensorboard")))
     if values["wandb"]:
-        extra.append(sinks.WeightsAndBiases(beside.parent, name=beside.name))
+        extra.append(sinks.WeightsAndBiases(path.parent, name=path.name))
     display = Display(built.num_steps, Console(stderr=True, quiet=values["quiet"]))
     with display:
         result = run(
@@ -217,6 +231,8 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
     title = f"{built.settings['learner']} on {built.settings['task']}"
     levels = baselines(built.problem.task)
     summary = result.summary
+    if beside is not None and not summary["interrupted"]:
+        levels = {beside.settings["learner"]: trained_beside(beside, values)} | levels
     console = Console(quiet=values["quiet"])
     console.print(summary_table(title, summary, levels))
     if summary.get("resumed_at") == summary["steps"] and not summary["interrupted"]:
@@ -226,6 +242,28 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
             console.print("already finished: its steps are done (--steps makes it longer)")
     print(result.folder)
     return 128 + summary["signal"] if summary["interrupted"] else 0
+
+
+def trained_beside(built: Any, values: dict[str, Any]) -> dict[str, float]:
+    """Held-out metrics of another learner's network, from the same seed."""
+    import jax
+
+    from jaxevo.run import run
+
+    result = run(
+        jax.random.key(values["seed"]),
+        built.learner,
+        built.problem,
+        num_steps=built.num_steps,
+        record_every=built.num_steps,
+        progress=False,
+    )
+    start = "held_out/"
+    return {
+        name.removeprefix(start): value
+        for name, value in result.summary.items()
+        if name.startswith(start) and name != "held_out/loss"
+    }
 
 
 def target_of(text: str | None) -> dict[str, float]:
@@ -394,7 +432,11 @@ def compare(words: list[str]) -> int:
 
 def builder(name: str, task: str, model: str, changed: dict[str, Any], inner: list[str]) -> Any:
     """A function of the number of steps (None: the learner's own) that builds a combination."""
-    options = learner_options(name, task, model)
+    preset = value_of("--preset", inner)
+    options = [
+        Option("preset", str | None, None, "named defaults"),
+        *learner_options(name, task, model, preset),
+    ]
     words = [*as_words(changed), *inner]  # what stands in brackets wins
     values = parse(options, words, prog="jaxevo compare", what=f"{name} on {task}")
 

@@ -6,6 +6,7 @@ summary.json         what was reached and what it cost
 params.safetensors   the final network
 best.safetensors     the network of the lowest held-out loss, where there is a held-out split
 curve.png            loss and held-out metrics over the steps
+forecast.png         of a stream of real numbers: a held-out series and its forecast
 checkpoints/         see jaxevo/checkpoint.py
 """
 

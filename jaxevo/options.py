@@ -76,9 +76,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def learner_options(learner: str, task: str, model: str | None) -> list[Option]:
+def learner_options(
+    learner: str, task: str, model: str | None, preset: str | None = None
+) -> list[Option]:
     """Every setting of a combination of names."""
-    settings = registry.settings_of(learner, task, model)
+    settings = registry.settings_of(learner, task, model, preset)
     return [Option(s.name, s.type, s.default, s.help) for s in settings]
 
 

@@ -54,8 +54,11 @@ _UNITS = {
     "return": "reward per episode",
     "episode_length": "steps",
     "success_rate": "fraction",
+    "recall": "fraction right",
+    "error_bits": "wrong entries per sequence",
+    "spectral_radius": "of the recurrent weights",
 }
-_RISING = ("accuracy", "return", "success_rate")
+_RISING = ("accuracy", "return", "success_rate", "recall")
 _CLOCKS = {
     "step": "training steps",
     "seconds": "seconds since the run began",
@@ -232,6 +235,17 @@ def weights(params: Params, title: str = "") -> Figure:
     figure.supxlabel("value of a parameter", fontsize=9)
     figure.supylabel("number of parameters", fontsize=9)
     return figure
+
+
+def can_forecast(problem: Problem) -> bool:
+    """Whether `forecast` draws this problem: held-out series of real targets."""
+    task = getattr(problem, "task", None)
+    return (
+        isinstance(problem, core.Sequence)
+        and isinstance(task, Stream)
+        and task.loss == "squared_error"
+        and task.test_inputs is not None
+    )
 
 
 def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int = 0) -> Figure:

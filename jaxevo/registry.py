@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 RUN_SETTINGS = (
     "steps", "seeds", "seed", "model", "out", "quiet", "record_every", "save_seconds", "stop_at",
     "tensorboard", "wandb", "config", "learners", "budget", "amount", "tune", "preset",
+    "beside",
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ _GREY_ES = {
 # Of perturbed nodes and weights alike; the recurrent tasks as measured.
 _PERTURBED = {"learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "steps": 5000}
 _PERTURBED_ON = {
-    "mackey-glass": {"window": 10, "steps": 40_000},
+    "mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 2e-4},
     "copying": {"learning_rate": 3e-4, "gamma": 0.95, "steps": 2500},
     "digits": {"learning_rate": 2e-3},
     "sine": {"learning_rate": 5e-3},

@@ -347,6 +347,10 @@ class _Loop:
                 levels = baselines(program.problem.task)
                 figure = plotting.curve(self.rows, levels, title=files.path.name)
                 plotting.save(figure, files.path / "curve.png")
+                one = jax.tree.map(lambda p: p[0], params) if program.many else params
+                if plotting.can_forecast(program.problem):
+                    figure = plotting.forecast(program.problem, one)
+                    plotting.save(figure, files.path / "forecast.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
 
