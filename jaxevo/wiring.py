@@ -81,7 +81,8 @@ def wiring(model: Model, params: Params, *inputs: Any) -> list[Wired]:
 
     jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(found, params, *inputs)
     jaxpr, structure = jaxpr.jaxpr, jax.tree.structure(shapes)
-    twins = _twins(jaxpr, jax.tree.unflatten(structure, jaxpr.outvars)[0])
+    nodes_of, _, *shown = jax.tree.unflatten(structure, jaxpr.outvars)
+    twins = _twins(jaxpr, nodes_of, jax.tree.leaves(shown))
     order = jax.tree.leaves(dict(zip(found, found, strict=True)))  # as jax sorts a dictionary
     _, seen, carry, _ = jax.tree.unflatten(structure, _reach(jaxpr, len(order)))
     to_carry, to_layers = _union(carry), _union(seen)
@@ -144,13 +145,18 @@ def _reach(jaxpr: Any, num_sources: int) -> list[int]:
     return [of(var) for var in jaxpr.outvars]
 
 
-def _twins(jaxpr: Any, nodes_of: dict[nodes.Layer, Any]) -> dict[nodes.Layer, nodes.Layer]:
-    """Second layer -> first, of each pair whose pre-activations are read by one addition only."""
+def _twins(
+    jaxpr: Any, nodes_of: dict[nodes.Layer, Any], shown: list
+) -> dict[nodes.Layer, nodes.Layer]:
+    """Second layer -> first, of each pair whose pre-activations are read by one addition only.
+
+    What is `shown`, as hidden state or output, is read by the world outside.
+    """
     readers: dict[Any, list] = {var: [] for var in nodes_of.values()}
-    for equation in jaxpr.eqns:
-        for var in equation.invars:
-            if not isinstance(var, Literal) and var in readers:
-                readers[var].append(equation)
+    uses = [(var, equation) for equation in jaxpr.eqns for var in equation.invars]
+    for var, reader in [*uses, *zip(shown, shown, strict=True)]:
+        if not isinstance(var, Literal) and var in readers:
+            readers[var].append(reader)
     twins: dict[nodes.Layer, nodes.Layer] = {}
     layers = list(nodes_of)
     for i, first in enumerate(layers):

@@ -127,8 +127,7 @@ def test_the_hidden_state_goes_on_between_windows_and_starts_anew_at_reset():
         assert gradient["start"].any() == reset
 
 
-@pytest.mark.parametrize("k", [None, 3])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize(("size", "k"), [(1, None), (2, 3), (3, None), (3, 3), (9, None)])
 def test_blocks_change_nothing_but_memory(size, k):
     """Of a window of 4 steps: 3 leaves a shorter last block, 9 nothing but that."""
     for index, carry in ((0, jnp.zeros((2, 3))), (1, jnp.full((2, 3), 0.2))):
@@ -172,5 +171,5 @@ def test_cost_and_settings():
     for bad in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="Backprop: truncation must be >= 1"):
             Backprop(truncation=bad)
-    with pytest.raises(ValueError, match=r"Backprop: checkpoint must be an integer >= 1, got 2\.5"):
-        Backprop(checkpoint=2.5)
+    with pytest.raises(ValueError, match="Backprop: checkpoint must be an integer >= 1, got 0"):
+        Backprop(checkpoint=0)

@@ -20,6 +20,11 @@ from jaxevo.wiring import Wired
 Matrices = dict[str, Float[Array, "n n"]]
 
 
+def dense(layers: list[Wired]) -> list[Wired]:
+    """The layers that read decorrelated activities; others may read the same ones as they are."""
+    return [wired for wired in layers if wired.layer.spec.kind == "dense"]
+
+
 def matrices(layers: list[Wired], which: str, params: Params) -> Matrices:
     """Identities for the activities that dense layers read: "hidden" ones, or "all" of them.
 
@@ -29,9 +34,7 @@ def matrices(layers: list[Wired], which: str, params: Params) -> Matrices:
     leaves = named_leaves(params)
     found: Matrices = {}
     readers: dict[str, str] = {}
-    for wired in layers:
-        if wired.layer.spec.kind != "dense" or which == "off":
-            continue
+    for wired in dense(layers) if which != "off" else []:
         for path, name in zip(wired.layer.spec.kernels, wired.inputs, strict=True):
             if readers.setdefault(path, name) != name:
                 raise ValueError(
@@ -39,27 +42,32 @@ def matrices(layers: list[Wired], which: str, params: Params) -> Matrices:
                     f"both {readers[path]} and {name}"
                 )
             if which == "all" or not name.startswith("input/"):
-                found[name] = jnp.eye(leaves[path].shape[0], dtype=leaves[path].dtype)
+                # small rates are lost in fewer bits than these
+                dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
+                found[name] = jnp.eye(leaves[path].shape[0], dtype=dtype)
     return found
 
 
 def decorrelated(x: Any, names: tuple[str, ...], matrices: Matrices) -> Any:
     """A layer's inputs, each times the matrix of its activity."""
     parts = [
-        part @ matrices[name].T if name in matrices else part
+        (part @ matrices[name].T).astype(part.dtype) if name in matrices else part
         for part, name in zip(x if isinstance(x, tuple) else (x,), names, strict=True)
     ]
     return tuple(parts) if isinstance(x, tuple) else parts[0]
 
 
 def activities(inputs: dict, layers: list[Wired], matrices: Matrices) -> dict[str, Array]:
-    """Each decorrelated activity once; of this step where some layer reads it at this step."""
+    """Each decorrelated activity once, [m, n]; of this step where a layer reads it at this step."""
     found = {}
-    for wired in sorted(layers, key=lambda wired: not any(wired.delayed)):
-        x = inputs[wired.layer]
-        for part, name in zip(x if isinstance(x, tuple) else (x,), wired.inputs, strict=True):
-            if name in matrices:
-                found[name] = part
+    for late in (True, False):
+        for wired in dense(layers):
+            x = inputs[wired.layer]
+            parts = x if isinstance(x, tuple) else (x,)
+            for part, name, delayed in zip(parts, wired.inputs, wired.delayed, strict=True):
+                if name in matrices and delayed is late:
+                    rows = part.reshape(-1, part.shape[-1])
+                    found[name] = rows.astype(matrices[name].dtype)
     return found
 
 
@@ -81,14 +89,13 @@ def changed(
             step = x.T @ (x @ matrix) / len(x) - power * matrix
         else:
             step = x.T @ x / len(x) * (1 - jnp.eye(len(matrix), dtype=x.dtype))
-        new[name] = matrix - rate * step
+        new[name] = (matrix - rate * step).astype(matrix.dtype)
     return new, jnp.mean(jnp.stack(energy))
 
 
 def correlations(activities: dict[str, Array]) -> dict[str, Array]:
-    """By activity, X^T X summed over all leading axes, [n, n]."""
-    rows = {name: x.reshape(-1, x.shape[-1]) for name, x in activities.items()}
-    return {name: x.T @ x for name, x in rows.items()}
+    """By activity [m, n], the mean of X^T X over its rows, [n, n]."""
+    return {name: x.T @ x / len(x) for name, x in activities.items()}
 
 
 def changed_by(
@@ -99,7 +106,8 @@ def changed_by(
     for name, matrix in matrices.items():
         off = correlations[name] * (1 - jnp.eye(len(matrix), dtype=matrix.dtype))
         energy.append(_off_diagonal(jnp.sum(off**2), matrix))
-        new[name] = matrix - rate * (off @ matrix if rule == "CD" else off)
+        step = off @ matrix if rule == "CD" else off
+        new[name] = (matrix - rate * step).astype(matrix.dtype)
     return new, jnp.mean(jnp.stack(energy))
 
 
@@ -111,9 +119,9 @@ def folded(matrices: Matrices, layers: list[Wired], params: Params) -> Params:
     """The network without matrices that computes the same: kernels D^T K."""
     leaves = named_leaves(params)
     done = set()
-    for wired in layers:
+    for wired in dense(layers):
         for path, name in zip(wired.layer.spec.kernels, wired.inputs, strict=True):
             if name in matrices and path not in done:
-                leaves[path] = matrices[name].T @ leaves[path]
+                leaves[path] = (matrices[name].T @ leaves[path]).astype(leaves[path].dtype)
                 done.add(path)
     return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))

@@ -234,22 +234,20 @@ class NodePerturbation:
         sums = tree_zeros(carry.matrices) if of_window else {}
         walk = Walk(pair, carry.matrices, sums)
         step = functools.partial(self.step, plan, key, params)
-        if self.normalization == "sample_sequence" and self.rule == "anp":
+        if self.by_window:
             step = self.normalized_by_window(plan, step, walk)
         timed = params, plan.timeline.num_steps
         delayed = frozenset(wired.layer for wired in plan.layers if wired.reaches_carry)
         if plan.accumulate == "per_sequence":
-            walk, gradient, metrics = by_traces(
-                step, walk, *timed, self.gamma, delayed, self.loss_share == "batch"
-            )
+            shared = self.loss_share == "batch" and not self.by_window
+            walk, gradient, metrics = by_traces(step, walk, *timed, self.gamma, delayed, shared)
         else:
             block = plan.timeline.num_steps if plan.accumulate == "store" else BLOCK
             walk, gradient, metrics = in_blocks(step, walk, *timed, block, self.gamma, delayed)
 
         matrices, weights = walk.matrices, carry.weights
         if of_window and matrices:
-            rows = plan.timeline.num_steps * plan.timeline.num_samples
-            mean = jax.tree.map(lambda c: c / rows, walk.correlations)
+            mean = jax.tree.map(lambda c: c / plan.timeline.num_steps, walk.correlations)
             matrices, metrics["correlation"] = decorrelation.changed_by(
                 matrices, mean, self.decorrelation_rule, self.decorrelation_rate
             )
@@ -342,6 +340,11 @@ class NodePerturbation:
         root = math.sqrt(plan.num_nodes + inputs)
         return {"nodes": size, "none": 1}.get(self.node_count, root)
 
+    @property
+    def by_window(self) -> bool:
+        """Whether a signal's length is known only at the window's end."""
+        return self.rule == "anp" and self.normalization == "sample_sequence"
+
     def normalized_by_window(self, plan: "Plan", step: Any, walk: Walk) -> Any:
         """`step` with loss differences over the squared length of a sample's whole window."""
 
@@ -380,8 +383,9 @@ class NodePerturbation:
             params = problem.model.init(key)
             plan = Plan(self, params, problem, batch)
             passes = num_runs(self.method, plan.num_draws)
-            passes *= 2 if plan.accumulate == "two_pass" else 1
-            if self.normalization == "sample_sequence" and self.rule == "anp":
+            once = not isinstance(self.gamma, jax.core.Tracer) and not np.any(self.gamma)
+            passes *= 2 if plan.accumulate == "two_pass" and not once else 1
+            if self.by_window:
                 passes += num_runs(self.method, plan.num_draws)
             if plan.uncovered:
                 passes += self.of_weights().cost(problem).forward_passes
@@ -406,6 +410,11 @@ class Plan:
         self.timeline = Timeline(problem, batch)
         inputs = self.example(params)
         self.layers = wiring(self.model, params, *inputs)
+        if not self.layers:
+            raise ValueError(
+                "the network has no layer to perturb: the node view sees dense, convolution and "
+                "normalisation layers of nnx and linen modules; use WeightPerturbation"
+            )
         self.num_inputs = sum(_size(x.shape[1:]) for x in jax.tree.leaves(inputs[-1]))
         self.uncovered = frozenset(nodes.uncovered(self.model, params, *inputs))
         self.uncovered -= _untrainable(self.model, params)
@@ -417,11 +426,6 @@ class Plan:
             )
         if rule.uncovered == "freeze":
             self.uncovered = frozenset()
-        if not self.layers:
-            raise ValueError(
-                "the network has no layer to perturb: the node view sees dense, convolution and "
-                "normalisation layers of nnx and linen modules; use WeightPerturbation"
-            )
         for wired in self.layers:
             if wired.shape[:1] != (self.timeline.num_samples,):
                 raise ValueError(
@@ -455,10 +459,12 @@ class Plan:
 
     def run(self, params: Params, matrices: Any, moment: Moment, carry: Carry, noise: Any) -> Run:
         """The network's step with noise on its nodes and its activities decorrelated."""
-        names = {wired.layer: wired.inputs for wired in self.layers}
+        names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
 
         def hook(layer, x, linear):
-            preactivation = linear(decorrelation.decorrelated(x, names[layer], matrices))
+            if layer in names:
+                x = decorrelation.decorrelated(x, names[layer], matrices)
+            preactivation = linear(x)
             return preactivation + noise[layer] if layer in noise else preactivation
 
         def apply(params, *inputs):
@@ -496,8 +502,9 @@ class Plan:
         many = clean and clean[0].ndim == jax.tree.leaves(pair.moved)[0].ndim
         if not many or not timeline.in_time:
             return jax.grad(loss)(zeros, pair.base)
-        each = jax.vmap(jax.grad(loss), in_axes=(None, 0))(zeros, pair.base)
-        return jax.tree.map(lambda error: error.mean(0), each)
+        each = jax.vmap(jax.grad(loss), in_axes=(None, 0))
+        both = each(zeros, pair.base), each(zeros, pair.moved)
+        return jax.tree.map(lambda *errors: sum(errors).mean(0) / 2, *both)
 
 
 def _untrainable(model: Any, params: Params) -> set[str]:
