@@ -1,5 +1,8 @@
 """Perturbed nodes learn: small runs in the default set, the figures of the README under slow."""
 
+import pathlib
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -76,6 +79,30 @@ def test_copying_of_five(learner):
     metrics, _ = held_out(learner, "copying", 3)
     print(metrics)
     assert np.all(metrics["recall"] >= 0.99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner, units", [("anp", 256), ("np", 128)])
+def test_copying_of_ten(learner, units):
+    """ANP fails with 128 units: its recurrent weights grow."""
+    metrics, levels = held_out(
+        learner, "copying", 1, length=10, delay=5, gamma=1.0, hidden_sizes=(units,),
+        learning_rate=1e-4 if learner == "anp" else 3e-4, num_steps=16_000,
+    )  # fmt: skip
+    print(metrics)
+    assert metrics["mse"] <= 0.02
+    assert all(metrics["mse"] < level["mse"] for level in levels.values())
+
+
+@pytest.mark.slow
+def test_larger_networks_copy_too(tmp_path):
+    sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+    import copying_hidden_size
+
+    picture = tmp_path / "sizes.png"
+    found = copying_hidden_size.main(["--seeds", "1", "--picture", str(picture)])
+    assert picture.stat().st_size > 5000
+    assert all(np.all(mse < 0.01) for values in found.values() for mse in values)
 
 
 @pytest.mark.slow
