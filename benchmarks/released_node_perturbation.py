@@ -63,12 +63,12 @@ class Outcome(NamedTuple):
 def learners(decorrelated: bool) -> dict[str, tuple[Any, np.ndarray]]:
     """By name: a learner as the released code has it, and its grid of rates."""
     found = {}
-    for name, rates in (("anp", (-6, -4)), ("np", (0, 2)), ("wp", (-2, 0))):
+    for name, rates in (("anp", (-3.5, -1.5)), ("np", (-2.5, -0.5)), ("wp", (-3.5, -1.5))):
         learner = registry.build(name, "mackey-glass", preset="authors").learner
         assert isinstance(learner, Learner)
         if decorrelated and name != "wp":
             estimator = dataclasses.replace(
-                learner.estimator, decorrelate="hidden", decorrelation_rate=1e-4
+                learner.estimator, decorrelate="hidden", decorrelation_rate=1e-6
             )
             learner = dataclasses.replace(learner, estimator=estimator)
         if not decorrelated or name != "wp":
@@ -117,9 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="50 steps of 8 units, 2 epochs")
     args = parser.parse_args(arguments)
     length, units, epochs = (100, 8, 2) if args.quick else (2000, 100, 20)
-    task = tasks.mackey_glass(
-        direction="released", window=1, length=length, num_series=NUM_SERIES
-    )
+    task = tasks.mackey_glass(direction="released", window=1, length=length, num_series=NUM_SERIES)
     model = models.from_nnx(ReleasedNet, num_inputs=1, num_units=units, num_outputs=1)
     problem = Problem(task, model)
     print(

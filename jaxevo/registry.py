@@ -92,6 +92,8 @@ _PERTURBED = {"learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "st
 _PERTURBED_ON = {
     "mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 2e-4},
     "copying": {"learning_rate": 3e-4, "gamma": 0.95, "steps": 2500},
+    "weather": {"window": 24, "steps": 6000},
+    "permuted-mnist": {"loss_at": "last", "gamma": 1.0},
     "digits": {"learning_rate": 2e-3},
     "sine": {"learning_rate": 5e-3},
 }
@@ -118,7 +120,13 @@ _RELEASED_NODES = _RELEASED | {
 }
 _RELEASED_WEIGHTS = _RELEASED | {"every": "step", "noise_scale": "inverse_sigma"}
 _RELEASED_ON = {
-    "mackey-glass": {"direction": "released", "window": 1, "length": 2000, "steps": 40_000},
+    "mackey-glass": {
+        "direction": "released",
+        "window": 1,
+        "length": 2000,
+        "steps": 40_000,
+        "learning_rate": 3e-3,
+    },
     "weather": {"window": 1, "scaling": "released"},
     "copying": {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
 }
@@ -193,9 +201,9 @@ LEARNERS = _by_name(
             "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
         },
     ),
-    _perturbation("anp", "activity-based node perturbation in the time domain", "anp", 1e-5),
-    _perturbation("np", "node perturbation in the time domain", "np", 1.0),
-    _perturbation("inp", "node perturbation, one layer at a time", "inp", 1.0),
+    _perturbation("anp", "activity-based node perturbation in the time domain", "anp", 3e-3),
+    _perturbation("np", "node perturbation in the time domain", "np", 0.1),
+    _perturbation("inp", "node perturbation, one layer at a time", "inp", 0.1),
     Named(
         "wp",
         _GRADIENT,
