@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from jaxevo import nodes
@@ -313,7 +314,7 @@ class NodePerturbation:
             base = seen.noise
             normalization = "sample_step_layer" if self.rule == "inp" else "none"
         squares = {name: _squared_length(signal) for name, signal in base.items()}
-        whole = sum(squares.values())
+        whole = functools.reduce(jnp.add, squares.values())
 
         def factor(name):
             if normalization == "none":
@@ -383,7 +384,7 @@ class NodePerturbation:
             params = problem.model.init(key)
             plan = Plan(self, params, problem, batch)
             passes = num_runs(self.method, plan.num_draws)
-            once = not isinstance(self.gamma, jax.core.Tracer) and not np.any(self.gamma)
+            once = not isinstance(self.gamma, Tracer) and not np.any(self.gamma)
             passes *= 2 if plan.accumulate == "two_pass" and not once else 1
             if self.by_window:
                 passes += num_runs(self.method, plan.num_draws)
@@ -478,9 +479,9 @@ class Plan:
 
     def activities(self, seen: Probe) -> dict[str, Array]:
         """Activity differences of the noisy layers, a twin's added to its first's."""
-        found = {wired.layer: seen.activities[wired.layer] for wired in self.noisy}
+        found: dict[str, Array] = {w.layer: seen.activities[w.layer] for w in self.noisy}
         for wired in self.layers:
-            if wired.twin in found:
+            if wired.twin is not None and wired.twin in found:
                 found[wired.twin] = found[wired.twin] + seen.activities[wired.layer]
         return found
 
@@ -504,7 +505,7 @@ class Plan:
             return jax.grad(loss)(zeros, pair.base)
         each = jax.vmap(jax.grad(loss), in_axes=(None, 0))
         both = each(zeros, pair.base), each(zeros, pair.moved)
-        return jax.tree.map(lambda *errors: sum(errors).mean(0) / 2, *both)
+        return jax.tree.map(lambda one, other: ((one + other) / 2).mean(0), *both)
 
 
 def _untrainable(model: Any, params: Params) -> set[str]:
@@ -512,7 +513,7 @@ def _untrainable(model: Any, params: Params) -> set[str]:
     return {
         path
         for path, mask in named_leaves(model.trainable(params)).items()
-        if not isinstance(mask, jax.core.Tracer) and not np.any(np.asarray(mask))
+        if not isinstance(mask, Tracer) and not np.any(np.asarray(mask))
     }
 
 

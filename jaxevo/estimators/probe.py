@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxevo import noise
@@ -94,7 +95,7 @@ def variance(method: Method, sigma: Scalar) -> Scalar:
 
 def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
     """Tells why differences of nearly equal numbers would be noise. Runs while tracing."""
-    known = not isinstance(sigma, jax.core.Tracer)
+    known = not isinstance(sigma, Tracer)
     if known and np.all(np.asarray(sigma) >= SMALLEST_COARSE_SIGMA):
         return
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jaxevo.core import Apply, Batch, Carry, Params, Sequence, Supervised
+from jaxevo.core import Apply, Batch, Carry, Params, Problem, Sequence, Supervised
 
 
 class Moment(NamedTuple):
@@ -26,7 +26,8 @@ class Moment(NamedTuple):
 class Timeline:
     """The time steps of one batch; lives while a step of an estimator is traced."""
 
-    def __init__(self, problem: Supervised, batch: Batch):
+    def __init__(self, problem: Problem, batch: Batch):
+        assert isinstance(problem, Supervised)  # an estimator's `requires`, refused at the door
         self.problem, self.batch = problem, batch
         self.in_time = isinstance(problem, Sequence)
         shape = jax.eval_shape(problem.weights, batch).shape
