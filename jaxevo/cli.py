@@ -41,7 +41,8 @@ commands:
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
 Trains a learner on a task and leaves config.json, metrics.jsonl, summary.json, curve.png,
-params.safetensors and checkpoints in a new folder under runs/.
+params.safetensors and checkpoints in a new folder under runs/; for a maze or a cart with a pole
+also episode.png and episode.gif.
 
 learners: {learners}
 tasks:    {tasks}
@@ -240,6 +241,13 @@ def trained(
             console.print("already finished: its target is reached (--stop-at sets another)")
         else:
             console.print("already finished: its steps are done (--steps makes it longer)")
+    if result.folder is not None and not summary["interrupted"]:
+        from jaxevo.plotting_episodes import save_episode
+
+        params = result.params if result.best_params is None else result.best_params
+        if values["seeds"] > 1:
+            params = jax.tree.map(lambda leaf: leaf[0], params)
+        save_episode(built.problem, params, result.folder)
     print(result.folder)
     return 128 + summary["signal"] if summary["interrupted"] else 0
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.pytree import (
     Data,
@@ -33,6 +33,7 @@ __all__ = [
     "ControlTask",
     "Cost",
     "Data",
+    "Episode",
     "Estimator",
     "Evaluation",
     "Learner",
@@ -76,6 +77,18 @@ class Evaluation(NamedTuple):
     metrics: dict[str, Any]
     observations: Any = None  # [T, ...] or [B, ...]: what the network was shown
     mask: Any = None  # [T, ...]: which observations count
+    moments: Any = None  # of the observations, where the model keeps statistics: for `absorb`
+
+
+class Episode(NamedTuple):
+    """One rollout, T steps. What comes after the end is there too; `alive` tells."""
+
+    states: Any  # [T, ...], of the environment, before each action
+    observations: Any  # [T, ...]
+    actions: Any  # [T, ...]
+    rewards: Float[Array, " T"]  # 0 after the end
+    alive: Bool[Array, " T"]  # whether the step was taken before the episode ended
+    final: Any  # the environment's state after the last step
 
 
 class Cost(NamedTuple):
@@ -158,7 +171,11 @@ class SequenceTask(SupervisedTask, Protocol):
 
 @runtime_checkable
 class ControlTask(Task, Protocol):
-    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode.
+
+    It may also have `outcome(env_state) -> dict`: what an episode's last state says beside its
+    return, such as whether the goal was met. Its means over episodes are metrics.
+    """
 
     max_steps: int
 
@@ -222,8 +239,13 @@ class Problem:
         return self.task.evaluate(params, batch, apply=apply or self.model.apply)
 
     def absorb(self, params: Params, moments: Any) -> Params:
-        """`params` with observation statistics folded in; for most models just `params`."""
-        return params
+        """`params` with the moments of observations folded in; for most models just `params`.
+
+        Args:
+            moments: of `Evaluation`, with any leading axes (members, chunks): they are summed.
+        """
+        absorb = getattr(self.model, "absorb", None)
+        return params if absorb is None else absorb(params, moments)
 
     def held_out(self) -> "Problem | None":
         """The problem on the task's test split; None where it has none."""
@@ -321,6 +343,36 @@ class Control(Problem):
         """-> action, log_prob. Greedy where `key` is None."""
         return self.task.act(key, output)
 
+    def rollout(
+        self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None
+    ) -> Episode:
+        """One episode of `task.max_steps` steps."""
+        network = apply or self.model.apply
+        recurrent = has_carry(self.model)
+        key_reset, key_steps = jax.random.split(key)
+        env_state, observation = self.reset(key_reset)
+        carry = self.model.initial_carry(params, ())
+
+        def step(loop, key):
+            env_state, observation, carry, alive = loop
+            key_act, key_transition = jax.random.split(key)
+            if recurrent:
+                carry, output = network(params, carry, observation)
+            else:
+                output = network(params, observation)
+            action, _ = self.act(key_act, output)
+            following, next_observation, reward, terminated, truncated = self.transition(
+                key_transition, env_state, action
+            )
+            seen = env_state, observation, action, jnp.where(alive, reward, 0.0), alive
+            going_on = alive & ~jnp.logical_or(terminated, truncated)
+            return (following, next_observation, carry, going_on), seen
+
+        start = env_state, observation, carry, jnp.array(True)
+        keys = jax.random.split(key_steps, self.task.max_steps)
+        (final, *_), seen = jax.lax.scan(step, start, keys)
+        return Episode(*seen, final)
+
     def evaluate(
         self, params: Params, batch: Key[Array, " B"], *, apply: Apply | None = None
     ) -> Evaluation:
@@ -329,36 +381,23 @@ class Control(Problem):
         Rewards after the first termination do not count. Observations are [T, B, ...] and
         `mask` [T, B] says which of them were met before the episode ended.
         """
-        network = apply or self.model.apply
-
-        def rollout(key):
-            key_reset, key_steps = jax.random.split(key)
-            env_state, observation = self.reset(key_reset)
-            carry = self.model.initial_carry(params, ())
-            recurrent = has_carry(self.model)
-
-            def step(loop, key):
-                env_state, observation, carry, alive = loop
-                key_act, key_transition = jax.random.split(key)
-                if recurrent:
-                    carry, output = network(params, carry, observation)
-                else:
-                    output = network(params, observation)
-                action, _ = self.act(key_act, output)
-                env_state, following, reward, terminated, truncated = self.transition(
-                    key_transition, env_state, action
-                )
-                loop = env_state, following, carry, alive & ~(terminated | truncated)
-                return loop, (jnp.where(alive, reward, 0.0), observation, alive)
-
-            start = env_state, observation, carry, jnp.array(True)
-            keys = jax.random.split(key_steps, self.task.max_steps)
-            _, (rewards, observations, alive) = jax.lax.scan(step, start, keys)
-            return rewards.sum(), observations, alive
-
-        returns, observations, alive = jax.vmap(rollout, out_axes=(0, 1, 1))(batch)
+        episodes = jax.vmap(lambda key: self.rollout(params, key, apply=apply))(batch)
+        observations, alive = jax.tree.map(
+            lambda x: jnp.swapaxes(x, 0, 1), (episodes.observations, episodes.alive)
+        )
+        returns = episodes.rewards.sum(1)
         metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
-        return Evaluation(-returns.mean(), metrics, observations, alive)
+        if outcome := getattr(self.task, "outcome", None):
+            found = jax.vmap(outcome)(episodes.final)
+            metrics |= {name: value.astype(float).mean() for name, value in found.items()}
+        moments = getattr(self.model, "moments", None)
+        return Evaluation(
+            loss=-returns.mean(),
+            metrics=metrics,
+            observations=observations,
+            mask=alive,
+            moments=None if moments is None else moments(observations, alive),
+        )
 
 
 @runtime_checkable

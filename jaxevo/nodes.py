@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
@@ -101,11 +103,36 @@ def _in_force(view: _View | None) -> Iterator[None]:
         _view.reset(reset)
 
 
+_path: contextvars.ContextVar[str] = contextvars.ContextVar("path", default="")
+
+
+@contextlib.contextmanager
+def within(key: str) -> Iterator[None]:
+    """Shows the layers called inside under `key`: for a model whose params hold another's there."""
+    reset = _path.set(f"{_path.get()}{key}/")
+    try:
+        yield
+    finally:
+        _path.reset(reset)
+
+
+def _placed(spec: LayerSpec) -> LayerSpec:
+    path = _path.get()
+    if not path:
+        return spec
+    return spec._replace(
+        name=path + spec.name,
+        kernels=tuple(path + kernel for kernel in spec.kernels),
+        bias=None if spec.bias is None else path + spec.bias,
+    )
+
+
 def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Array:
     """Runs one layer under the hook in force. For the doors of `jaxevo.models` only."""
     view = _view.get()
     if view is None:
         return spec.run(kernels, bias, inputs)
+    spec = _placed(spec)
     use = view.uses[spec.name] = view.uses.get(spec.name, -1) + 1
     layer = Layer(spec, use)
     if view.record and get_opaque_trace_state() != view.trace:
@@ -135,8 +162,12 @@ def _require_known(uncovered: str) -> None:
     require("uncovered", "'error' or 'allow'", uncovered, lambda u: u in ("error", "allow"))
 
 
-def _check_coverage(view: _View, params: Params) -> None:
-    missing = [path for path in named_leaves(params) if path not in view.covered]
+def _check_coverage(view: _View, model: Model, params: Params) -> None:
+    missing = [
+        path
+        for path, trainable in named_leaves(model.trainable(params)).items()
+        if path not in view.covered and (isinstance(trainable, Tracer) or np.any(trainable))
+    ]
     if missing:
         raise ValueError(
             f"no layer accounts for the parameters {', '.join(missing)}: the node view covers "
@@ -171,7 +202,7 @@ def apply(
     with _in_force(view):
         outputs = model.apply(params, *inputs)
     if uncovered == "error":
-        _check_coverage(view, params)
+        _check_coverage(view, model, params)
     return outputs, view.inputs, view.preactivations
 
 
@@ -188,7 +219,7 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
         with _in_force(view):
             outputs = model.apply(params, *inputs)
         if uncovered == "error":
-            _check_coverage(view, params)
+            _check_coverage(view, model, params)
         return outputs
 
     return apply

@@ -1,8 +1,8 @@
 """Pictures of runs, comparisons and networks, as matplotlib figures.
 
-The only file that imports matplotlib, and without pyplot: a figure belongs to whoever holds it,
-so scripts, notebooks and threads may draw at once. Lines differ in dashes and markers as well as
-in colour, so that they stay apart in grey.
+With `plotting_episodes` and `plotting_mutations` the only file that imports matplotlib, and without
+pyplot: a figure belongs to whoever holds it, so scripts, notebooks and threads may draw at once.
+Lines differ in dashes and markers as well as in colour, so that they stay apart in grey.
 Source of the colours: Okabe and Ito, Color Universal Design (2008), without the yellow.
 """
 
@@ -60,8 +60,9 @@ _UNITS = {
     "recall": "fraction right",
     "error_bits": "wrong entries per sequence",
     "spectral_radius": "of the recurrent weights",
+    "solved": "fraction",
 }
-_RISING = ("accuracy", "return", "success_rate", "recall")
+_RISING = ("accuracy", "return", "success_rate", "recall", "solved")
 _CLOCKS = {
     "step": "training steps",
     "seconds": "seconds since the run began",

@@ -224,6 +224,7 @@ LEARNERS = _by_name(
 )
 
 _PEERS = "backprop,evolution-strategy"
+_MUTATIONS = "safe-mutation-sum,safe-mutation-so,safe-mutation-abs,safe-mutation-rescale,control"
 
 TASKS = _by_name(
     Named(
@@ -300,6 +301,64 @@ TASKS = _by_name(
         model="convnet",
         peers=_PEERS,
     ),
+    Named(
+        "toy-easy",
+        "jaxevo.tasks:toy_easy",
+        "two weights, one of which matters, and little",
+        model="poorly-conditioned",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "toy-medium",
+        "jaxevo.tasks:toy_medium",
+        "two weights, one a thousand times as sensitive as the other",
+        model="poorly-conditioned",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "toy-washout",
+        "jaxevo.tasks:toy_washout",
+        "the same on two rows whose gradients cancel",
+        model="poorly-conditioned",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "recurrent-parity",
+        "jaxevo.tasks:recurrent_parity",
+        "whether the ones of a string, seen bit by bit, are odd",
+        model="elman",
+        preset={"hidden_sizes": (20, 20)},
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "hard-maze",
+        "jaxevo.tasks:hard_maze",
+        "a deceptive maze for a robot with range finders",
+        model="deep",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "pixel-maze",
+        "jaxevo.tasks:pixel_maze",
+        "a maze seen from above, 3x3 blocks at a time, as pixels",
+        model="conv-lstm",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "cartpole",
+        "jaxevo.tasks:cartpole",
+        "a pole to be balanced on a cart",
+        model="mlp",
+        peers=_MUTATIONS,
+    ),
+    Named(
+        "cartpole-masked",
+        "jaxevo.tasks:cartpole_masked",
+        "the same without its velocities: for policies with a memory",
+        model="elman",
+        preset={"hidden_sizes": (16,)},
+        peers=_MUTATIONS,
+    ),
 )
 
 MODELS = _by_name(
@@ -308,6 +367,25 @@ MODELS = _by_name(
     Named("rnn", "jaxevo.models:recurrent", "our fused recurrent cell", fixed={"cell": "rnn"}),
     Named("gru", "jaxevo.models:recurrent", "gated recurrent units", fixed={"cell": "gru"}),
     Named("lstm", "jaxevo.models:recurrent", "long short-term memory", fixed={"cell": "lstm"}),
+    Named(
+        "elman",
+        "jaxevo.models:recurrent",
+        "tanh cells with PyTorch's parameters and first weights",
+        fixed={"cell": "elman", "readout": "uniform"},
+    ),
+    Named("deep", "jaxevo.models:deep", "16 SELU layers of 8 units, sigmoid outputs"),
+    Named(
+        "deep-residual",
+        "jaxevo.models:deep",
+        "32 tanh layers of 125 units, a skip over every 4, sigmoid outputs",
+        preset={"num_layers": 32, "width": 125, "activation": "tanh", "residual": 4},
+    ),
+    Named("conv-lstm", "jaxevo.models:conv_lstm", "14 convolutions, two LSTM cells"),
+    Named(
+        "poorly-conditioned",
+        "jaxevo.models:poorly_conditioned",
+        "one weight for each output, which feel it very unequally",
+    ),
 )
 
 

@@ -64,6 +64,15 @@ def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
     assert (in_empty_folder / "runs" / "evolution-strategy-digits-2" / "config.json").exists()
 
 
+def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
+    assert cli.main(
+        ["train", "evolution-strategy", "cartpole-masked", "--steps", "1", "--population-size",
+         "4", "--max-steps", "8", "--seeds", "2", "--out", "mine", "--quiet"]
+    ) == 0  # fmt: skip
+    for name, start in (("episode.png", b"\x89PNG"), ("episode.gif", b"GIF")):
+        assert (in_empty_folder / "mine" / name).read_bytes().startswith(start)
+
+
 def test_settings_reach_learner_task_and_model(in_empty_folder):
     assert cli.main(
         ["train", "bptt-truncated", "mackey-glass", "--steps", "2", "--window", "5", "--length",

@@ -479,7 +479,7 @@ BAD = [
         "input_shape must be that of an image, got (1, 2, 3, 4)",
     ),
     (convnet, {"input_shape": (4, 0)}, "input_shape must be integers >= 1, got (4, 0)"),
-    (recurrent, {"cell": "mgu"}, "cell must be one of rnn, gru, lstm, simple, got 'mgu'"),
+    (recurrent, {"cell": "mgu"}, "cell must be one of rnn, gru, lstm, simple, elman, got 'mgu'"),
     (
         recurrent,
         {"hidden_sizes": ()},

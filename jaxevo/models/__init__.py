@@ -1,6 +1,9 @@
 """Models: networks as pure functions on a plain dict of arrays. They know no task."""
 
+from jaxevo.models.cells import ElmanCell, TwoBiasLSTMCell
+from jaxevo.models.conv_lstm import ConvLSTM, conv_lstm
 from jaxevo.models.convolutional import ConvNet, convnet
+from jaxevo.models.deep import Deep, PoorlyConditioned, deep, poorly_conditioned
 from jaxevo.models.from_flax import (
     FunctionModel,
     LinenModel,
@@ -11,22 +14,33 @@ from jaxevo.models.from_flax import (
     register_layer,
 )
 from jaxevo.models.mlp import MLP, mlp
+from jaxevo.models.normalised import NormalisedModel, normalised
 from jaxevo.models.recurrent import FusedCell, RecurrentLinear, RecurrentNet, recurrent
 
 __all__ = [
     "MLP",
+    "ConvLSTM",
     "ConvNet",
+    "Deep",
+    "ElmanCell",
     "FunctionModel",
     "FusedCell",
     "LinenModel",
     "NNXModel",
+    "NormalisedModel",
+    "PoorlyConditioned",
     "RecurrentLinear",
     "RecurrentNet",
+    "TwoBiasLSTMCell",
+    "conv_lstm",
     "convnet",
+    "deep",
     "from_functions",
     "from_linen",
     "from_nnx",
     "mlp",
+    "normalised",
+    "poorly_conditioned",
     "recurrent",
     "register_layer",
 ]

@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -15,7 +16,8 @@ from jaxevo.models.from_flax import NNXModel, from_nnx
 class MLP(nnx.Module):
     """Dense layers with an activation between them; the output is linear.
 
-    Inputs of more than one axis, [B, ...], are flattened. Kernels are drawn LeCun-normal.
+    Inputs of more than one axis, [B, ...], are flattened. Kernels are drawn LeCun-normal, unless
+    `linear(num_inputs, num_outputs, rngs=)` makes other layers.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class MLP(nnx.Module):
         activation: str,
         residual: int,
         norm: bool,
+        linear: Callable[..., nnx.Linear] = nnx.Linear,
         *,
         rngs: nnx.Rngs,
     ):
@@ -34,9 +37,9 @@ class MLP(nnx.Module):
             num_inputs *= length
         sizes = (num_inputs, *hidden_sizes)
         pairs = list(itertools.pairwise(sizes))
-        self.hidden = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairs])
+        self.hidden = nnx.List([linear(i, o, rngs=rngs) for i, o in pairs])
         self.norms = nnx.List([nnx.LayerNorm(o, rngs=rngs) for _, o in pairs] if norm else [])
-        self.readout = nnx.Linear(sizes[-1], num_outputs, rngs=rngs)
+        self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
         self.num_input_axes = len(input_shape)
         self.activation = activation
         self.residual = residual

@@ -1,5 +1,6 @@
 """Recurrent networks as step modules, (carry, x) -> (carry, y): stacked cells and a read-out."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.models.cells import ElmanCell
+from jaxevo.models.first_weights import uniform_linear
 from jaxevo.models.from_flax import NNXModel, from_nnx, register_layer
 from jaxevo.models.mlp import is_size, require_activation, require_sizes
 
@@ -76,11 +79,12 @@ CELLS: dict[str, Callable[..., nnx.Module]] = {
     "gru": nnx.GRUCell,
     "lstm": nnx.LSTMCell,
     "simple": nnx.SimpleCell,
+    "elman": ElmanCell,
 }
 
 
 class RecurrentNet(nnx.Module):
-    """Cells on top of each other and a linear read-out of the last, which starts at zero."""
+    """Cells on top of each other and a linear read-out of the last."""
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class RecurrentNet(nnx.Module):
         hidden_sizes: tuple[int, ...],
         cell: str,
         cell_settings: tuple[tuple[str, Any], ...],
+        readout: str,
         *,
         rngs: nnx.Rngs,
     ):
@@ -99,8 +104,9 @@ class RecurrentNet(nnx.Module):
                 for i, o in itertools.pairwise(sizes)
             ]
         )
-        zeros = jax.nn.initializers.zeros
-        self.readout = nnx.Linear(sizes[-1], num_outputs, kernel_init=zeros, rngs=rngs)
+        zero_linear = functools.partial(nnx.Linear, kernel_init=jax.nn.initializers.zeros)
+        linear = zero_linear if readout == "zeros" else uniform_linear
+        self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
 
     def __call__(self, carry: tuple, x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
         after = []
@@ -120,24 +126,29 @@ def recurrent(
     input_shape: tuple[int, ...],
     num_outputs: int,
     *,
-    cell: Literal["rnn", "gru", "lstm", "simple"] = "rnn",
+    cell: Literal["rnn", "gru", "lstm", "simple", "elman"] = "rnn",
     hidden_sizes: tuple[int, ...] = (64,),
     activation: str = "tanh",
     radius: float = 0.9,
     input_scale: float = 0.5,
+    readout: Literal["zeros", "uniform"] = "zeros",
 ) -> NNXModel:
     """A recurrent network as a step module.
 
     Args:
         input_shape: (I,), of one time step.
         num_outputs: linear outputs at every step.
-        cell: "rnn" (our fused cell: one node per unit), "gru", "lstm" or "simple" (flax's).
+        cell: "rnn" (our fused cell: one node per unit), "gru", "lstm" or "simple" (flax's), or
+            "elman" (two biases, all weights uniform at the start, as in PyTorch).
         hidden_sizes: units of each cell, stacked.
         activation: of the fused cell.
         radius: of the fused cell's recurrent matrix at the start, orthogonal times this, > 0.
         input_scale: standard deviation of the fused cell's input weights at the start, > 0.
+        readout: first weights of the read-out: "zeros", which gradients leave at once, or
+            "uniform" as PyTorch draws them, for a population that is to differ from the start.
     """
     require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
+    require("readout", "'zeros' or 'uniform'", readout, lambda r: r in ("zeros", "uniform"))
     require_sizes("hidden_sizes", hidden_sizes, at_least=1)
     require("num_outputs", "an integer >= 1", num_outputs, is_size)
     require_activation(activation)
@@ -154,4 +165,5 @@ def recurrent(
         hidden_sizes=tuple(hidden_sizes),
         cell=cell,
         cell_settings=tuple(fused.items()) if cell == "rnn" else (),
+        readout=readout,
     )

@@ -1,0 +1,214 @@
+"""Environments of gymnax, whose policies are evolved or trained.
+
+gymnax is imported here only, when a task is made: `pip install 'jaxevo[rl]'`.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Key
+
+from jaxevo.core import Data, pytree, require, require_integer, static
+from jaxevo.tree import tree_where
+
+HELD_OUT_EPISODES = 32
+
+
+class Running(NamedTuple):
+    state: Any  # of the gymnax environment
+    observation: Any  # of this state
+    ended: Bool[Array, ""]
+
+
+@pytree
+class Environment:
+    """A gymnax environment. Its loss is minus the mean return over the episodes of a batch.
+
+    Episodes are not reset when they end: they stand still, and nothing that comes after counts.
+    The held-out split is 32 other episodes, always the same.
+
+    Attributes:
+        name: that gymnax knows, such as "CartPole-v1".
+        settings: gymnax's params of the environment: numbers, which may be swept.
+        scales: what the observed numbers are multiplied by, of `input_shape`; None: nothing.
+        observed: indices of the numbers that the policy sees; None: the observation as it is.
+        input_shape: of what the policy sees.
+        num_outputs: actions, or numbers in a continuous action.
+        continuous: actions are the tanh of the outputs, stretched to their bounds.
+        stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
+            output is taken.
+        max_steps: in an episode.
+        num_episodes: in a batch.
+    """
+
+    name: str = static()
+    settings: Any
+    scales: Data | None = None
+    observed: tuple[int, ...] | None = static(default=None)
+    input_shape: tuple[int, ...] = static()
+    num_outputs: int = static()
+    continuous: bool = static(default=False)
+    stochastic: bool = static(default=False)
+    max_steps: int = static()
+    num_episodes: int = static(default=8)
+
+    def __post_init__(self):
+        require_integer("max_steps", 1, self.max_steps)
+        require_integer("num_episodes", 1, self.num_episodes)
+        require("stochastic", "False where actions are continuous", self.stochastic,
+                lambda stochastic: not (stochastic and self.continuous))  # fmt: skip
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Key[Array, " B"]:
+        return jax.random.split(key, self.num_episodes)
+
+    def held_out(self) -> "Environment":
+        return dataclasses.replace(self, num_episodes=HELD_OUT_EPISODES)
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Running, Any]:
+        observation, state = gymnax_environment(self.name).reset_env(key, self.settings)
+        observation = self.seen(observation)
+        return Running(state, observation, jnp.array(False)), observation
+
+    def seen(self, observation: Any) -> Any:
+        """What the policy sees of an observation."""
+        if self.observed is not None:
+            observation = observation[jnp.array(self.observed)]
+        return observation if self.scales is None else observation * self.scales
+
+    def transition(self, key: Key[Array, ""], env_state: Running, action: Any) -> tuple:
+        environment = gymnax_environment(self.name)
+        observation, state, reward, terminated, _ = environment.step_env(
+            key, env_state.state, action, self.settings
+        )
+        truncated = environment.is_truncated(state, self.settings)
+        after = Running(state, self.seen(observation), terminated | truncated)
+        after = tree_where(env_state.ended, env_state, after)
+        return after, after.observation, reward, terminated, truncated
+
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
+        if self.continuous:
+            space = gymnax_environment(self.name).action_space(self.settings)
+            action = space.low + (space.high - space.low) * (jnp.tanh(output) + 1) / 2
+            return action.reshape(space.shape), jnp.zeros(())
+        if key is None or not self.stochastic:
+            return output.argmax(-1), jnp.zeros(())
+        action = jax.random.categorical(key, output)
+        return action, jax.nn.log_softmax(output)[action]
+
+
+@functools.lru_cache(maxsize=32)
+def gymnax_environment(name: str) -> Any:
+    """The environment that gymnax calls `name`; it holds no numbers.
+
+    Raises:
+        ImportError: gymnax is not installed.
+        ValueError: it knows no such environment.
+    """
+    try:
+        import gymnax
+    except ImportError as error:
+        raise ImportError(
+            f"environments need gymnax, which is not there ({error}): pip install 'jaxevo[rl]'"
+        ) from None
+    require(
+        "name", f"one of {', '.join(gymnax.registered_envs)}", name,
+        lambda name: name in gymnax.registered_envs,
+    )  # fmt: skip
+    return gymnax.make(name)[0]
+
+
+def environment(
+    name: str,
+    *,
+    observed: tuple[int, ...] | None = None,
+    scales: tuple[float, ...] | None = None,
+    num_episodes: int = 8,
+    max_steps: int | None = None,
+    stochastic: bool = False,
+) -> Environment:
+    """Any environment of gymnax.
+
+    Args:
+        name: that gymnax knows.
+        observed: indices of the numbers that the policy sees; None: the observation as it is.
+        scales: what each of these is multiplied by; None: 1.
+        num_episodes: in a batch, for a generation in common.
+        max_steps: in an episode; None: as many as gymnax allows.
+        stochastic: draw discrete actions; else take the greatest output.
+
+    Raises:
+        ImportError: gymnax is not installed.
+        ValueError: an unknown name, or settings that do not fit it.
+    """
+    gymnax_env = gymnax_environment(name)
+    settings = gymnax_env.default_params
+    if max_steps is not None:
+        require_integer("max_steps", 1, max_steps)
+        settings = settings.replace(max_steps_in_episode=max_steps)
+    key = jax.random.key(0)
+    shape = jax.eval_shape(lambda: gymnax_env.reset_env(key, settings)[0]).shape
+    if observed is not None:
+        if len(shape) != 1 or not observed or not all(0 <= i < shape[0] for i in observed):
+            raise ValueError(
+                f"observed must be indices of the observation, of shape {shape}, got {observed}"
+            )
+        shape = (len(observed),)
+    if scales is not None and np.shape(scales) != shape:
+        raise ValueError(
+            f"scales must be a number for each that is observed, {shape}, got {scales}"
+        )
+    space = gymnax_env.action_space(settings)
+    discrete = hasattr(space, "n")
+    return Environment(
+        name=name,
+        settings=settings,
+        scales=None if scales is None else np.array(scales, np.float32),
+        observed=None if observed is None else tuple(observed),
+        input_shape=tuple(shape),
+        num_outputs=int(space.n) if discrete else int(np.prod(space.shape)),
+        continuous=not discrete,
+        stochastic=stochastic,
+        max_steps=int(settings.max_steps_in_episode),
+        num_episodes=num_episodes,
+    )
+
+
+def cartpole(
+    *, num_episodes: int = 8, max_steps: int = 500, stochastic: bool = False
+) -> Environment:
+    """A pole on a cart, to be kept upright by pushes to the left or right: 1 for every step.
+
+    Args:
+        num_episodes: in a batch, for a generation in common.
+        max_steps: in an episode, and so the highest return.
+        stochastic: draw actions with the softmax of the outputs; else take the greatest.
+    """
+    return environment(
+        "CartPole-v1", num_episodes=num_episodes, max_steps=max_steps, stochastic=stochastic
+    )
+
+
+def cartpole_masked(
+    *, num_episodes: int = 8, max_steps: int = 500, stochastic: bool = False
+) -> Environment:
+    """The same without its velocities: the cart's position and 5 times the pole's angle.
+
+    Only a policy with a memory can balance the pole for long.
+
+    Args:
+        num_episodes: in a batch, for a generation in common.
+        max_steps: in an episode, and so the highest return.
+        stochastic: draw actions with the softmax of the outputs; else take the greatest.
+    """
+    return environment(
+        "CartPole-v1",
+        observed=(0, 2),
+        scales=(1.0, 5.0),
+        num_episodes=num_episodes,
+        max_steps=max_steps,
+        stochastic=stochastic,
+    )

@@ -1,0 +1,184 @@
+"""Environments of gymnax behind jaxevo's interface: ends, masks, actions, splits."""
+
+import dataclasses
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import registry, tasks
+from jaxevo.core import Control, ControlTask, Problem
+from jaxevo.models import from_functions
+from jaxevo.tasks.control import gymnax_environment
+
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def cartpole():
+    return tasks.cartpole(num_episodes=3)
+
+
+def policy(choose, **params):
+    """A feed-forward network: choose(params, observation) -> outputs."""
+    arrays = {"nothing": 0.0} | params
+    return from_functions(lambda key: jax.tree.map(jnp.float32, arrays), choose)
+
+
+def follow_the_pole(params, x):
+    """Pushes to the side that the pole falls to: it lasts longer than a constant push."""
+    lean = x[..., 2] + x[..., 3] + params["nothing"]
+    return jnp.stack([-lean, lean], -1)
+
+
+def push_right(params, x):
+    return jnp.array([0.0, 1.0]) + params["nothing"]
+
+
+@functools.cache
+def episode(choose):
+    problem = Problem(cartpole(), policy(choose))
+    assert isinstance(problem, Control) and isinstance(problem.task, ControlTask)
+    return jax.jit(lambda problem: problem.rollout(problem.init(KEY), KEY))(problem)
+
+
+def test_transitions_are_gymnaxs():
+    run = episode(follow_the_pole)
+    env = gymnax_environment("CartPole-v1")
+    settings = env.default_params
+    state = jax.tree.map(lambda leaf: leaf[0], run.states.state)
+    assert abs(jnp.stack([state.x, state.x_dot, state.theta, state.theta_dot])).max() <= 0.05
+    for t in range(5):
+        np.testing.assert_allclose(run.observations[t], env.get_obs(state), rtol=1e-6)
+        assert run.actions[t] == (run.observations[t, 2] + run.observations[t, 3] > 0)
+        _, state, reward, _, _ = env.step_env(KEY, state, run.actions[t], settings)
+        assert reward == run.rewards[t] == 1
+
+
+def test_an_episode_ends_where_the_pole_falls_and_then_stands_still():
+    run = episode(push_right)
+    length = int(run.alive.sum())
+    assert 5 < length < 20  # ten pushes to one side
+    assert run.alive[:length].all() and not run.alive[length:].any()
+    assert run.rewards.sum() == length
+    fallen = jax.tree.map(lambda leaf: leaf[length], run.states)
+    assert fallen.ended and abs(fallen.state.theta) > 12 * np.pi / 180
+    assert abs(run.observations[length - 1, 2]) <= 12 * np.pi / 180
+    np.testing.assert_array_equal(run.final.observation, run.observations[length])
+    np.testing.assert_array_equal(run.final.state.x, fallen.state.x)
+
+
+def test_the_time_limit_ends_an_episode():
+    task = tasks.cartpole(num_episodes=2, max_steps=7)
+    problem = Problem(task, policy(push_right))
+    evaluation = problem.evaluate(problem.init(KEY), problem.sample(KEY, 0))
+    assert evaluation.metrics["return"] == 7 and evaluation.loss == -7
+    state, _ = task.reset(KEY)
+    for t in range(7):
+        state, _, _, terminated, truncated = task.transition(KEY, state, 1)
+        assert truncated == (t == 6) and not terminated
+
+
+def test_masked_observations_are_position_and_five_times_the_angle():
+    masked, full = tasks.cartpole_masked(), cartpole()
+    assert masked.input_shape == (2,) and full.input_shape == (4,) and full.num_outputs == 2
+    state, seen = masked.reset(KEY)
+    _, whole = full.reset(KEY)
+    np.testing.assert_allclose(seen, [whole[0], 5 * whole[2]], rtol=1e-6)
+    _, seen, *_ = masked.transition(KEY, state, 1)
+    _, whole, *_ = full.transition(KEY, full.reset(KEY)[0], 1)
+    np.testing.assert_allclose(seen, [whole[0], 5 * whole[2]], rtol=1e-6)
+
+
+def test_episodes_are_common_to_a_generation_and_held_out_ones_never_change():
+    task = cartpole()
+    assert task.sample(KEY, 0).shape == (3,)
+    held_out = task.held_out()
+    keys = held_out.sample(KEY, 0)
+    assert keys.shape == (32,) and held_out.held_out().sample(KEY, 5).shape == (32,)
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 32
+
+
+def test_actions_are_greedy_unless_drawn():
+    outputs = jnp.array([0.0, 1.0])
+    for key in (None, KEY):
+        action, log_prob = cartpole().act(key, outputs)
+        assert action == 1 and log_prob == 0
+    task = tasks.cartpole(stochastic=True)
+    assert task.act(None, outputs)[0] == 1
+    keys = jax.random.split(KEY, 4000)
+    actions, log_probs = jax.vmap(task.act, in_axes=(0, None))(keys, outputs)
+    share = 1 / (1 + np.exp(-1))
+    # the standard error of a share of 4,000 draws is below 1 / (2 sqrt 4000) = 0.008
+    assert abs(actions.mean() - share) < 4 * 0.008
+    np.testing.assert_allclose(
+        jnp.exp(log_probs), jnp.where(actions == 1, share, 1 - share), rtol=1e-5
+    )
+
+
+def test_continuous_actions_stay_between_their_bounds():
+    task = tasks.environment("Pendulum-v1", num_episodes=2)
+    assert task.continuous and task.num_outputs == 1 and task.input_shape == (3,)
+    assert task.max_steps == 200
+    for output, action in ((0.0, 0.0), (100.0, 2.0), (-100.0, -2.0), (0.5, 2 * np.tanh(0.5))):
+        np.testing.assert_allclose(task.act(KEY, jnp.array([output]))[0], [action], rtol=1e-5)
+    problem = Problem(task, policy(lambda params, x: x[..., :1] + params["nothing"]))
+    evaluation = problem.evaluate(problem.init(KEY), problem.sample(KEY, 0))
+    assert np.isfinite(evaluation.loss) and evaluation.loss > 0
+    assert evaluation.metrics["episode_length"] == 200
+
+
+def test_another_gravity_does_not_compile_anew():
+    traces = []
+
+    @jax.jit
+    def evaluate(problem):
+        traces.append(1)
+        return problem.evaluate(problem.init(KEY), problem.sample(KEY, 0)).observations[5]
+
+    seen, model = [], policy(push_right)
+    for gravity in (9.8, 1.0):
+        settings = cartpole().settings.replace(gravity=gravity)
+        task = dataclasses.replace(cartpole(), settings=settings)
+        seen.append(evaluate(Problem(task, model)))
+    assert len(traces) == 1 and not jnp.array_equal(*seen)
+
+
+def test_policies_with_and_without_memory_by_name():
+    for name, model in (("cartpole", "mlp"), ("cartpole-masked", "elman")):
+        built = registry.build("evolution-strategy", name, max_steps=5, num_episodes=2)
+        assert built.settings["model"] == model
+        params = built.problem.init(KEY)
+        evaluation = built.problem.evaluate(params, built.problem.sample(KEY, 0))
+        assert evaluation.metrics["return"] == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "CartPole-v9"}, "name must be one of .*CartPole-v1.*, got 'CartPole-v9'"),
+        ({"observed": (0, 4)}, r"observed must be indices .* shape \(4,\), got \(0, 4\)"),
+        ({"observed": ()}, r"observed must be indices"),
+        ({"scales": (1.0, 2.0)}, r"scales must be a number for each .* \(4,\), got \(1.0, 2.0\)"),
+        ({"num_episodes": 0}, "num_episodes must be an integer >= 1, got 0"),
+        ({"max_steps": 0}, "max_steps must be an integer >= 1, got 0"),
+        (
+            {"name": "Pendulum-v1", "stochastic": True},
+            "stochastic must be False where actions are continuous, got True",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.environment(**{"name": "CartPole-v1"} | settings)
+
+
+def test_without_gymnax_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnax", None)
+    gymnax_environment.cache_clear()
+    with pytest.raises(ImportError, match=r"pip install 'jaxevo\[rl\]'"):
+        tasks.cartpole()
+    gymnax_environment.cache_clear()
