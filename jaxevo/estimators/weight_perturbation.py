@@ -266,6 +266,10 @@ def _felt_at_first(timeline: Timeline, params: Params) -> Any:
         shapes = jax.eval_shape(
             lambda params: (timeline.initial_carry(params), *timeline.at(0).inputs), params
         )
-        silent = set(recurrent_kernels(wiring(timeline.problem.model, params, *shapes), params))
+        try:
+            layers = wiring(timeline.problem.model, params, *shapes)
+        except ValueError:  # a layer within a transform of the network's own
+            layers = []
+        silent = set(recurrent_kernels(layers, params))
     leaves = [path not in silent for path in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
