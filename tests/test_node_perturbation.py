@@ -289,7 +289,7 @@ def test_ten_times_the_noise_changes_nothing_to_first_order(rule):
                 problem,
                 params,
             )
-            for s in (1e-6, 1e-5)
+            for s in (1e-7, 1e-6)
         )
         assert_close(small, large, 1e-4)
 
