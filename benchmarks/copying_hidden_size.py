@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[np.ndarray]]:
 
 
 def draw(args: argparse.Namespace, found: dict[str, list[np.ndarray]]) -> None:
-    figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.0, 3.8), layout="constrained")
     for (name, values), marker in zip(found.items(), "os", strict=False):
         ax.plot(args.sizes, [np.median(v) for v in values], marker=marker, label=name)
         ax.fill_between(args.sizes, [v.min() for v in values], [v.max() for v in values], alpha=0.2)
@@ -69,7 +69,8 @@ def draw(args: argparse.Namespace, found: dict[str, list[np.ndarray]]) -> None:
     ax.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="held-out squared error")
     ax.set_xticks(args.sizes, [str(size) for size in args.sizes])
     ax.minorticks_off()
-    ax.set_title(f"copying 5 tokens across 3 steps, {args.steps:,} updates, {args.seeds} seeds")
+    title = f"copying 5 tokens across 3 steps, {args.steps:,} updates, {args.seeds} seeds"
+    ax.set_title(title, fontsize="medium", loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     figure.savefig(args.picture, dpi=150)

@@ -27,7 +27,8 @@ class Wired(NamedTuple):
         dtype: of its pre-activation.
         inputs: the activity that each of its inputs is: "input/i" is the i-th input of the
             network, "carry/i" the i-th leaf of the hidden state, whether of the step before or
-            of this one; any other activity bears the layer's own name.
+            of this one; any other activity bears the layer's own name, after "input/" where no
+            layer and no hidden state has a part in it.
         delayed: for each input, whether it is the hidden state of the step before.
         reaches_carry: whether its nodes change the next hidden state.
         is_readout: whether its nodes reach the outputs only, and through no other layer.
@@ -81,11 +82,20 @@ def wiring(model: Model, params: Params, *inputs: Any) -> list[Wired]:
 
     jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(found, params, *inputs)
     jaxpr, structure = jaxpr.jaxpr, jax.tree.structure(shapes)
+    num_carry = len(jax.tree.leaves(inputs[0])) if is_step else 0
+    num_before = len(found) + len(jax.tree.leaves(params))
+    carries = jaxpr.invars[num_before : num_before + num_carry]
     nodes_of, _, *shown = jax.tree.unflatten(structure, jaxpr.outvars)
     twins = _twins(jaxpr, nodes_of, jax.tree.leaves(shown))
     order = jax.tree.leaves(dict(zip(found, found, strict=True)))  # as jax sorts a dictionary
-    _, seen, carry, _ = jax.tree.unflatten(structure, _reach(jaxpr, len(order)))
+    sources = [*jaxpr.invars[: len(order)], *carries]
+    _, seen, carry, _ = jax.tree.unflatten(structure, _reach(jaxpr, sources))
     to_carry, to_layers = _union(carry), _union(seen)
+    for layer, bits in seen.items():  # what no layer and no hidden state reaches is an input
+        parts = zip(names[layer], bits if isinstance(bits, tuple) else (bits,), strict=True)
+        names[layer] = tuple(
+            f"input/{name}" if name == layer and not reached else name for name, reached in parts
+        )
 
     def wired(layer):
         bit = 1 << order.index(layer)
@@ -132,9 +142,9 @@ def _union(sets: Any) -> int:
     return functools.reduce(operator.or_, jax.tree.leaves(sets), 0)
 
 
-def _reach(jaxpr: Any, num_sources: int) -> list[int]:
-    """For each output of a program, the set of its first inputs that it may depend on, as bits."""
-    reach = {var: 1 << i for i, var in enumerate(jaxpr.invars[:num_sources])}
+def _reach(jaxpr: Any, sources: list) -> list[int]:
+    """For each output of a program, the set of sources that it may depend on, as bits."""
+    reach = {var: 1 << i for i, var in enumerate(sources)}
 
     def of(var):
         return 0 if isinstance(var, Literal) else reach.get(var, 0)

@@ -90,7 +90,6 @@ def test_settings_reach_learner_task_and_model(in_empty_folder):
 
 MISTAKES = [
     ([ "trian"], "got 'trian' (did you mean train?)"),
-    (["train"], "train needs a learner and a task"),
     (["train", "evolution-strategy"], "train needs a learner and a task"),
     (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
     (["train", "backprop", "digit"], "(did you mean digits?)"),

@@ -230,7 +230,8 @@ class NodePerturbation:
         pair = carry.pair
         if plan.timeline.in_time:
             initial = plan.timeline.initial_carry(params)
-            pair = restart(self.method, batch.reset, pair, initial, plan.num_draws)
+            begun = start(self.method, initial, plan.num_draws)
+            pair = restart(self.method, batch.reset, pair, begun)
         of_window = self.decorrelation_every == "window"
         sums = tree_zeros(carry.matrices) if of_window else {}
         walk = Walk(pair, carry.matrices, sums)

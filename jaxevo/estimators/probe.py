@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxevo import noise
 from jaxevo.core import Carry, Scalar
-from jaxevo.tree import tree_repeat, tree_where, tree_zeros
+from jaxevo.tree import tree_fill, tree_floats, tree_repeat, tree_where, tree_zeros
 from jaxevo.wiring import Wired
 
 Method = Literal["jvp", "finite", "antithetic", "two_noisy"]
@@ -79,9 +79,8 @@ def start(method: Method, initial: Carry, num_draws: int) -> Pair:
     return Pair(initial if method == "finite" else many, many)
 
 
-def restart(method: Method, reset: Any, pair: Pair, initial: Carry, num_draws: int) -> Pair:
-    """Both trajectories, with those of the samples that `reset` [B] marks begun anew."""
-    begun = start(method, initial, num_draws)
+def restart(method: Method, reset: Any, pair: Pair, begun: Pair) -> Pair:
+    """Both trajectories, with those of the samples that `reset` [B] marks `begun` anew."""
     each = jax.vmap(lambda new, old: tree_where(reset, new, old))
     one = method in ("jvp", "finite")
     base = tree_where(reset, begun.base, pair.base) if one else each(begun.base, pair.base)
@@ -186,14 +185,16 @@ def probe(
 
 def _tangents(run: Any, losses: Any, pair: Pair, unit: Noise) -> tuple[Pair, Probe]:
     def along(tangent, direction):
-        def outputs(carry, noise):
-            result = run(carry, noise)
-            return (result.carry, result.output, result.preactivations), result
+        def outputs(floats, noise):  # a count of steps in the hidden state has no tangent
+            result = run(tree_fill(floats, pair.base), noise)
+            return (tree_floats(result.carry), result.output, result.preactivations), result
 
-        at, towards = (pair.base, tree_zeros(direction)), (tangent, direction)
+        at = tree_floats(pair.base), tree_zeros(direction)
+        towards = tree_floats(tangent), direction
         _, moved, result = jax.jvp(outputs, at, towards, has_aux=True)
         carry, output, activities = moved
-        return result, carry, jax.jvp(losses, (result.output,), (output,))[1], activities
+        differences = jax.jvp(losses, (result.output,), (output,))[1]
+        return result, tree_fill(carry, tangent), differences, activities
 
     base, carry, differences, activities = jax.vmap(along, out_axes=(None, 0, 0, 0))(
         pair.moved, unit

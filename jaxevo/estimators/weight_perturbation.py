@@ -125,12 +125,17 @@ class WeightPerturbation:
         timeline = Timeline(problem, batch)
         pair, fresh, units = carry.pair, jnp.array(True), carry.units
         if timeline.in_time:
-            initial = timeline.initial_carry(params)
-            pair = restart(self.method, batch.reset, pair, initial, self.num_draws)
             fresh = jnp.all(batch.reset)
         if self.every == "trial":
             units = tree_where(fresh, self.draw(key, params, only), units)
-        noise = units or self.draw(key, params, only)
+        at_first = fold_in(key, 0, self.source) if self.every == "step" else key
+        noise = units or self.draw(at_first, params, only)
+        if timeline.in_time:
+            begun = self.begin(timeline, params, noise)
+            pair = restart(self.method, batch.reset, pair, begun)
+            fresh &= jnp.all(
+                jnp.array([jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)])
+            )
         times = jnp.arange(timeline.num_steps)
         metrics = tree_zeros(jax.eval_shape(lambda: self.step(timeline, params, pair, noise, 0)[2]))
         felt = _felt_at_first(timeline, params) if self.every == "step" else None
@@ -167,6 +172,30 @@ class WeightPerturbation:
         loss = metrics.pop("loss")
         return WeightCarry(pair, units), gradient, loss, metrics
 
+    def begin(self, timeline: Timeline, params: Params, noise: tuple) -> Pair:
+        """Both trajectories in their initial states, which may be learned."""
+        initial = timeline.initial_carry
+        if self.method != "jvp":
+            moved = jax.vmap(lambda unit: initial(self.moved(params, 1.0, unit)))(noise[0])
+            if self.method == "finite":
+                return Pair(initial(params), moved)
+            sign = -1.0 if self.method == "antithetic" else 1.0
+            return Pair(
+                jax.vmap(lambda unit: initial(self.moved(params, sign, unit)))(noise[-1]), moved
+            )
+        pair, weights = start(self.method, initial(params), self.num_draws), tree_floats(params)
+
+        def along(unit):
+            floats = lambda weights: tree_floats(initial(tree_fill(weights, params)))
+            return jax.jvp(floats, (weights,), (unit,))[1]
+
+        return Pair(pair.base, tree_fill(jax.vmap(along)(tree_floats(noise[0])), pair.moved))
+
+    def moved(self, params: Params, sign: float, unit: Params) -> Params:
+        """`params` with noise of standard deviation `sigma`."""
+        step = jnp.asarray(sign * self.sigma)
+        return jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), params, unit)
+
     def scale(self) -> Scalar:
         """From (loss difference) x (unit noise) to a gradient."""
         scale = 1 / variance(self.method, 1.0)
@@ -202,9 +231,7 @@ class WeightPerturbation:
             return timeline.call(timeline.problem.model.apply, params, carry, moment)
 
         def moved(sign, unit, carry):
-            step = jnp.asarray(sign * self.sigma)
-            weights = jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), params, unit)
-            return run(weights, carry)
+            return run(self.moved(params, sign, unit), carry)
 
         def losses(output):
             return timeline.losses(output, moment.sample).sum()
@@ -216,12 +243,14 @@ class WeightPerturbation:
             weights = tree_floats(params)
 
             def along(tangent, unit):
-                (carry, output), (moved, towards) = jax.jvp(
-                    lambda weights, carry: run(tree_fill(weights, params), carry),
-                    (weights, pair.base),
-                    (unit, tangent),
-                )
-                return carry, output, moved, jax.jvp(losses, (output,), (towards,))[1]
+                def outputs(weights, floats):
+                    carry, output = run(tree_fill(weights, params), tree_fill(floats, pair.base))
+                    return (tree_floats(carry), output), (carry, output)
+
+                at, towards = (weights, tree_floats(pair.base)), (unit, tree_floats(tangent))
+                _, (moved, change), (carry, output) = jax.jvp(outputs, at, towards, has_aux=True)
+                difference = jax.jvp(losses, (output,), (change,))[1]
+                return carry, output, tree_fill(moved, tangent), difference
 
             base, output, tangents, difference = jax.vmap(along, out_axes=(None, None, 0, 0))(
                 pair.moved, tree_floats(noise[0])

@@ -47,7 +47,8 @@ class GradientLearner:
         optimizer: how to follow it, see `jaxevo.optimizer`.
         learning_rate: a number >= 0, or a schedule evaluated at the step.
         max_spectral_radius: recurrent weights whose spectral radius exceeds it, > 0, are scaled
-            down to it; None leaves them. `metrics["spectral_radius"]` is the largest, wherever
+            down to it, as averaged over the last 50 updates; None leaves them.
+            `metrics["spectral_radius"]` is the largest, wherever
             the network's layers can be seen.
     """
 
