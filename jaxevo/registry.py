@@ -224,7 +224,7 @@ LEARNERS = _by_name(
 )
 
 _PEERS = "backprop,evolution-strategy"
-_MUTATIONS = "safe-mutation-sum,safe-mutation-so,safe-mutation-abs,safe-mutation-rescale,control"
+_MUTATIONS = "evolution-strategy,evosax:SNES"
 
 TASKS = _by_name(
     Named(

@@ -31,7 +31,7 @@ from jaxevo.core import (
     require,
     require_integer,
 )
-from jaxevo.folder import RunFolder
+from jaxevo.folder import RunFolder, for_json
 from jaxevo.program import Program
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
@@ -135,8 +135,9 @@ def run(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "num_seeds": num_seeds,
         "record_every": record_every or max(1, num_steps // 100),
-        **described(learner, "learner."),
-        **described(problem, "problem."),
+        # as it will be read back: an infinite setting by its name
+        **for_json(described(learner, "learner.")),
+        **for_json(described(problem, "problem.")),
     }
     if resume_from is not None:
         files = RunFolder.open(resume_from)

@@ -74,6 +74,11 @@ def tree_repeat(tree: Tree, num: int) -> Tree:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *jnp.shape(leaf))), tree)
 
 
+def tree_row(tree: Tree, index: Any) -> Tree:
+    """One member of a population, or several: row `index` of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def tree_size(tree: Tree) -> int:
     """How many numbers a tree holds."""
     return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -40,7 +39,13 @@ from jaxevo.core import (
     require,
     static,
 )
-from jaxevo.population import default_chunk_size, finite_mean, map_members
+from jaxevo.population import (
+    default_chunk_size,
+    finite_mean,
+    leading_axis,
+    left_out,
+    map_members,
+)
 from jaxevo.pytree import normalised
 from jaxevo.tree import tree_fill, tree_masked, tree_repeat, tree_where
 
@@ -146,7 +151,7 @@ class EvosaxStrategy:
         key_params, key_spread, key_batch, key_strategy = jax.random.split(key, 4)
         start = _start(self.strategy)
         num = {"mean": 1, "means": self.num_populations, "population": self.population_size}[start]
-        rows = _leading_axis(params, jax.eval_shape(problem.init, key))
+        rows = leading_axis(params, jax.eval_shape(problem.init, key))
         if rows is not None and (start == "mean" or rows != num):
             wanted = "one network" if start == "mean" else f"one network, or {num} of them"
             raise ValueError(f"params must be {wanted} for {self.strategy}, got {rows} of them")
@@ -306,7 +311,7 @@ class _Layout:
     def __init__(self, model: Model, params: Params):
         self.model, self.params = model, params
         self.mask = model.trainable(params)
-        self.left_out = _left_out(model, params)
+        self.left_out = left_out(model, params)
         vector, self.unravel = ravel_pytree(self.searched(params))
         if vector.size == 0:
             raise ValueError("params must hold a trainable floating number, got none")
@@ -329,40 +334,6 @@ class _Layout:
     def network(self, vector: Float[Array, " D"]) -> Params:
         network = tree_fill(self.unravel(vector.astype(self.own_dtype)), self.params)
         return tree_masked(self.mask, network, self.params)
-
-
-def _left_out(model: Model, params: Params) -> Any:
-    """Of each leaf, whether it takes no part: no float, or ruled out by a constant mask.
-
-    The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
-    """
-    found = []
-
-    def look(params):
-        found.append(
-            jax.tree.map(
-                lambda leaf, mask: (
-                    not jnp.issubdtype(leaf.dtype, jnp.floating)
-                    or not (isinstance(mask, Tracer) or np.any(mask))
-                ),
-                params,
-                model.trainable(params),
-            )
-        )
-
-    jax.eval_shape(look, params)
-    return found[0]
-
-
-def _leading_axis(params: Params | None, one: Params) -> int | None:
-    """N if every leaf of `params` has an axis [N] more than that of `one`, else None."""
-    if params is None or jax.tree.structure(params) != jax.tree.structure(one):
-        return None
-    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True))
-    if any(jnp.ndim(leaf) != like.ndim + 1 for leaf, like in pairs):
-        return None
-    lengths = {jnp.shape(leaf)[0] for leaf, _ in pairs}
-    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _cast(tree: Any, like: Any) -> Any:
