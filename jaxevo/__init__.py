@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxevo import estimators, learners, models, nodes, noise, plotting, registry, sinks, tasks
+    from jaxevo.alignment import Alignment, alignment
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
-    from jaxevo.estimators import Backprop, EvolutionStrategy
+    from jaxevo.estimators import (
+        Backprop,
+        EvolutionStrategy,
+        ForwardGradient,
+        NodePerturbation,
+        WeightPerturbation,
+    )
     from jaxevo.folder import load_params
     from jaxevo.learners import GradientLearner
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
@@ -24,17 +31,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "Backprop",
     "Comparison",
     "CosineDecay",
     "Cost",
     "Evaluation",
     "EvolutionStrategy",
+    "ForwardGradient",
     "GradientLearner",
+    "NodePerturbation",
     "Optimizer",
     "Problem",
     "RunResult",
     "TrainResult",
+    "WeightPerturbation",
+    "alignment",
     "compare",
     "estimators",
     "learners",
@@ -53,9 +65,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "jaxevo.alignment": ("Alignment", "alignment"),
     "jaxevo.compare": ("Comparison", "compare"),
     "jaxevo.core": ("Cost", "Evaluation", "Problem"),
-    "jaxevo.estimators": ("Backprop", "EvolutionStrategy"),
+    "jaxevo.estimators": (
+        "Backprop",
+        "EvolutionStrategy",
+        "ForwardGradient",
+        "NodePerturbation",
+        "WeightPerturbation",
+    ),
     "jaxevo.learners": ("GradientLearner",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),

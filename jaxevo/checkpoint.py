@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / str(step)
     _manifest(folder, step).unlink(missing_ok=True)  # first, lest it vouch for half a step
-    shutil.rmtree(path, ignore_errors=True)
+    _remove_unfinished(folder)
     checkpointer = ocp.StandardCheckpointer()
     checkpointer.save(path, tree)
     checkpointer.wait_until_finished()
@@ -66,7 +67,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
         digests[file.relative_to(path).as_posix()] = [file.stat().st_size, digest]
     for directory in (*(d for d in path.rglob("*") if d.is_dir()), path, folder):
         _flush(directory)
-    manifest = {"step": step, "files": digests, "shapes": _shapes(tree), "notes": dict(notes)}
+    manifest = {"step": step, "files": digests, "shapes": shapes(tree), "notes": dict(notes)}
     text = json.dumps(manifest)
     write_whole(_manifest(folder, step), f"{_sha256(text)}\n{text}\n")
     for old in steps(folder)[:-KEEP]:
@@ -80,7 +81,7 @@ def steps(folder: pathlib.Path) -> list[int]:
 
 
 def restore(folder: pathlib.Path, target: Any) -> Restored:
-    """The newest step whose files are all there and unchanged.
+    """The newest step whose files are all there and unchanged. Unfinished saves are removed.
 
     Args:
         folder: of all the run's checkpoints.
@@ -93,6 +94,7 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
     import orbax.checkpoint as ocp
 
     folder = folder.absolute()
+    _remove_unfinished(folder)
     damaged = []
     for step in reversed(steps(folder)):
         path = folder / str(step)
@@ -102,19 +104,32 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
             damaged.append(f"step {step}: {error}")
             _set_aside(folder, step)
             continue
-        if manifest["shapes"] != _shapes(target):
-            saved, wanted = manifest["shapes"], _shapes(target)
-            odd = sorted(name for name in saved | wanted if saved.get(name) != wanted.get(name))
-            raise ValueError(
-                f"checkpoint {path} must hold {odd[0]} as {wanted.get(odd[0])}, "
-                f"got {saved.get(odd[0])}: it was made by another network or learner"
-            )
+        require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(target))
         checkpointer = ocp.StandardCheckpointer()
         tree = checkpointer.restore(path, target)
         checkpointer.close()
         return Restored(step, tree, manifest["notes"], damaged)
     reasons = "; ".join(damaged) or "none was finished"
     raise FileNotFoundError(f"no checkpoint in {folder} can be used: {reasons}")
+
+
+def shapes(tree: Any) -> dict[str, str]:
+    """Dtype and shape of each leaf, by path."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
+
+
+def require_shapes(where: Any, got: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Refuses a file that holds other `shapes` than those wanted.
+
+    Raises:
+        ValueError: naming the file and the first leaf that differs.
+    """
+    odd = sorted(name for name in {**got, **wanted} if got.get(name) != wanted.get(name))
+    if odd:
+        raise ValueError(
+            f"{where} must hold {odd[0]} as {wanted.get(odd[0])}, got {got.get(odd[0])}: "
+            "it was made by another network or learner"
+        )
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -162,16 +177,25 @@ def _set_aside(folder: pathlib.Path, step: int) -> None:
             os.replace(path, _free(path.with_name(f"damaged-{path.name}")))
 
 
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a save that was killed has left: whatever of a step has no manifest."""
+    whole = steps(folder)
+    for path in folder.glob("[0-9]*"):
+        match = re.fullmatch(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.part)?", path.name)
+        if match is None or (match[2] is None and int(match[1]) in whole):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 def _free(path: pathlib.Path) -> pathlib.Path:
     number = 1
     while path.exists():
         number += 1
         path = path.with_name(f"{path.name}-{number}")
     return path
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
 
 
 def _sha256(text: str) -> str:

@@ -25,7 +25,8 @@ Populations of neural networks, trained without back-propagation or beside it.
 
 commands:
   list                          learners, tasks and models by name
-  train LEARNER TASK [OPTIONS]  train, show progress, leave a folder under runs/
+  train LEARNER TASK [OPTIONS]  train, show progress, leave a folder under runs/;
+                                without a word: node perturbation on a chaotic series
   resume FOLDER [OPTIONS]       go on with a run that was stopped, or make it longer
   eval FOLDER [OPTIONS]         held-out metrics of a run's network
   show FOLDER                   what a run was and what it reached
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = registry.nearest(command, commands)
             mistake(f"command must be one of {', '.join(commands)}, got {command!r}{near}")
         return commands[command](rest)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OverflowError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -116,8 +117,13 @@ def list_names(words: list[str]) -> int:
     return 0
 
 
+# What `jaxevo train` runs where nobody says what.
+DEMONSTRATION = ["anp", "mackey-glass", "--beside", "bptt-truncated"]
+
+
 def train(words: list[str]) -> int:
     """`jaxevo train LEARNER TASK`."""
+    words = words or DEMONSTRATION
     names = leading_names(words, 2)
     if len(names) < 2:
         if wants_help(words, TRAIN_USAGE.format(**names_by_kind())):
@@ -125,16 +131,19 @@ def train(words: list[str]) -> int:
         mistake("train needs a learner and a task, such as: jaxevo train evolution-strategy digits")
     learner, task = names
     words = with_config(words[2:])
-    model = value_of("--model", words)
+    model, preset = value_of("--model", words), value_of("--preset", words)
+    presets = ", ".join(registry.find_learner(learner).presets)
     values = parse(
         [
-            Option("steps", int, registry.default_steps(learner, task), "steps of training"),
+            Option("steps", int, registry.default_steps(learner, task, preset), "of training"),
             Option("seeds", int, 1, "independent repetitions, side by side in one program"),
             Option("seed", int, 0, "of the run"),
             Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
+            Option("preset", str | None, None, f"named defaults: {presets or 'there are none'}"),
+            Option("beside", str | None, None, "another learner to train, for the table"),
             *FOLDER_OPTIONS,
             Option("config", str | None, None, "TOML or JSON file of settings, or a config.json"),
-            *learner_options(learner, task, model),
+            *learner_options(learner, task, model, preset),
         ],
         words,
         prog=f"jaxevo train {learner} {task}",
@@ -145,10 +154,14 @@ def train(words: list[str]) -> int:
     built = registry.build(
         learner, task, model=values["model"], num_steps=values["steps"], **settings
     )
+    beside = values["beside"]
+    if beside is not None:
+        beside = registry.build(beside, task, model=values["model"])
     require_seeds(values["seeds"], values["seed"])
     folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
-    config = {name: values[name] for name in ("seed", "seeds")} | {"settings": built.settings}
-    return trained(built, values, config, folder=folder)
+    config = {name: values[name] for name in ("seed", "seeds", "stop_at")}
+    config["settings"] = built.settings
+    return trained(built, values, config, beside=beside, folder=folder)
 
 
 FOLDER_OPTIONS = (
@@ -169,15 +182,21 @@ def resume(words: list[str]) -> int:
     names = ("out", "record_every", "config")
     options = [
         Option("steps", int, values["steps"], "steps in all; more than before makes it longer"),
-        *(option for option in FOLDER_OPTIONS if option.name not in names),
+        *(
+            option._replace(default=values.get(option.name, option.default))
+            for option in FOLDER_OPTIONS
+            if option.name not in names
+        ),
     ]
     given = parse(options, words[1:], prog=f"jaxevo resume {folder}", what="resume")
     built = built_again(values | {"steps": given["steps"]})
     return trained(built, values | given | {"record_every": None}, config, resume_from=folder)
 
 
-def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where: Any) -> int:
-    """Runs what was built, shows it, and prints where its files are."""
+def trained(
+    built: Any, values: dict[str, Any], config: dict[str, Any], beside: Any = None, **where: Any
+) -> int:
+    """Runs what was built, shows it beside baselines, and prints where its files are."""
     import jax
     from rich.console import Console
 
@@ -187,11 +206,11 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
     from jaxevo.tasks import baselines
 
     extra = []
-    beside = pathlib.Path(where.get("folder") or where["resume_from"])
+    path = pathlib.Path(where.get("folder") or where["resume_from"])
     if values["tensorboard"]:
-        extra.append(sinks.TensorBoard(beside.with_name(beside.name + "-tensorboard")))
+        extra.append(sinks.TensorBoard(path.with_name(path.name + "-tensorboard")))
     if values["wandb"]:
-        extra.append(sinks.WeightsAndBiases(beside.parent, name=beside.name))
+        extra.append(sinks.WeightsAndBiases(path.parent, name=path.name))
     display = Display(built.num_steps, Console(stderr=True, quiet=values["quiet"]))
     with display:
         result = run(
@@ -212,8 +231,17 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
         )
     title = f"{built.settings['learner']} on {built.settings['task']}"
     levels = baselines(built.problem.task)
-    Console(quiet=values["quiet"]).print(summary_table(title, result.summary, levels))
-    if result.folder is not None and not result.summary["interrupted"]:
+    summary = result.summary
+    if beside is not None and not summary["interrupted"]:
+        levels = {beside.settings["learner"]: trained_beside(beside, values)} | levels
+    console = Console(quiet=values["quiet"])
+    console.print(summary_table(title, summary, levels))
+    if summary.get("resumed_at") == summary["steps"] and not summary["interrupted"]:
+        if summary["target_reached"]:
+            console.print("already finished: its target is reached (--stop-at sets another)")
+        else:
+            console.print("already finished: its steps are done (--steps makes it longer)")
+    if result.folder is not None and not summary["interrupted"]:
         from jaxevo.plotting_episodes import save_episode
 
         params = result.params if result.best_params is None else result.best_params
@@ -221,7 +249,29 @@ def trained(built: Any, values: dict[str, Any], config: dict[str, Any], **where:
             params = jax.tree.map(lambda leaf: leaf[0], params)
         save_episode(built.problem, params, result.folder)
     print(result.folder)
-    return 128 + result.summary["signal"] if result.summary["interrupted"] else 0
+    return 128 + summary["signal"] if summary["interrupted"] else 0
+
+
+def trained_beside(built: Any, values: dict[str, Any]) -> dict[str, float]:
+    """Held-out metrics of another learner's network, from the same seed."""
+    import jax
+
+    from jaxevo.run import run
+
+    result = run(
+        jax.random.key(values["seed"]),
+        built.learner,
+        built.problem,
+        num_steps=built.num_steps,
+        record_every=built.num_steps,
+        progress=False,
+    )
+    start = "held_out/"
+    return {
+        name.removeprefix(start): value
+        for name, value in result.summary.items()
+        if name.startswith(start) and name != "held_out/loss"
+    }
 
 
 def target_of(text: str | None) -> dict[str, float]:
@@ -247,18 +297,26 @@ def evaluate(words: list[str]) -> int:
     from jaxevo.report import metrics_table
     from jaxevo.tasks import baselines
 
-    params = load_params(folder, which)
-    problem = built_again(values).problem
+    built = built_again(values)
+    problem = built.problem
     test = problem.held_out()
+    if test is None:
+        mistake(f"{values['task']} has no held-out split")
     batch = test.sample(jax.random.key(0), 0)
+
+    def network(key):
+        return built.learner.solution(built.learner.init(key, problem), problem)
 
     def metrics(params):
         evaluation = test.evaluate(params, batch)
         return {"loss": evaluation.loss} | evaluation.metrics
 
-    many = values["seeds"] > 1
-    found = jax.jit(jax.vmap(metrics) if many else metrics)(params)
-    found = {name: value.tolist() for name, value in found.items()}
+    key = jax.random.key(values["seed"])
+    if values["seeds"] > 1:
+        key = jax.random.split(key, values["seeds"])
+        network, metrics = jax.vmap(network), jax.vmap(metrics)
+    params = load_params(folder, which, like=jax.eval_shape(network, key))
+    found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
     title = f"{folder}, {which} network, held out"
     Console().print(metrics_table(title, found, baselines(problem.task)))
     return 0
@@ -266,7 +324,9 @@ def evaluate(words: list[str]) -> int:
 
 def show(words: list[str]) -> int:
     """`jaxevo show FOLDER`."""
-    (folder,) = need_folder("show", words, "What a run was and what it reached.")
+    about = "What a run was and what it reached."
+    (folder,) = need_folder("show", words, about)
+    parse([], words[1:], prog="jaxevo show FOLDER", what="show", about=about)
     from rich.console import Console
 
     from jaxevo.folder import read_json
@@ -278,11 +338,12 @@ def show(words: list[str]) -> int:
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")
         try:
-            console.print(summary_table("result", summary, {}))
-        except (KeyError, TypeError) as error:
+            table = summary_table("result", summary, {})
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             mistake(f"{folder}/summary.json is damaged: {error!r}")
+        console.print(table)
     else:
-        console.print(f"not finished: jaxevo resume {folder} goes on with it")
+        console.print(f"not finished: jaxevo resume {folder} goes on with it", markup=False)
     return 0
 
 
@@ -328,7 +389,7 @@ def compare(words: list[str]) -> int:
     changed = {
         name: values[name]
         for name in defaults
-        if name != "window" or values[name] != defaults[name]
+        if name != "window" or value_of("--window", words) is not None
     }
     builders = {
         label: builder(name, task, values["model"], changed, inner)
@@ -379,7 +440,11 @@ def compare(words: list[str]) -> int:
 
 def builder(name: str, task: str, model: str, changed: dict[str, Any], inner: list[str]) -> Any:
     """A function of the number of steps (None: the learner's own) that builds a combination."""
-    options = learner_options(name, task, model)
+    preset = value_of("--preset", inner)
+    options = [
+        Option("preset", str | None, None, "named defaults"),
+        *learner_options(name, task, model, preset),
+    ]
     words = [*as_words(changed), *inner]  # what stands in brackets wins
     values = parse(options, words, prog="jaxevo compare", what=f"{name} on {task}")
 
@@ -465,25 +530,26 @@ def require_seeds(seeds: int, seed: int) -> None:
 
 def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's settings as they were parsed, and its whole config."""
-    from jaxevo.folder import read_json
+    from jaxevo.folder import read_json, require_entries
 
-    config = read_json(pathlib.Path(folder) / "config.json")
-    if not isinstance(config.get("settings"), dict):
+    path = pathlib.Path(folder) / "config.json"
+    config: dict[str, Any] = {"stop_at": None} | read_json(path)
+    if "settings" not in config:
         mistake(
             f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
         )
+    require_entries(path, config, settings=dict)
     settings = config["settings"]
+    require_entries(path, settings, learner=str, task=str, model=str, num_steps=int)
+    require_entries(path, config, seed=int, seeds=int, stop_at=str | None)
+    require_seeds(config["seeds"], config["seed"])
     names = ("learner", "task", "model", "num_steps")
-    missing = [name for name in names if name not in settings]
-    missing += [name for name in ("seed", "seeds", "run") if name not in config]
-    if missing:
-        mistake(f"{folder}/config.json is damaged: it has no {missing[0]}")
     learner, task, model, steps = (settings[name] for name in names)
     words = as_words({name: value for name, value in settings.items() if name not in names})
     options = learner_options(learner, task, model)
     values = parse(options, words, prog="jaxevo resume", what=f"the settings in {folder}")
     values |= {"learner": learner, "task": task, "model": model, "steps": steps}
-    return values | {"seed": config["seed"], "seeds": config["seeds"]}, config
+    return values | {name: config[name] for name in ("seed", "seeds", "stop_at")}, config
 
 
 def built_again(values: dict[str, Any]) -> Any:

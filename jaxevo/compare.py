@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +13,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxevo.checkpoint import write_whole
 from jaxevo.core import Cost, Learner, Params, Problem, lower_is_better, require, require_integer
 from jaxevo.folder import for_json
 from jaxevo.optimizer import CosineDecay
+from jaxevo.program import Program
 from jaxevo.report import mean_and_interval
 from jaxevo.run import RunResult, run
 from jaxevo.tasks import baselines
@@ -24,7 +28,8 @@ BUDGETS = ("samples", "steps", "passes", "seconds")
 CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
 
 TUNING_SEEDS = 2  # their keys are none of the reported ones
-NUM_RECORDS = 50
+NUM_RECORDS = 50  # at most
+PILOT_SECONDS = 0.5  # that a learner's speed is measured over, or a twentieth of its budget
 
 
 class Comparison(NamedTuple):
@@ -70,13 +75,14 @@ def compare(
             them, where a schedule is to fit the budget. Problems share one held-out split.
         amount: of the budget that each learner may spend, > 0.
         budget: "samples" drawn from the task, "steps", "passes" (forward and backward, a pass
-            over one batch counting one), or "seconds" of training after compilation, as measured
-            by a short run beforehand.
+            over one batch counting one), or "seconds" of training after compilation, records
+            included, by the speed of a short run of the same program beforehand.
         num_seeds: independent repetitions, side by side in one program, >= 1.
         tune: learning rates to try for each learner, on a log grid from a tenth to ten times its
             own, with the held-out loss of 2 other seeds deciding; 0: its own. A learner without
             one has its `sigma` tuned. Equal for all.
-        folder: a new folder for `table.csv`, `curves.jsonl` and `comparison.png`.
+        folder: a new folder for `table.csv` and `curves.jsonl`, written anew after each learner,
+            and `comparison.png`.
         on_start: called with the name and the number of steps before a learner is trained.
 
     Raises:
@@ -94,18 +100,26 @@ def compare(
             f"got {entries!r}"
         )
     key_params, key_run, key_tune = jax.random.split(key, 3)
-    steps = {
-        name: _affordable(name, entry, budget, amount, key_run) for name, entry in entries.items()
-    }
-    path = None if folder is None else _new_folder(folder)
-
-    runs, rows, problems, networks = {}, [], {}, {}
-    for name, num_steps in steps.items():
-        learner, problem = _built(entries[name], num_steps)
+    steps, pilot_compile_seconds, networks = {}, {}, {}
+    for name, entry in entries.items():
+        learner, problem = _built(entry, 1)
         if problem.held_out() is None:
             raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
         if problem.model not in networks:
             networks[problem.model] = _first_networks(key_params, problem, num_seeds)
+        if budget == "seconds":
+            pilot = Program(key_run, learner, problem, num_seeds, networks[problem.model])
+            pilot_compile_seconds[name] = pilot.compile_seconds
+            steps[name] = _steps_within(amount, pilot)
+        else:
+            steps[name] = int(amount // price_of_step(learner.cost(problem), budget))
+        if steps[name] < 1:
+            raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
+    path = None if folder is None else _new_folder(folder)
+
+    runs, rows, problems = {}, [], {}
+    for name, num_steps in steps.items():
+        learner, problem = _built(entries[name], num_steps)
         if on_start is not None:
             on_start(name, num_steps)
         tuned = {}
@@ -117,40 +131,50 @@ def compare(
             learner,
             problem,
             num_steps=num_steps,
-            record_every=max(1, num_steps // NUM_RECORDS),
+            record_every=-(-num_steps // NUM_RECORDS),
             num_seeds=num_seeds,
             params=networks[problem.model],
             progress=False,
         )
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
-        cost = learner.cost(problem)
-        rows.append({"learner": name} | _row(result, cost, num_steps) | tuned)
-
-    metric = rows[0]["metric"]
-    sign = 1 if lower_is_better(metric) else -1
-    rows.sort(key=lambda row: (not np.isfinite(row["mean"]), sign * row["mean"]))
-    comparison = Comparison(rows, runs, problems, metric)
+        row = {"learner": name} | _row(result, learner.cost(problem), num_steps) | tuned
+        row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
+        rows.append(row)
+        if path is not None:
+            _write(_ranked(rows, runs, problems), path)
+    comparison = _ranked(rows, runs, problems)
     if path is not None:
-        write(comparison, path)
+        _draw(comparison, path)
     return comparison
 
 
-def write(comparison: Comparison, folder: pathlib.Path) -> None:
-    """Leaves the table as CSV, the curves as JSON lines and the picture in `folder`."""
+def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
+    metric = rows[0]["metric"]
+    sign = 1 if lower_is_better(metric) else -1
+    best_first = sorted(rows, key=lambda row: (not np.isfinite(row["mean"]), sign * row["mean"]))
+    return Comparison(best_first, runs, problems, metric)
+
+
+def _write(comparison: Comparison, folder: pathlib.Path) -> None:
+    """Leaves the table as CSV and the curves as JSON lines in `folder`."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(comparison.table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(comparison.table)
+    write_whole(folder / "table.csv", table.getvalue())
+    lines = [{"learner": name} | row for name, rows in comparison.curves.items() for row in rows]
+    text = "".join(json.dumps(for_json(line)) + "\n" for line in lines)
+    write_whole(folder / "curves.jsonl", text)
+
+
+def _draw(comparison: Comparison, folder: pathlib.Path) -> None:
     from jaxevo import plotting
 
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(comparison.table[0]))
-        writer.writeheader()
-        writer.writerows(comparison.table)
-    curves = comparison.curves
-    with (folder / "curves.jsonl").open("w", encoding="utf-8") as file:
-        for name, rows in curves.items():
-            for row in rows:
-                file.write(json.dumps(for_json({"learner": name} | row)) + "\n")
     levels = baselines(next(iter(comparison.problems.values())).task)
-    figure = plotting.comparison(curves, comparison.metric, x="samples", baselines=levels)
+    figure = plotting.comparison(
+        comparison.curves, comparison.metric, x="samples", baselines=levels
+    )
     plotting.save(figure, folder / "comparison.png")
 
 
@@ -167,18 +191,21 @@ def price_of_step(cost: Cost, budget: Budget) -> int:
     return 1 if budget == "steps" else cost.forward_passes + cost.backward_passes
 
 
-def _affordable(name: str, entry: Entry, budget: Budget, amount: int | float, key) -> int:
-    learner, problem = _built(entry, 1)
-    if budget == "seconds":
-        pilot = run(key, learner, problem, num_steps=40, record_every=20, progress=False)
-        first, last = pilot.rows[0], pilot.rows[-1]
-        speed = (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
-        num_steps = int(amount * speed)
-    else:
-        num_steps = int(amount // price_of_step(learner.cost(problem), budget))
-    if num_steps < 1:
-        raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
-    return num_steps
+def _steps_within(seconds: float, pilot: Program) -> int:
+    """Steps that `pilot`, which is used up, would take in this time with all their records."""
+    pilot.advance(1)
+    for _ in range(2):  # the first call of a program is slow
+        started = time.perf_counter()
+        pilot.take_metrics(1)
+        pilot.evaluate()
+        record = time.perf_counter() - started
+    length, taken, done = 1, 0.0, 0
+    while taken < min(PILOT_SECONDS, seconds / 20) or not done:
+        length *= 2
+        taken, done = pilot.advance(length)
+    step = taken / done
+    # n steps take n * step + min(n, NUM_RECORDS) * record
+    return int(max(seconds / (step + record), (seconds - NUM_RECORDS * record) / step))
 
 
 def _built(entry: Entry, num_steps: int) -> tuple[Learner, Problem]:

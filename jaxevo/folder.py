@@ -6,6 +6,7 @@ summary.json         what was reached and what it cost
 params.safetensors   the final network
 best.safetensors     the network of the lowest held-out loss, where there is a held-out split
 curve.png            loss and held-out metrics over the steps
+forecast.png         of a stream of real numbers: a held-out series and its forecast
 checkpoints/         see jaxevo/checkpoint.py
 """
 
@@ -26,8 +27,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from jaxevo.checkpoint import write_whole
-from jaxevo.core import Params
+from jaxevo.checkpoint import require_shapes, shapes, write_whole
+from jaxevo.core import Params, require_integer
 from jaxevo.tree import named_leaves, nested
 
 PACKAGES = ("jaxevo", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
@@ -67,10 +68,15 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: no run was made there.
-            ValueError: its `config.json` cannot be read.
+            ValueError: its `config.json` is damaged.
         """
         path = pathlib.Path(path)
-        return cls(path, read_json(path / "config.json"))
+        file = path / "config.json"
+        config = read_json(file)
+        require_entries(file, config, run=dict)
+        require_entries(file, config["run"], record_every=int)
+        require_integer(f"record_every in {file}", 1, config["run"]["record_every"])
+        return cls(path, config)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -94,18 +100,20 @@ class RunFolder:
             lock.release()
 
     def rows(self, up_to: int | float = math.inf) -> list[dict[str, Any]]:
-        """The records on disk up to a step; a line that a crash cut short is left out."""
+        """The records on disk up to a step; a line that is cut short or damaged is left out."""
         rows = []
         path = self.path / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
             if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
                 continue
-            if row["step"] <= up_to:
-                rows.append({name: _number(value) for name, value in row.items()})
+            row = {name: _number(value) for name, value in row.items()}
+            if row["step"] <= up_to and all(map(_is_metric, row.values())):
+                rows.append(row)
         return rows
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -129,16 +137,19 @@ class RunFolder:
         part.replace(path)
 
 
-def load_params(folder: str | pathlib.Path, which: str = "final") -> Params:
+def load_params(
+    folder: str | pathlib.Path, which: str = "final", *, like: Params | None = None
+) -> Params:
     """A run's network, as the nested dict that its model takes.
 
     Args:
         folder: of the run.
         which: "final", or "best" on the held-out split.
+        like: a network of the shapes and dtypes that are wanted (`jax.eval_shape`); None: any.
 
     Raises:
         FileNotFoundError: the run left no such file.
-        ValueError: the file is damaged, or `which` is neither.
+        ValueError: the file is damaged, or holds another network, or `which` is neither.
     """
     if which not in PARAMS:
         raise ValueError(f"which must be 'final' or 'best', got {which!r}")
@@ -146,11 +157,14 @@ def load_params(folder: str | pathlib.Path, which: str = "final") -> Params:
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold a run's {PARAMS[which]}, got {folder}")
     try:
-        return nested(safetensors.load_file(path))
+        leaves = safetensors.load_file(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged ({error}); a copy or a checkpoint has it whole"
         ) from None
+    if like is not None:
+        require_shapes(path, shapes(leaves), shapes(like))
+    return nested(leaves)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -164,11 +178,26 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         raise FileNotFoundError(f"folder must hold a run's {path.name}, got {path.parent}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: no JSON object")
     return value
+
+
+def require_entries(path: str | pathlib.Path, values: Mapping[str, Any], **types: Any) -> None:
+    """Refuses a file of settings that lacks an entry, or has one of another type.
+
+    Raises:
+        ValueError: naming the file and the entry.
+    """
+    for name, kind in types.items():
+        if name not in values:
+            raise ValueError(f"{path} is damaged: it has no {name}")
+        value = values[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            kind = getattr(kind, "__name__", kind)
+            raise ValueError(f"{path} is damaged: {name} must be {kind}, got {value!r:.60}")
 
 
 def environment() -> dict[str, Any]:
@@ -217,3 +246,8 @@ def _number(value: Any) -> Any:
     if isinstance(value, list):
         return [_number(item) for item in value]
     return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a record may hold it: a number, or a list of them over seeds."""
+    return all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))

@@ -244,6 +244,9 @@ def contract(params: Params, inputs: Mapping[Layer, Any], signals: Mapping[str, 
             raise ValueError(f"no layer {str(name)!r} in the inputs, which are of {list(layers)}")
         spec, x = layers[name].spec, inputs[layers[name]]
         x = x if isinstance(x, tuple) else (x,)
+        if spec.kind == "dense":  # one flat axis of rows, or XLA transposes copies of the signals
+            x = tuple(part.reshape(-1, part.shape[-1]) for part in x)
+            signal = jax.lax.optimization_barrier(signal.reshape(-1, signal.shape[-1]))
         kernels = tuple(leaves[path] for path in spec.kernels)
         bias = None if spec.bias is None else leaves[spec.bias]
         _, pullback = jax.vjp(

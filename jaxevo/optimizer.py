@@ -26,31 +26,43 @@ class Optimizer:
         numbers: its floating settings; values never recompile.
         structure: its other settings, by name.
         clip_norm: largest global norm of a gradient, > 0; None leaves gradients as they are.
+        weight_decay: weights lose this fraction times the learning rate at each update, >= 0,
+            beside the optimiser's own step (as in AdamW, for any of them); None: nothing.
     """
 
     factory: Callable[..., optax.GradientTransformation] = static(default=optax.adam)
     numbers: Any = None
     structure: tuple[tuple[str, Any], ...] = static(default=())
     clip_norm: Scalar | None = None
+    weight_decay: Scalar | None = None
 
     def __post_init__(self):
         require("clip_norm", "> 0", self.clip_norm, lambda c: c > 0)
+        require("weight_decay", "finite and >= 0", self.weight_decay,
+                lambda d: (d >= 0) & (d < float("inf")))  # fmt: skip
 
     def transform(self, learning_rate: Any) -> optax.GradientTransformation:
         settings = dict(self.structure) | (self.numbers or {})
         update = self.factory(learning_rate=learning_rate, **settings)
-        if self.clip_norm is None:
-            return update
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), update)
+        parts = [update]
+        if self.clip_norm is not None:
+            parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
+        if self.weight_decay is not None:  # after the optimiser's own step
+            parts.append(optax.add_decayed_weights(-learning_rate * self.weight_decay))
+        return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
 
 def optimizer(
     factory: Callable[..., optax.GradientTransformation] = optax.adam,
     *,
     clip_norm: Scalar | None = None,
+    weight_decay: Scalar | None = None,
     **settings: Any,
 ) -> Optimizer:
     """An `Optimizer` from an optax factory such as `optax.adam` and its settings.
+
+    Args:
+        weight_decay: the factory's own where it has one, as `optax.adamw`; else beside it.
 
     Raises:
         ValueError: the factory takes no `learning_rate`, or not one of the settings.
@@ -63,6 +75,8 @@ def optimizer(
         if setting not in known or setting == "learning_rate":
             choices = ", ".join(key for key in known if key != "learning_rate")
             raise ValueError(f"{setting} must be a setting of {name} ({choices})")
+    if weight_decay is not None and "weight_decay" in known:
+        settings, weight_decay = settings | {"weight_decay": weight_decay}, None
     real = jax.dtypes.canonicalize_dtype(float).type
     numbers = {
         key: value if isinstance(value, jax.Array) else real(value)
@@ -76,6 +90,7 @@ def optimizer(
         numbers=numbers,
         structure=tuple(sorted(structure.items())),
         clip_norm=clip_norm,
+        weight_decay=weight_decay,
     )
 
 

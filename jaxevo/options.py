@@ -76,9 +76,11 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def learner_options(learner: str, task: str, model: str | None) -> list[Option]:
+def learner_options(
+    learner: str, task: str, model: str | None, preset: str | None = None
+) -> list[Option]:
     """Every setting of a combination of names."""
-    settings = registry.settings_of(learner, task, model)
+    settings = registry.settings_of(learner, task, model, preset)
     return [Option(s.name, s.type, s.default, s.help) for s in settings]
 
 
@@ -117,14 +119,18 @@ def read_config(path: str) -> dict[str, Any]:
     file = pathlib.Path(path)
     if not file.is_file():
         mistake(f"config must name a TOML or JSON file, got {path}")
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         values = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         mistake(f"config {path} cannot be read: {error}")
     if not isinstance(values, dict):
         mistake(f"config must hold settings by name, got {path}")
     if "settings" in values:  # a run's config.json
+        from jaxevo.folder import require_entries
+
+        require_entries(path, values, settings=dict, seed=int, seeds=int)
+        require_entries(path, values["settings"], num_steps=int)
         values = {
             **values["settings"],
             "steps": values["settings"]["num_steps"],
@@ -149,7 +155,7 @@ def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
     """`'anp,bptt-truncated[truncation=1;sigma=2]'` as (label, name, words) of each learner.
 
     Raises:
-        ValueError: brackets that do not close, or a setting without a value.
+        ValueError: brackets that do not close, a setting without a value, or one learner twice.
     """
     found = []
     for part in re.findall(r"[^,\[]+(?:\[[^\]]*\])?", text):
@@ -168,16 +174,21 @@ def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
                 )
             words += [flag(key.strip()), value.strip()]
         found.append((part.strip(), name, words))
+    labels = [label for label, _, _ in found]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        mistake(f"learners must differ, got {twice[0]!r} more than once")
     if not found or text.count("[") != text.count("]"):
         mistake(f"learners must be names such as 'bptt,bptt-truncated[truncation=1]', got {text!r}")
     return found
 
 
 def first_paragraph(box: str) -> str:
-    """The first paragraph of a parser's framed message, as one line."""
-    lines = [line.strip(" │|") for line in box.splitlines()]
-    body = itertools.takewhile(
-        lambda line: not line.startswith("─"),
-        (line for line in lines if line and not line.startswith(("╭", "╰"))),
-    )
-    return " ".join(body) or "the options cannot be read"
+    """The first paragraph of a parser's message, as one line.
+
+    Its title stands within the frame's edge, or above a rule of hyphens where the output knows no
+    Unicode; a rule ends the paragraph.
+    """
+    lines = [line for line in (line.strip(" │|") for line in box.splitlines()) if line]
+    rules = [i for i, line in enumerate(lines) if line[0] in "╭╰─" or not line.strip("-")]
+    start, end = [*rules, None][:2] if rules else (-1, None)
+    return " ".join(lines[start + 1 : end]) or "the options cannot be read"

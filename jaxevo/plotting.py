@@ -7,6 +7,7 @@ Source of the colours: Okabe and Ito, Color Universal Design (2008), without the
 """
 
 import io
+import itertools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from jaxevo import core
+from jaxevo.alignment import Alignment
 from jaxevo.core import Params, Problem, Supervised, lower_is_better, require
 from jaxevo.registry import nearest
 from jaxevo.tasks.sequences import Stream
@@ -43,6 +45,7 @@ MAX_LABEL = 26  # characters of a learner's name where the legend has two column
 NUM_MARKERS = 8  # along a line
 MAX_OUTPUTS = 4  # of a forecast, one panel each
 MAX_COUNTED_CLASSES = 30  # of a confusion matrix with its counts written in
+MAX_TICKS = 8  # numbers of draws that are written below an axis
 
 _SPLITS = (
     ("training", {"color": BLACK, "linestyle": DASHES[0], "linewidth": 1.5}),
@@ -54,9 +57,12 @@ _UNITS = {
     "return": "reward per episode",
     "episode_length": "steps",
     "success_rate": "fraction",
+    "recall": "fraction right",
+    "error_bits": "wrong entries per sequence",
+    "spectral_radius": "of the recurrent weights",
     "solved": "fraction",
 }
-_RISING = ("accuracy", "return", "success_rate", "solved")
+_RISING = ("accuracy", "return", "success_rate", "recall", "solved")
 _CLOCKS = {
     "step": "training steps",
     "seconds": "seconds since the run began",
@@ -177,14 +183,8 @@ def comparison(
         gap = max(1, len(series.x) // NUM_MARKERS)
         # staggered, so that markers of learners that do alike do not hide one another
         marked = range(index * gap // len(curves), len(series.x), gap)
-        style = {
-            "color": COLOURS[index % len(COLOURS)],
-            # shifted once around the markers, so that no two of 32 learners look alike in grey
-            "linestyle": DASHES[(index + index // len(MARKERS)) % len(DASHES)],
-            "linewidth": 1.7,
-        }
         alpha = 0.2 if len(curves) < 5 else 0.12
-        line = _draw(ax, series, _plain(learner), style, index, marked, alpha)
+        line = _draw(ax, series, _plain(learner), _style(index), index, marked, alpha)
         ends = series.mean[np.isfinite(series.mean)]
         lines.append((ends[-1] if len(ends) else -math.inf, line))
     all_series = [series for _, series in drawn]
@@ -199,6 +199,60 @@ def comparison(
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     _legend(figure, [line for _, line in sorted(lines, key=lambda pair: -pair[0])], all_series)
     _label_levels(figure, [ax], [[chosen]], baselines)
+    return figure
+
+
+def alignment(
+    results: Mapping[str, Alignment], references: Sequence[str] = ("full",), title: str = ""
+) -> Figure:
+    """How averaged estimates agree with back-propagation: cosine, and beside it the norm ratio.
+
+    Lines are means over repeats, bands reach from the lowest to the highest. Both axes have a
+    line at 1; that of the norm ratio is logarithmic where it spans more than a decade.
+
+    Args:
+        results: of `jaxevo.alignment`, by the name of the estimator.
+        references: which of the results' references, one line each.
+
+    Raises:
+        ValueError: no results, no references, or one that a result lacks.
+    """
+    if not results or not references:
+        raise ValueError("results and references must hold at least one, got none")
+    lines: list[Line2D] = []
+    panels: dict[str, list[Series]] = {"cosine": [], "norm_ratio": []}
+    figure = _figure(9.0, 3.6, title)
+    axes = figure.subplots(1, 2)
+    of = f"the {references[0]} gradient" if len(references) == 1 else "the gradient"
+    for ax, (name, all_series) in zip(axes, panels.items(), strict=True):
+        for learner, reference in itertools.product(results, references):
+            result, index = results[learner], len(all_series)
+            if reference not in result.references:
+                near = nearest(reference, result.references)
+                raise ValueError(
+                    f"references must be among those of results[{learner!r}], "
+                    f"{_listed(result.references)}, got {reference!r}{near}"
+                )
+            values = np.asarray(getattr(result, name))[..., result.references.index(reference)]
+            rows = [{"step": n, name: v} for n, v in zip(result.num_draws, values.T, strict=True)]
+            series = _series(rows, name)
+            label = learner if len(references) == 1 else f"{learner}, {reference}"
+            marked = range(len(rows))
+            line = _draw(ax, series, _plain(label), _style(index), index, marked, alpha=0.15)
+            all_series.append(series)
+            lines += [line] if name == "cosine" else []
+        ax.axhline(1, color=GREY, linewidth=1.2, zorder=1, linestyle=BASELINE_DASHES[0])
+        ax.set_xlabel("estimates averaged", fontsize=9)
+        _tidy(ax)
+        _draws_axis(ax, sorted({n for result in results.values() for n in result.num_draws}))
+    cosine, ratio = axes
+    cosine.set_ylabel(f"cosine with {of}", fontsize=9)
+    ratio.set_ylabel(f"norm over that of {of}", fontsize=9)
+    ends = np.concatenate([end for one in panels["norm_ratio"] for end in (one.low, one.high)])
+    ends = ends[np.isfinite(ends)]
+    if len(ends) and ends.min() > 0 and max(ends.max(), 1) > 10 * min(ends.min(), 1):
+        ratio.set_yscale("log")
+    _legend(figure, lines, [one for panel in panels.values() for one in panel], of="repeats")
     return figure
 
 
@@ -233,6 +287,17 @@ def weights(params: Params, title: str = "") -> Figure:
     figure.supxlabel("value of a parameter", fontsize=9)
     figure.supylabel("number of parameters", fontsize=9)
     return figure
+
+
+def can_forecast(problem: Problem) -> bool:
+    """Whether `forecast` draws this problem: held-out series of real targets."""
+    task = getattr(problem, "task", None)
+    return (
+        isinstance(problem, core.Sequence)
+        and isinstance(task, Stream)
+        and task.loss == "squared_error"
+        and task.test_inputs is not None
+    )
 
 
 def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int = 0) -> Figure:
@@ -498,6 +563,13 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _style(index: int) -> dict[str, Any]:
+    """Of a line among others."""
+    # dashes are shifted once around the markers, so that no two of 32 lines look alike in grey
+    dashes = DASHES[(index + index // len(MARKERS)) % len(DASHES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes, "linewidth": 1.7}
+
+
 def _draw(
     ax: Axes,
     series: Series,
@@ -599,12 +671,25 @@ def _step_axis(ax: Axes, steps: Any) -> None:
         ax.set_xlim(steps.min() - 1, steps.min() + 1)
 
 
-def _legend(figure: Figure, handles: Sequence[Any], all_series: Sequence[Series]) -> None:
+def _draws_axis(ax: Axes, draws: Sequence[int]) -> None:
+    """Logarithmic, with the numbers themselves below it where they are few."""
+    ax.set_xscale("log")
+    if len(draws) <= MAX_TICKS:
+        ax.set_xticks(draws)
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    if len(draws) == 1:
+        ax.set_xlim(draws[0] / 2, draws[0] * 2)
+
+
+def _legend(
+    figure: Figure, handles: Sequence[Any], all_series: Sequence[Series], of: str = "seeds"
+) -> None:
     """The lines, and what bands and crosses are where there are any."""
     handles, num_lines = list(handles), len(handles)
     num_seeds = sorted({series.num_seeds for series in all_series})
     if num_seeds[-1] > 1:
-        label = f"line: mean of {' or '.join(map(str, num_seeds))} seeds; band: lowest to highest"
+        label = f"line: mean of {' or '.join(map(str, num_seeds))} {of}; band: lowest to highest"
         handles.append(Patch(facecolor=GREY, alpha=0.35, label=label))
     if any(series.bad.any() for series in all_series):
         handles.append(Line2D([], [], linestyle="none", marker="x", color=GREY,

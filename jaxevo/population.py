@@ -17,6 +17,11 @@ from jaxevo.tree import tree_size, tree_zeros
 CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
 
 
+def chunk_floats() -> int:
+    """Floats that fit in fast memory."""
+    return CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
+
+
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
@@ -47,8 +52,7 @@ def fitting(num: int, floats: int) -> int:
     Args:
         floats: of each of them.
     """
-    budget = CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
-    most = max(1, min(budget // max(floats, 1), num))
+    most = max(1, min(chunk_floats() // max(floats, 1), num))
     return next(size for size in range(most, 0, -1) if num % size == 0)
 
 

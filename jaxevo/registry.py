@@ -17,8 +17,16 @@ from typing import Any, Literal, NamedTuple
 # Names that the commands take for themselves: a setting of the same name gets its owner's prefix.
 RUN_SETTINGS = (
     "steps", "seeds", "seed", "model", "out", "quiet", "record_every", "save_seconds", "stop_at",
-    "tensorboard", "wandb", "config", "learners", "budget", "amount", "tune",
+    "tensorboard", "wandb", "config", "learners", "budget", "amount", "tune", "preset",
+    "beside",
 )  # fmt: skip
+
+
+class Preset(NamedTuple):
+    """Settings under a name of their own, to be asked for, and more for single tasks."""
+
+    settings: Mapping[str, Any]
+    on: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Named:
         estimator: "module:attribute" of a learner's estimator.
         on: presets for single tasks, which win over `preset`; "steps" and the settings of the
             task and of its model may be among them.
+        presets: further ones by name, which win over both of these.
         fixed: settings that the name itself decides.
         model: of a task, the name of the model that suits it.
         peers: of a task, the learners that are compared where nobody says which.
@@ -44,6 +53,7 @@ class Named:
     preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     estimator: str | None = None
     on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: str = ""
     peers: str = ""
@@ -56,6 +66,10 @@ def _by_name(*entries: Named) -> dict[str, Named]:
 _GRADIENT = "jaxevo.learners.gradient:GradientLearner"
 _BACKPROP = "jaxevo.estimators.backprop:Backprop"
 _ES = "jaxevo.estimators.evolution_strategy:EvolutionStrategy"
+_NODES = "jaxevo.estimators.node_perturbation:NodePerturbation"
+_WEIGHTS = "jaxevo.estimators.weight_perturbation:WeightPerturbation"
+
+ALIASES = {"node-perturbation": "anp"}
 
 # Measured on MNIST: 98.2 % in 9 s, and 94 % in 34 s, on two cores.
 _GREY_IMAGES = ("mnist", "fashion-mnist", "kmnist")
@@ -72,6 +86,65 @@ _GREY_ES = {
     "schedule": "cosine",
     "steps": 1700,
 }
+
+# Of perturbed nodes and weights alike; the recurrent tasks as measured.
+_PERTURBED = {"learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "steps": 5000}
+_PERTURBED_ON = {
+    "mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 2e-4},
+    "copying": {"learning_rate": 3e-4, "gamma": 0.95, "steps": 2500},
+    "weather": {"window": 24, "steps": 6000},
+    "permuted-mnist": {"loss_at": "last", "gamma": 1.0},
+    "digits": {"learning_rate": 2e-3},
+    "sine": {"learning_rate": 5e-3},
+}
+_WEIGHTS_ON = {
+    task: {name: value for name, value in settings.items() if name != "gamma"}
+    for task, settings in _PERTURBED_ON.items()
+} | {"mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 1e-3}}
+# The released configuration (github.com/jesusgf96/NP_RNNs): every step an update by plain SGD.
+_RELEASED = {
+    "method": "finite",
+    "sigma": 1e-3,
+    "noise": "gaussian",
+    "gamma": 0.0,
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "clip_norm": None,
+}
+_RELEASED_NODES = _RELEASED | {
+    "loss_share": "batch",
+    "readout": "perturbed",
+    "normalization": "batch_step_layer",
+    "node_count": "sqrt_nodes_and_inputs",
+    "noise_scale": "inverse_sigma",
+}
+_RELEASED_WEIGHTS = _RELEASED | {"every": "step", "noise_scale": "inverse_sigma"}
+_RELEASED_ON = {
+    "mackey-glass": {
+        "direction": "released",
+        "window": 1,
+        "length": 2000,
+        "steps": 40_000,
+        "learning_rate": 3e-3,
+    },
+    "weather": {"window": 1, "scaling": "released"},
+    "copying": {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
+}
+
+
+def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
+    on = {"mackey-glass": _RELEASED_ON["mackey-glass"] | {"learning_rate": rate}}
+    return Named(
+        name,
+        _GRADIENT,
+        summary,
+        estimator=_NODES,
+        preset=_PERTURBED,
+        on=_PERTURBED_ON,
+        presets={"authors": Preset(_RELEASED_NODES, _RELEASED_ON | on)},
+        fixed={"rule": rule},
+    )
+
 
 LEARNERS = _by_name(
     Named(
@@ -92,7 +165,11 @@ LEARNERS = _by_name(
         "full back-propagation through time, over whole series",
         estimator=_BACKPROP,
         preset={"learning_rate": 3e-3, "schedule": "cosine", "clip_norm": 1.0, "steps": 1000},
-        on={"mackey-glass": {"window": None}},
+        on={
+            "mackey-glass": {"window": None},
+            "permuted-mnist": {"learning_rate": 1e-3, "loss_at": "last"},
+            "weather": {"window": None, "steps": 200},
+        },
     ),
     Named(
         "bptt-truncated",
@@ -106,7 +183,11 @@ LEARNERS = _by_name(
             "truncation": 50.0,
             "steps": 8000,
         },
-        on={"mackey-glass": {"window": 50}},
+        on={
+            "copying": {"truncation": 1.0, "steps": 1000},
+            "mackey-glass": {"window": 50},
+            "weather": {"window": 50, "steps": 2000},
+        },
     ),
     Named(
         "evolution-strategy",
@@ -120,10 +201,30 @@ LEARNERS = _by_name(
             "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
         },
     ),
+    _perturbation("anp", "activity-based node perturbation in the time domain", "anp", 3e-3),
+    _perturbation("np", "node perturbation in the time domain", "np", 0.1),
+    _perturbation("inp", "node perturbation, one layer at a time", "inp", 0.1),
+    Named(
+        "wp",
+        _GRADIENT,
+        "weight perturbation, once per window, step or trial",
+        estimator=_WEIGHTS,
+        preset=_PERTURBED,
+        on=_WEIGHTS_ON,
+        presets={"authors": Preset(_RELEASED_WEIGHTS, _RELEASED_ON)},
+    ),
+    Named(
+        "forward-gradient",
+        _GRADIENT,
+        "exact derivatives along random directions of the weights",
+        estimator="jaxevo.estimators.forward_gradient:ForwardGradient",
+        preset=_PERTURBED,
+        on=_WEIGHTS_ON,
+    ),
 )
 
 _PEERS = "backprop,evolution-strategy"
-_MUTATIONS = "safe-mutation-sum,safe-mutation-so,safe-mutation-abs,safe-mutation-rescale,control"
+_MUTATIONS = "evolution-strategy,evosax:SNES"
 
 TASKS = _by_name(
     Named(
@@ -145,7 +246,31 @@ TASKS = _by_name(
         "jaxevo.tasks:mackey_glass",
         "forecast of a chaotic series, 15 steps ahead",
         model="rnn",
-        peers="bptt,bptt-truncated,evolution-strategy",
+        peers="anp,np,wp,bptt,bptt-truncated",
+    ),
+    Named(
+        "copying",
+        "jaxevo.tasks:copying",
+        "a list of tokens to be repeated after a pause",
+        model="rnn",
+        preset={"hidden_sizes": (128,), "radius": 1.0, "input_scale": 0.3},
+        peers="anp,np,bptt,bptt-truncated",
+    ),
+    Named(
+        "weather",
+        "jaxevo.tasks:weather",
+        "forecast of hourly weather, a day ahead",
+        model="rnn",
+        preset={"input_scale": 0.15},
+        peers="anp,bptt,bptt-truncated",
+    ),
+    Named(
+        "permuted-mnist",
+        "jaxevo.tasks:permuted_mnist",
+        "handwritten digits, one pixel at a time, in a fixed random order",
+        model="rnn",
+        preset={"hidden_sizes": (128,), "radius": 1.0},
+        peers="anp,bptt",
     ),
     Named("mnist", "jaxevo.tasks:mnist", "70,000 handwritten digits", model="mlp", peers=_PEERS),
     Named(
@@ -307,7 +432,7 @@ def find_learner(name: str) -> Named:
             preset={"steps": 600},
             fixed={"strategy": strategy},
         )
-    return lookup("learner", name, LEARNERS)
+    return lookup("learner", ALIASES.get(name, name), LEARNERS)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -316,7 +441,27 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def settings_of(learner: str, task: str, model: str | None = None) -> list[Setting]:
+def preset_of(learner: str, task: str, preset: str | None = None) -> dict[str, Any]:
+    """What a learner changes from its own and a task's defaults, under its preset of that name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    entry = find_learner(learner)
+    lookup("task", task, TASKS)
+    settings = {**entry.preset, **entry.on.get(task, {})}
+    if preset is not None:
+        if preset not in entry.presets:
+            known = ", ".join(entry.presets) or "none"
+            raise ValueError(f"preset must be one that {entry.name} has ({known}), got {preset!r}")
+        named = entry.presets[preset]
+        settings |= {**named.settings, **named.on.get(task, {})}
+    return settings
+
+
+def settings_of(
+    learner: str, task: str, model: str | None = None, preset: str | None = None
+) -> list[Setting]:
     """Every setting of a combination, with the defaults that its presets give it.
 
     Raises:
@@ -325,8 +470,7 @@ def settings_of(learner: str, task: str, model: str | None = None) -> list[Setti
     learner_entry = find_learner(learner)
     task_entry = lookup("task", task, TASKS)
     model_entry = lookup("model", model or task_entry.model, MODELS)
-    preset = {**task_entry.preset, **model_entry.preset, **learner_entry.preset}
-    preset |= learner_entry.on.get(task, {})
+    changed = {**task_entry.preset, **model_entry.preset, **preset_of(learner, task, preset)}
     found = [
         *_learner_settings(learner_entry),
         *_signature_settings(task_entry.home, "task"),
@@ -339,15 +483,13 @@ def settings_of(learner: str, task: str, model: str | None = None) -> list[Setti
         name = setting.name
         if name in RUN_SETTINGS or names.count(name) > 1:
             name = f"{setting.owner}_{name}"
-        unique.append(setting._replace(name=name, default=preset.get(name, setting.default)))
+        unique.append(setting._replace(name=name, default=changed.get(name, setting.default)))
     return unique
 
 
-def default_steps(learner: str, task: str) -> int:
+def default_steps(learner: str, task: str, preset: str | None = None) -> int:
     """Steps that a combination is trained for where nobody says otherwise."""
-    entry = find_learner(learner)
-    lookup("task", task, TASKS)
-    return entry.on.get(task, {}).get("steps", entry.preset.get("steps", 1000))
+    return preset_of(learner, task, preset).get("steps", 1000)
 
 
 def build(
@@ -355,6 +497,7 @@ def build(
     task: str,
     *,
     model: str | None = None,
+    preset: str | None = None,
     num_steps: int | None = None,
     **settings: Any,
 ) -> Built:
@@ -364,6 +507,7 @@ def build(
         learner: a key of `LEARNERS`.
         task: a key of `TASKS`.
         model: a key of `MODELS`; None: the one that suits the task.
+        preset: of the learner's, by name, such as "authors"; None: its own defaults.
         num_steps: steps of training, which also is the length of a learning-rate schedule;
             None: the preset's.
         settings: any of `settings_of(learner, task, model)`, by name.
@@ -371,12 +515,12 @@ def build(
     Raises:
         ValueError: an unknown name, or a setting that its owner refuses.
     """
-    known = {setting.name: setting for setting in settings_of(learner, task, model)}
+    known = {setting.name: setting for setting in settings_of(learner, task, model, preset)}
     for name in settings:
         if name not in known:
             raise ValueError(f"{name} is no setting of {learner} on {task}{nearest(name, known)}")
     values = {name: setting.default for name, setting in known.items()} | settings
-    num_steps = default_steps(learner, task) if num_steps is None else num_steps
+    num_steps = default_steps(learner, task, preset) if num_steps is None else num_steps
 
     def of(owner):
         return {s.argument: values[s.name] for s in known.values() if s.owner == owner}
@@ -414,6 +558,22 @@ _GRADIENT_SETTINGS = [
     Setting(
         "clip_norm", float | None, None, "largest norm of a gradient; None: any", "learner", ""
     ),
+    Setting(
+        "weight_decay",
+        float | None,
+        None,
+        "weights lose this fraction x learning rate at each update; None: the optimiser's own",
+        "learner",
+        "",
+    ),
+    Setting(
+        "max_spectral_radius",
+        float | None,
+        None,
+        "recurrent weights are scaled down to it; None: never",
+        "learner",
+        "",
+    ),
 ]
 
 
@@ -421,7 +581,8 @@ def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
         return [s for s in _dataclass_settings(entry.home) if s.name not in entry.fixed]
     settings = [setting._replace(argument=setting.name) for setting in _GRADIENT_SETTINGS]
-    return settings + _dataclass_settings(entry.estimator)
+    settings += _dataclass_settings(entry.estimator)
+    return [setting for setting in settings if setting.name not in entry.fixed]
 
 
 def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
@@ -432,15 +593,16 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
     from jaxevo.optimizer import CosineDecay, optimizer
 
     values = dict(values)
-    rate, schedule, fraction, name, clip_norm = (
+    rate, schedule, fraction, name, clip_norm, weight_decay, radius = (
         values.pop(setting.name) for setting in _GRADIENT_SETTINGS
     )
     if schedule == "cosine":
         rate = CosineDecay(initial_value=rate, num_steps=num_steps, final_fraction=fraction)
     return load(entry.home)(
-        estimator=load(entry.estimator)(**values),
-        optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm),
+        estimator=load(entry.estimator)(**values, **entry.fixed),
+        optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm, weight_decay=weight_decay),
         learning_rate=rate,
+        max_spectral_radius=radius,
     )
 
 

@@ -111,7 +111,7 @@ def metrics_table(
     title: str, metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
 ) -> Table:
     """Held-out metrics beside the baselines."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=escape(title), show_header=False, title_justify="left")
     for name, value in metrics.items():
         table.add_row(name, shown(value))
     add_baselines(table, baselines)
@@ -126,15 +126,14 @@ def add_baselines(table: Table, baselines: Mapping[str, Mapping[str, float]]) ->
 
 def settings_table(title: str, config: Mapping[str, Any]) -> Table:
     """A run's `config.json`, with the arrays' digests left out."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=escape(title), show_header=False, title_justify="left")
     for name, value in config.items():
         if isinstance(value, Mapping) and name != "run":
             for inner, item in value.items():
-                table.add_row(inner, str(item))
+                table.add_row(escape(inner), escape(str(item)))
         elif name != "run":
-            table.add_row(
-                name, " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            )
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            table.add_row(escape(name), escape(text))
     return table
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -35,7 +36,7 @@ from jaxevo.program import Program
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
 from jaxevo.tasks import baselines
-from jaxevo.tree import tree_size
+from jaxevo.tree import named_leaves, tree_size
 
 CHUNK_SECONDS = 0.25  # of one jitted call: how long Ctrl-C and the display may wait
 SAVE_SHARE = 0.01  # of the time that checkpoints may take
@@ -112,8 +113,9 @@ def run(
         progress: shows a bar, or plain lines where there is no terminal.
 
     Raises:
-        ValueError: a bad number, a problem that lacks what the learner needs, a folder in use, or
-            a resumed run that differs: what differs is named.
+        ValueError: a bad number, a problem that lacks what the learner needs, `params` of another
+            network, a target that names no held-out metric, a folder in use or damaged, a resumed
+            run that differs (what differs is named) or that has more steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
     """
@@ -123,6 +125,10 @@ def run(
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
     check_requirements(learner, problem)
+    _check_target(target or {}, problem)
+    if params is not None:
+        _check_params(params, problem)
+        params = jax.tree.map(jnp.asarray, params)
     if folder is not None and resume_from is not None:
         raise ValueError("folder must be None where resume_from is given: the run goes on there")
     description = {
@@ -180,6 +186,34 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(f"a resumed run must be the run that was stopped, but {changes}")
 
 
+def _check_target(target: Mapping[str, float], problem: Problem) -> None:
+    """Refuses what no record will show, before anything is compiled."""
+    if not target:
+        return
+    test, known = problem.held_out(), []
+    if test is not None:
+
+        def evaluate(test, key):
+            return test.evaluate(test.init(key), test.sample(key, 0)).metrics
+
+        known = ["loss", *jax.eval_shape(evaluate, test, jax.random.key(0))]
+    for name, level in target.items():
+        if name not in known:
+            raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
+        require(f"target {name}", "a finite number", level, np.isfinite)
+
+
+def _check_params(params: Params, problem: Problem) -> None:
+    """Refuses a first network that is not the model's, whatever axes it leads with."""
+    got = {name: np.shape(leaf) for name, leaf in named_leaves(params).items()}
+    like = named_leaves(jax.eval_shape(problem.init, jax.random.key(0)))
+    wanted = {name: leaf.shape for name, leaf in like.items()}
+    for name in sorted({**wanted, **got}):
+        shape, own = got.get(name), wanted.get(name)
+        if shape is None or own is None or shape[max(0, len(shape) - len(own)) :] != own:
+            raise ValueError(f"params must hold {name} as {own}, got {shape}")
+
+
 def _short(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 100 else f"{text[:48]} ... {text[-48:]}"
@@ -222,6 +256,10 @@ class _Loop:
 
     def restore(self) -> None:
         found = checkpoint.restore(self.files.checkpoints, self.program.saved())
+        if found.step > self.num_steps:
+            raise ValueError(
+                f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"
+            )
         self.program.load(found.tree)
         self.step = found.step
         self.started -= found.notes["seconds"]
@@ -270,10 +308,7 @@ class _Loop:
         if not (self.target and self.rows):
             return False
         for name, level in self.target.items():
-            if f"held_out/{name}" not in self.rows[-1]:
-                known = [n.removeprefix("held_out/") for n in self.rows[-1] if "held_out/" in n]
-                raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
-            value = float(np.mean(self.rows[-1][f"held_out/{name}"]))
+            value = float(np.mean(self.rows[-1].get(f"held_out/{name}", np.nan)))
             if not (value <= level if lower_is_better(name) else value >= level):
                 return False
         return True
@@ -313,6 +348,10 @@ class _Loop:
                 levels = baselines(program.problem.task)
                 figure = plotting.curve(self.rows, levels, title=files.path.name)
                 plotting.save(figure, files.path / "curve.png")
+                one = jax.tree.map(lambda p: p[0], params) if program.many else params
+                if plotting.can_forecast(program.problem):
+                    figure = plotting.forecast(program.problem, one)
+                    plotting.save(figure, files.path / "forecast.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
 

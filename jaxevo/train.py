@@ -168,7 +168,8 @@ def sweep(
         learner, problem or key was handed in.
 
     Raises:
-        ValueError: learners or problems differ in structure; the field is named.
+        ValueError: an empty list, or learners or problems that differ in structure; the field is
+            named.
     """
     learner, learner_axes = _stacked("learners", learners)
     problem, problem_axes = _stacked("problems", problems)
@@ -199,6 +200,8 @@ def _stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]
     """One tree with [len(parts)] leading the leaves that differ, and the axis of each leaf."""
     if not isinstance(parts, (list, tuple)):
         return parts, None
+    if not parts:
+        raise ValueError(f"{name} must be one, or a list of at least one, got {parts!r}")
     first, structure = parts[0], jax.tree.structure(parts[0])
     for other in parts[1:]:
         if jax.tree.structure(other) != structure:

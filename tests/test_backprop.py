@@ -127,6 +127,32 @@ def test_the_hidden_state_goes_on_between_windows_and_starts_anew_at_reset():
         assert gradient["start"].any() == reset
 
 
+@pytest.mark.parametrize(("size", "k"), [(1, None), (2, 3), (3, None), (3, 3), (9, None)])
+def test_blocks_change_nothing_but_memory(size, k):
+    """Of a window of 4 steps: 3 leaves a shorter last block, 9 nothing but that."""
+    for index, carry in ((0, jnp.zeros((2, 3))), (1, jnp.full((2, 3), 0.2))):
+        plain = estimate(Backprop(truncation=k), carry, index)
+        blocks = estimate(Backprop(truncation=k, checkpoint=size), carry, index)
+        tree_close(blocks, plain, rtol=1e-5)
+
+
+def test_blocks_hold_less_memory():
+    series = np.zeros((400, 8, 2))
+    task = tasks.stream(series, series[..., :1], test=0.0)
+    problem = Problem(task, models.recurrent((2,), 1, hidden_sizes=(32,)))
+    params, batch = problem.init(KEY), problem.sample(KEY, 0)
+
+    def temp_bytes(estimator):
+        carry = estimator.init(KEY, params, problem)
+        run = jax.jit(lambda *args: estimator.estimate(KEY, *args)[:3])
+        compiled = run.lower(carry, params, problem, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    states = 400 * 8 * 32 * 4  # bytes of all hidden states
+    assert temp_bytes(Backprop()) > states
+    assert temp_bytes(Backprop(checkpoint=20)) < states / 2
+
+
 def test_integer_leaves_get_zero_gradients_of_their_own_dtype():
     model = models.from_functions(
         lambda key: {"w": jnp.ones((2, 1)), "path": jnp.array([1, 0])},
@@ -141,6 +167,9 @@ def test_integer_leaves_get_zero_gradients_of_their_own_dtype():
 
 def test_cost_and_settings():
     assert Backprop().cost(PROBLEM) == (1, 1, 4 * 2)
+    assert Backprop(checkpoint=2).cost(PROBLEM) == (2, 1, 4 * 2)
     for bad in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="Backprop: truncation must be >= 1"):
             Backprop(truncation=bad)
+    with pytest.raises(ValueError, match="Backprop: checkpoint must be an integer >= 1, got 0"):
+        Backprop(checkpoint=0)

@@ -27,6 +27,14 @@ VARIANTS = {
         "Python loop, float(loss)",
         "Python loop, unjitted",
     },
+    "bench_recurrent": {
+        "forward",
+        "BPTT",
+        "BPTT, checkpointed",
+        "ANP, store",
+        "ANP, two_pass",
+        "ANP, per_sequence",
+    },
     "bench_population": {
         "floor, blocked",
         "floor, unblocked",
@@ -71,6 +79,15 @@ def check(stdout, blocks, variants):
         assert f"| {name} " in stdout
 
 
+def without_optional_packages(benchmark):
+    names = ("evosax", "tyro", "pooch", "gymnax", "beartype", "safetensors")
+    return (
+        "import runpy, sys\n"
+        f"for name in {names}: sys.modules[name] = None\n"
+        f"runpy.run_module({benchmark!r}, run_name='__main__')"
+    )
+
+
 def test_noise_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_noise.py"))
     check(stdout, blocks, VARIANTS["bench_noise"])
@@ -85,6 +102,24 @@ def test_dispatch_benchmark(tmp_path):
 
 
 @pytest.mark.slow
+def test_recurrent_benchmark_without_optional_packages(tmp_path):
+    stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_recurrent"))
+    variants = VARIANTS["bench_recurrent"]
+    for block, length in zip(blocks[:2], (50, 200), strict=True):
+        check(stdout, [block], variants)
+        assert block["settings"]["T"] == length
+    _, long, memory, one = ({row["variant"]: row for row in b["rows"]} for b in blocks)
+    assert set(memory) == variants
+    for name, row in memory.items():
+        slope = (long[name]["temp MB"] - row["MB, T=50"]) / 150 * 1e3
+        assert row["kB/step"] == pytest.approx(slope, abs=1e-9)
+    for name in ("ANP, two_pass", "ANP, per_sequence"):
+        assert memory[name]["T=200 / T=50"] == pytest.approx(1, abs=0.01)
+    assert memory["BPTT"]["T=200 / T=50"] > 3 > memory["BPTT, checkpointed"]["T=200 / T=50"]
+    assert one["ANP, two_pass"]["temp MB"] < one["BPTT"]["temp MB"] / 10
+
+
+@pytest.mark.slow
 def test_population_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_population.py"))
     peers = {"evosax Open_ES", "evosax SNES"} if importlib.util.find_spec("evosax") else set()
@@ -93,12 +128,7 @@ def test_population_benchmark(tmp_path):
 
 @pytest.mark.slow
 def test_population_benchmark_without_optional_packages(tmp_path):
-    program = (
-        "import runpy, sys\n"
-        "for name in ('evosax', 'tyro', 'beartype', 'safetensors'): sys.modules[name] = None\n"
-        "runpy.run_module('bench_population', run_name='__main__')"
-    )
-    stdout, blocks = run(tmp_path, "-c", program)
+    stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_population"))
     assert "evosax is not installed: its variants are skipped" in stdout
     check(stdout, blocks, VARIANTS["bench_population"])
     assert all(row["Open_ES / this"] is None for row in blocks[0]["rows"])

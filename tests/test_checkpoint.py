@@ -79,6 +79,20 @@ def test_a_save_that_was_cut_off_does_not_count(tmp_path):
     assert checkpoint.restore(tmp_path, abstract()).step == 2
 
 
+@pytest.mark.parametrize("by", ["restore", "save"])
+def test_what_a_killed_save_has_left_is_removed(tmp_path, by):
+    checkpoint.save(tmp_path, 1, TREE, {})
+    for name in ("2", "3.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-17", "damaged-0", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("half")
+    (tmp_path / "2.json.part").write_text("half")
+    if by == "restore":
+        assert checkpoint.restore(tmp_path, abstract()).step == 1
+    else:
+        checkpoint.save(tmp_path, 1, TREE, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.json", "damaged-0", "mine"]
+
+
 def damage(path, rng):
     """One random change of one file of a checkpoint; what was done."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]

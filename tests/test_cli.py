@@ -1,14 +1,17 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import jax
 import pytest
 
+import jaxevo
 from jaxevo import cli, registry
 from jaxevo.compare import CLOCKS
 from jaxevo.folder import load_params
+from jaxevo.options import first_paragraph
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
@@ -87,7 +90,6 @@ def test_settings_reach_learner_task_and_model(in_empty_folder):
 
 MISTAKES = [
     ([ "trian"], "got 'trian' (did you mean train?)"),
-    (["train"], "train needs a learner and a task"),
     (["train", "evolution-strategy"], "train needs a learner and a task"),
     (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
     (["train", "backprop", "digit"], "(did you mean digits?)"),
@@ -101,6 +103,8 @@ MISTAKES = [
      "learning_rate must be finite and >= 0, got -1.0"),
     (["train", "backprop", "digits", "--learning-rate", "nan"], "learning_rate must be finite"),
     (["train", "backprop", "digits", "--steps", "0"], "num_steps must be an integer >= 1, got 0"),
+    (["train", "backprop", "digits", "--schedule", "cosine", "--steps", "1" + 400 * "0"],
+     "too large"),
     (["train", "backprop", "digits", "--seeds", "0"], "seeds must be >= 1, got 0"),
     (["train", "backprop", "digits", "--optimizer", "adm"], "'adm'"),
     (["train", "backprop", "digits", "--clip-norm", "0"], "clip_norm must be > 0, got 0.0"),
@@ -124,9 +128,15 @@ MISTAKES = [
      "record_every must be an integer >= 1"),
     (["train", "backprop", "digits", "--stop-at", "accuracy"],
      "stop_at must be a metric and a level"),
+    (["train", "backprop", "digits", "--stop-at", "acuracy=0.9"],
+     "target must name held-out metrics ['loss', 'accuracy'], got 'acuracy'"),
     (["train", "backprop", "digits", "--config", "none.toml"],
      "config must name a TOML or JSON file"),
     (["train", "backprop", "digits", "--config", "bad.toml"], "config bad.toml cannot be read"),
+    (["train", "backprop", "digits", "--config", "three.json"],
+     "three.json is damaged: settings must be dict, got 3"),
+    (["train", "backprop", "digits", "--config", "empty.json"],
+     "empty.json is damaged: it has no num_steps"),
     (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean --learning-rate?)"),
     (["train", "evosax:SNESS", "digits"], "SNES"),
     (["resume"], "resume needs the folder of a run"),
@@ -135,6 +145,7 @@ MISTAKES = [
     (["resume", "partial"], "partial/config.json is damaged: it has no num_steps"),
     (["show", "partial"], "partial/summary.json is damaged"),
     (["eval", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["show", "partial", "extra"], "extra is no option of show"),
     (["show", "nowhere"], "folder must hold a run's config.json, got nowhere"),
     (["compare"], "compare needs a task"),
     (["compare", "digit"], "(did you mean digits?)"),
@@ -142,6 +153,8 @@ MISTAKES = [
     (["compare", "digits", "--learners", "backprop[learning_rate]"], "a value, as in"),
     (["compare", "digits", "--learners", "backprop[sigma=1]"], "--sigma is no option of backprop"),
     (["compare", "digits", "--learners", "backprop[sigma=1"], "learners must be names such as"),
+    (["compare", "digits", "--learners", "backprop,bptt, backprop"],
+     "learners must differ, got 'backprop' more than once"),
     (["compare", "digits", "--budget", "sample"], "(did you mean samples?)"),
     (["compare", "digits", "--amount", "1"], "amount must pay for one step of"),
     (["compare", "digits", "--tune", "-1"], "tune must be an integer >= 0"),
@@ -160,6 +173,8 @@ def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsy
         '{"settings": {"learner": "backprop", "task": "sine", "model": "mlp"}}'
     )
     (in_empty_folder / "partial" / "summary.json").write_text("{}")
+    (in_empty_folder / "three.json").write_text('{"settings": 3, "seed": 0, "seeds": 1}')
+    (in_empty_folder / "empty.json").write_text('{"settings": {}, "seed": 0, "seeds": 1}')
     (in_empty_folder / "bad.toml").write_text("steps = = 3")
     (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
     assert cli.main(arguments) == 2
@@ -168,6 +183,29 @@ def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsy
     assert line.startswith("jaxevo: ")
     assert expected in line
     assert not (in_empty_folder / "runs").exists()
+
+
+FRAMED = """
+╭─ Value error ──────────────────╮
+│ Error parsing --sigma: no      │
+│ number: 'x'                    │
+│ ────────────────────────────── │
+│ Argument helptext:             │
+╰────────────────────────────────╯
+"""
+PLAIN = """
+ Value error
+ --------------------------------
+  Error parsing --sigma: no
+  number: 'x'
+  ------------------------------
+  Argument helptext:
+"""
+
+
+@pytest.mark.parametrize("box", [FRAMED, PLAIN])
+def test_a_message_is_its_first_paragraph_with_and_without_unicode(box):
+    assert first_paragraph(box) == "Error parsing --sigma: no number: 'x'"
 
 
 def test_a_config_file_is_read_as_if_it_were_typed(in_empty_folder):
@@ -211,6 +249,89 @@ def test_resume_eval_and_show(in_empty_folder, capsys):
     assert (in_empty_folder / "part" / "curve.png").stat().st_size > 1000
 
 
+DAMAGES = [
+    ("resume", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
+    ("eval", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
+    ("eval", {"seed": True}, "config.json is damaged: seed must be int, got True"),
+    ("eval", {"seed": -1}, "seed must be from 0 to"),
+    ("eval", {"settings": 3}, "config.json is damaged: settings must be dict, got 3"),
+    ("eval", {"settings": {"task": []}}, "config.json is damaged: task must be str, got []"),
+    ("eval", {"settings": {"num_steps": "2"}}, "damaged: num_steps must be int, got '2'"),
+    ("eval", {"settings": {"hidden_sizes": "two"}}, "hidden-sizes"),
+    ("resume", {"stop_at": 3}, "config.json is damaged: stop_at must be str | None, got 3"),
+    ("resume", {"run": []}, "config.json is damaged: run must be dict, got []"),
+    ("resume", {"run": {"record_every": None}}, "damaged: record_every must be int, got None"),
+    ("eval", {"settings": {"hidden_sizes": [4]}},
+     "params.safetensors must hold hidden/0/bias as float32[4], got float32[3]"),
+    ("eval", {"seeds": 2},
+     "params.safetensors must hold hidden/0/bias as float32[2, 3], got float32[3]"),
+    ("show", {"cost_per_step": []}, "summary.json is damaged"),
+    ("show", {"steps": "many"}, "summary.json is damaged"),
+    ("show", {"seconds": None}, "summary.json is damaged"),
+    ("show", {"held_out/loss": []}, "summary.json is damaged"),
+    ("show", {"held_out/loss": "low"}, "summary.json is damaged"),
+    ("show", {"held_out/loss": {"a": 1}}, "summary.json is damaged"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "run"
+    words = ["--steps", "1", "--hidden-sizes", "3", "--quiet", "--out", str(folder)]
+    assert cli.main(["train", "backprop", "sine", *words]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "damage", "expected"), DAMAGES)
+def test_a_damaged_folder_is_one_clear_line(
+    command, damage, expected, small_run, in_empty_folder, capsys
+):
+    shutil.copytree(small_run, "run")
+    file = in_empty_folder / "run" / ("summary.json" if command == "show" else "config.json")
+    content = json.loads(file.read_text())
+    for name, value in damage.items():
+        whole = isinstance(content[name], dict) and isinstance(value, dict)
+        content[name] = content[name] | value if whole else value
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert cli.main([command, "run"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert line.startswith("jaxevo: ")
+    assert expected in line
+
+
+def test_folders_are_shown_as_they_are_named(small_run, capsys):
+    shutil.copytree(small_run, "a[b]c[/d]")
+    capsys.readouterr()
+    assert cli.main(["show", "a[b]c[/d]"]) == 0
+    assert "a[b]c[/d]: settings" in capsys.readouterr().out
+    assert cli.main(["eval", "a[b]c[/d]"]) == 0
+    assert "a[b]c[/d], final network" in capsys.readouterr().out
+
+
+def test_resume_goes_on_towards_the_target_and_says_when_nothing_is_left(in_empty_folder, capsys):
+    words = ["backprop", "sine", "--schedule", "constant", "--hidden-sizes", "3"]
+    assert cli.main(["train", *words, "--steps", "2", "--stop-at", "mse=9", "--out", "r"]) == 0
+
+    def resumed(*words):
+        capsys.readouterr()
+        assert cli.main(["resume", "r", *words]) == 0
+        summary = json.loads((in_empty_folder / "r" / "summary.json").read_text())
+        return summary["steps"], capsys.readouterr().out
+
+    steps, shown = resumed("--steps", "4")
+    assert steps == 1  # record_every is 1, and any network's error is below 9
+    assert "already finished: its target is reached" in shown
+    steps, shown = resumed("--steps", "4", "--stop-at", "None")
+    assert steps == 4
+    assert "already finished" not in shown
+    steps, shown = resumed("--steps", "4", "--stop-at", "None")
+    assert steps == 4
+    assert "already finished: its steps are done" in shown
+    assert cli.main(["resume", "r", "--steps", "3"]) == 2
+    assert "num_steps must be >= 4, as many as are done, got 3" in capsys.readouterr().err
+
+
 def test_resuming_another_run_is_refused(in_empty_folder, capsys):
     words = ["backprop", "sine", "--steps", "2", "--schedule", "cosine", "--quiet"]
     assert cli.main(["train", *words, "--out", "r"]) == 0
@@ -240,6 +361,17 @@ def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsy
     assert (in_empty_folder / "a" / "comparison.png").stat().st_size > 1000
     lines = (in_empty_folder / "a" / "curves.jsonl").read_text().splitlines()
     assert len({json.loads(line)["learner"] for line in lines}) == 3
+
+
+@pytest.mark.parametrize(("given", "windows"), [([], (50, None)), (["--window", "50"], (50, 50))])
+def test_a_window_is_that_of_all_learners_only_where_it_is_given(given, windows, monkeypatch):
+    def found(key, entries, **_):
+        assert tuple(entry(1)[1].task.window for entry in entries.values()) == windows
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jaxevo, "compare", found)
+    words = ["mackey-glass", "--learners", "backprop,bptt", "--length", "100", *given]
+    assert cli.main(["compare", *words]) == 130
 
 
 def test_doctor(capsys):

@@ -1,13 +1,22 @@
+import csv
+import dataclasses
+import json
+import time
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxevo.compare import CLOCKS, compare
+from jaxevo.core import learner
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner
 from tests.test_run import PROBLEM
 
 SLOW = GradientLearner(estimator=Backprop(), learning_rate=1e-4)
 GOOD = GradientLearner(estimator=Backprop(), learning_rate=0.05)
+UNTESTED = dataclasses.replace(PROBLEM, task=dataclasses.replace(PROBLEM.task, test_inputs=None))
 
 
 def test_equal_budget_same_first_networks_best_first():
@@ -36,12 +45,65 @@ def test_tuning_tries_as_many_rates_for_each_and_finds_the_better():
     assert tuned["mean"] < table(0)["mean"]
 
 
+@learner
+class Sleeper(GradientLearner):
+    """Each seed sleeps 2 ms in each step, one after the other."""
+
+    def step(self, key, state, problem):
+        def sleep(step):
+            time.sleep(0.002)
+            return np.float32(0)
+
+        wait = jax.pure_callback(
+            sleep, jax.ShapeDtypeStruct((), jnp.float32), state.step, vmap_method="sequential"
+        )
+        state, metrics = super().step(key, state, problem)
+        return state, metrics | {"loss": metrics["loss"] + wait}
+
+
+def test_a_budget_of_seconds_is_for_all_seeds_together():
+    sleeper = Sleeper(estimator=Backprop(), learning_rate=0.01)
+    result = compare(
+        jax.random.key(0), {"sleeper": (sleeper, PROBLEM)},
+        amount=0.6, budget="seconds", num_seeds=4,
+    )  # fmt: skip
+    # A step takes 8 ms at least, 75 fit at most; the lower bound leaves room for a busy machine.
+    assert 8 <= result.table[0]["steps"] <= 75
+    assert result.runs["sleeper"].summary["compiles"] == 0  # measured on the very program
+    assert result.table[0]["compile_seconds"] > 0  # which the table counts nevertheless
+
+
+def test_files_hold_what_was_trained_before_a_comparison_was_stopped(tmp_path):
+    def stop(name, steps):
+        if name == "good":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(
+            jax.random.key(0), {"slow": (SLOW, PROBLEM), "good": (GOOD, PROBLEM)},
+            amount=160, num_seeds=2, folder=tmp_path, on_start=stop,
+        )  # fmt: skip
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["learner"] for row in csv.DictReader(file)] == ["slow"]
+    lines = (tmp_path / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+
+
+def test_a_comparison_has_fifty_records_at_most():
+    result = compare(
+        jax.random.key(0), {"slow": (SLOW, PROBLEM)}, amount=99, budget="steps", num_seeds=1
+    )
+    assert [row["step"] for row in result.runs["slow"].rows] == [*range(2, 99, 2), 99]
+
+
 @pytest.mark.parametrize(
     ("bad", "shown"),
     [
         ({"amount": 0}, "amount must be finite and > 0"),
         ({"amount": 1}, "amount must pay for one step of slow, got 1 samples"),
+        ({"amount": 1e-9, "budget": "seconds"}, "amount must pay for one step of slow, got 1e-09"),
         ({"entries": {}}, "entries must map names"),
+        ({"entries": {"slow": (SLOW, UNTESTED)}}, "slow's problem has none"),
     ],
 )
 def test_bad_calls_are_refused(bad, shown):

@@ -196,3 +196,102 @@ def test_threefry_is_jax_random():
     np.testing.assert_array_equal(drawn, jax.random.rademacher(key, (9,), jnp.float32))
     tree = noise.tree_normal(key, [jnp.zeros(2), jnp.zeros(3)], "threefry")
     np.testing.assert_array_equal(tree[1], jax.random.normal(jax.random.fold_in(key, 1), (3,)))
+
+
+# ----------------------------------------------------------------------------- keys for indices
+
+
+def folded(key, num, source="mix"):
+    """The keys of indices 0 to num - 1, as words [num, 2]."""
+    keys = jax.vmap(lambda i: noise.fold_in(key, i, source))(jnp.arange(num))
+    return np.asarray(jax.random.key_data(keys)).astype(np.uint64)
+
+
+def test_no_two_folded_keys_are_alike():
+    """Of one key's indices, of one index's keys, and of a key and those folded from it."""
+    num = 2**16
+    by_index = folded(jax.random.key(3), num)
+    keys = jax.vmap(jax.random.key)(jnp.arange(num))
+    by_key = np.asarray(jax.random.key_data(jax.vmap(lambda key: noise.fold_in(key, 5))(keys)))
+    for found in (by_index, by_key.astype(np.uint64)):
+        assert np.unique(found[:, 0] << np.uint64(32) | found[:, 1]).size == num
+    # nor are they a key of another index's of a neighbouring key: 2^32 pairs of 2^64 values
+    other = folded(jax.random.key(4), num)
+    rows = np.concatenate([by_index, other])
+    assert np.unique(rows[:, 0] << np.uint64(32) | rows[:, 1]).size == 2 * num
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_folded_key_is_not_the_key_itself(seed):
+    """A caller may draw from both; key(0) is two words of zero, and 0 the first index."""
+    own = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    assert not (folded(jax.random.key(seed), 2**12) == own).all(1).any()
+
+
+@pytest.mark.parametrize("source", noise.SOURCES)
+def test_a_folded_key_is_made_again_anywhere(source):
+    """Eagerly, under jit, vmap and scan, from any kind of integer; and folds nest."""
+    key = jax.random.key(7)
+    alone = np.stack([jax.random.key_data(noise.fold_in(key, i, source)) for i in range(4)])
+    np.testing.assert_array_equal(folded(key, 4, source), alone)
+    jitted = jax.jit(lambda i: jax.random.key_data(noise.fold_in(key, i, source)))
+    for i in (2, np.int64(2), np.uint8(2), jnp.uint32(2)):
+        np.testing.assert_array_equal(jitted(i), alone[2])
+    _, scanned = jax.lax.scan(
+        lambda _, i: (None, jax.random.key_data(noise.fold_in(key, i, source))),
+        None,
+        jnp.arange(4),
+    )
+    np.testing.assert_array_equal(scanned, alone)
+    ab, ba = (noise.fold_in(noise.fold_in(key, i, source), j, source) for i, j in ((1, 2), (2, 1)))
+    assert not jnp.array_equal(jax.random.key_data(ab), jax.random.key_data(ba))
+
+
+def test_bits_of_folded_keys_are_balanced_and_independent():
+    num = 2**16
+    words_ = folded(jax.random.key(0), num).astype(np.uint32)
+    bits = np.unpackbits(np.ascontiguousarray(words_).view(np.uint8), axis=1) * 2.0 - 1  # [n, 64]
+    assert abs(bits.mean(0)).max() < 5 / num**0.5
+    products = bits.T @ bits / num**0.5
+    assert abs(products[np.triu_indices(64, 1)]).max() < 5
+    assert abs(bits[1:].T @ bits[:-1] / num**0.5).max() < 5  # from one index to the next
+
+
+@pytest.mark.parametrize("draw", [noise.normal, noise.rademacher])
+def test_streams_of_neighbouring_indices_are_uncorrelated(draw):
+    """32 indices of 4 neighbouring keys, 2^13 numbers each."""
+    size = 2**13
+    keys = jax.vmap(jax.random.key)(jnp.arange(4))
+    streams = jax.jit(
+        jax.vmap(
+            lambda key: jax.vmap(lambda i: draw(noise.fold_in(key, i), (size,)))(jnp.arange(32))
+        )
+    )(keys)
+    flat = np.asarray(streams, np.float64).reshape(128, size)
+    assert abs(flat.mean(1)).max() < 5 / size**0.5
+    products = flat @ flat.T / size**0.5
+    assert abs(products[np.triu_indices(128, 1)]).max() < 5
+    shifted = flat[:, 1:] @ flat[:, :-1].T / size**0.5  # nor one step apart
+    assert abs(shifted).max() < 5
+    # along the indices, at each position: as an estimator sees them over time
+    in_time = flat.reshape(4, 32, size)
+    lagged = np.mean(in_time[:, 1:] * in_time[:, :-1], axis=(0, 1))
+    assert abs(lagged).max() < 6 / 124**0.5  # the largest of 2^13
+
+
+def test_folding_is_that_of_jax_where_asked_or_where_keys_are_longer():
+    key = jax.random.key(9)
+    np.testing.assert_array_equal(
+        jax.random.key_data(noise.fold_in(key, 3, "threefry")),
+        jax.random.key_data(jax.random.fold_in(key, 3)),
+    )
+    assert not jnp.array_equal(
+        jax.random.key_data(noise.fold_in(key, 3)), jax.random.key_data(jax.random.fold_in(key, 3))
+    )
+    long = jax.random.key(9, impl="rbg")
+    for source in noise.SOURCES:
+        got = noise.fold_in(long, 3, source)
+        assert jax.random.key_impl(got) == jax.random.key_impl(long)
+        np.testing.assert_array_equal(
+            jax.random.key_data(got), jax.random.key_data(jax.random.fold_in(long, 3))
+        )

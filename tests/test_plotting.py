@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from jaxevo import plotting, tasks
+from jaxevo.alignment import Alignment
 from jaxevo.core import Problem
 from jaxevo.models import mlp, recurrent
 
@@ -182,6 +183,59 @@ def test_a_metric_is_held_out_where_it_can_be():
     )
     assert training.get_ylabel().startswith("loss")
     np.testing.assert_allclose(held_out.lines[0].get_ydata(), 3.0)
+
+
+def aligned(cosine, ratio, references=("full", "k=1")):
+    """Of two repeats and draws 1, 4, 16; each reference's numbers are those before it halved."""
+    halves = 0.5 ** np.arange(len(references))
+    cosine, ratio = (np.asarray(a)[..., None] * halves for a in (cosine, ratio))
+    return Alignment(cosine, ratio, {}, (1, 4, 16), references)
+
+
+ALIGNED = {
+    "np": aligned([[0.1, 0.4, 0.8], [0.3, 0.6, 0.8]], [[12.0, 4, 2], [8, 2, 1]]),
+    "anp": aligned([[0.2, 0.5, 0.7], [0.4, 0.5, NAN]], [[2.0, 1, 1], [2, 1, NAN]]),
+}
+
+
+def test_alignment_draws_cosines_beside_norm_ratios():
+    figure = plotting.alignment(ALIGNED, title="a title")
+    cosine, ratio = figure.axes
+    lines = cosine.lines[0], cosine.lines[1]
+    np.testing.assert_array_equal(lines[0].get_xdata(), [1, 4, 16])
+    np.testing.assert_allclose(lines[0].get_ydata(), [0.2, 0.5, 0.8])
+    np.testing.assert_allclose(lines[1].get_ydata(), [0.3, 0.5, 0.7])  # NaN is left out
+    np.testing.assert_allclose(ratio.lines[0].get_ydata(), [10, 3, 1.5])
+    band = cosine.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.1, 0.8)
+    for ax in figure.axes:
+        assert [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2] == [[1, 1]]
+        assert ax.get_xscale() == "log"
+    assert ratio.get_yscale() == "log"
+    assert cosine.get_ylabel() == "cosine with the full gradient"
+    assert ratio.get_ylabel() == "norm over that of the full gradient"
+    expected = ["np", "anp", "line: mean of 2 repeats; band: lowest to highest"]
+    assert labels(figure) == [*expected, "not finite, left out"]
+    assert_nothing_overlaps(figure)
+
+
+def test_alignment_has_a_line_for_each_reference():
+    figure = plotting.alignment(ALIGNED, references=("full", "k=1"))
+    assert labels(figure)[:4] == ["np, full", "np, k=1", "anp, full", "anp, k=1"]
+    cosine, _ = figure.axes
+    np.testing.assert_allclose(cosine.lines[1].get_ydata(), [0.1, 0.25, 0.4])
+    assert len({(x.get_marker(), str(x._unscaled_dash_pattern)) for x in cosine.lines[:4]}) == 4
+    assert_nothing_overlaps(figure)
+
+
+def test_alignment_of_many_numbers_of_draws_writes_few_of_them():
+    draws = tuple(range(1, 1025, 32))
+    cosine = np.linspace(0.1, 1, len(draws))[None, :, None]
+    figure = plotting.alignment({"np": Alignment(cosine, cosine, {}, draws, ("full",))})
+    assert labels(figure) == ["np"]
+    assert_nothing_overlaps(figure)
+    one = Alignment(cosine[:, :1], cosine[:, :1], {}, (1,), ("full",))
+    assert_nothing_overlaps(plotting.alignment({"np": one}))
 
 
 def test_weights_have_a_panel_for_each_leaf():
@@ -372,6 +426,11 @@ def without_held_out():
         (
             lambda: plotting.comparison({"a": ROWS}, "mse", "second"),
             r"curves\['a'\] has a row without 'second' \(did you mean seconds\?\)",
+        ),
+        (lambda: plotting.alignment({}), "results and references must hold at least one"),
+        (
+            lambda: plotting.alignment(ALIGNED, references=("k=2",)),
+            r"references must be among those of results\['np'\], full, k=1, got 'k=2' \(did you",
         ),
         (lambda: plotting.weights({}), "params must hold at least one array of numbers"),
         (

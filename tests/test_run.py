@@ -13,7 +13,7 @@ import pytest
 
 from jaxevo.core import Cost, Problem, Resized, learner, pytree
 from jaxevo.estimators import Backprop
-from jaxevo.folder import load_params
+from jaxevo.folder import RunFolder, load_params
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
 from jaxevo.run import run
@@ -141,6 +141,22 @@ def test_first_network_may_be_given():
     jax.tree.map(np.testing.assert_array_equal, result.params, params)
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda params: {"x": 1}, r"params must hold hidden/0/bias as \(4,\), got None"),
+        (lambda params: params | {"x": 1}, r"params must hold x as None, got \(\)"),
+        (lambda params: jax.tree.map(lambda leaf: leaf[..., :0], params),
+         r"hidden/0/bias as \(4,\), got \(0,\)"),
+        (lambda params: jax.tree.map(jnp.sum, params), r"hidden/0/bias as \(4,\), got \(\)"),
+    ],
+)  # fmt: skip
+def test_another_network_is_refused(change, shown):
+    params = change(PROBLEM.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=shown):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, params=params, num_seeds=2)
+
+
 @pytest.mark.parametrize("name", ["num_steps", "record_every", "num_seeds"])
 def test_bad_numbers_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got 0"):
@@ -156,8 +172,25 @@ def test_a_target_ends_the_run():
     assert result.summary["steps"] < 5000
     means = [np.mean(row["held_out/mse"]) for row in result.rows]
     assert means[-1] <= 0.2 < means[-2]
-    with pytest.raises(ValueError, match=r"target must name held-out metrics .*, got 'accuracy'"):
-        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=20, target={"accuracy": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ({"mse": 0.1, "accuracy": 1.0},
+         r"target must name held-out metrics \['loss', 'mse'\], got 'accuracy'"),
+        ({"mse": float("nan")}, "target mse must be a finite number, got nan"),
+    ],
+)  # fmt: skip
+def test_a_target_that_no_record_shows_is_refused_before_anything_is_done(tmp_path, target, shown):
+    with pytest.raises(ValueError, match=shown):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=20, target=target, folder=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    untested = dataclasses.replace(
+        PROBLEM, task=dataclasses.replace(PROBLEM.task, test_inputs=None)
+    )
+    with pytest.raises(ValueError, match=r"held-out metrics \[\], got 'mse'"):
+        run(jax.random.key(0), LEARNER, untested, num_steps=20, target={"mse": 0.1})
 
 
 def test_the_best_network_is_kept_beside_the_last():
@@ -190,6 +223,39 @@ def test_another_run_is_not_resumed(tmp_path):
     more = Problem(sine(num_points=9), PROBLEM.model)
     with pytest.raises(ValueError, match=r"problem.task.train_inputs was 'float32\[8, 1\] sha256"):
         run(jax.random.key(0), LEARNER, more, num_steps=4, resume_from=tmp_path / "r")
+
+
+def test_a_run_is_not_resumed_to_fewer_steps_than_are_done(tmp_path):
+    folder = tmp_path / "r"
+    run(jax.random.key(0), LEARNER, PROBLEM, num_steps=4, folder=folder)
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    with pytest.raises(ValueError, match="num_steps must be >= 4, as many as are done, got 3"):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=3, resume_from=folder)
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({}, "it has no run"),
+        ({"run": []}, r"run must be dict, got \[\]"),
+        ({"run": {}}, "it has no record_every"),
+        ({"run": {"record_every": None}}, "record_every must be int, got None"),
+        ({"run": {"record_every": 0}}, "record_every .* must be an integer >= 1, got 0"),
+    ],
+)
+def test_a_damaged_config_is_said(tmp_path, config, shown):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=shown):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, resume_from=tmp_path)
+
+
+def test_a_damaged_record_is_left_out(tmp_path):
+    lines = ['{"step": 1, "loss": "nan"}', '{"step": 2, "loss": "two"}', '{"step": 3, "loss": {}}',
+             '{"step": 4, "lo', '{"step": 5, "loss": [1, "inf"]}', '"\udc80"']  # fmt: skip
+    text = "\n".join(lines).encode(errors="surrogateescape")  # the last is no UTF-8
+    (tmp_path / "metrics.jsonl").write_bytes(text)
+    assert [row["step"] for row in RunFolder(tmp_path, {}).rows()] == [1, 5]
 
 
 def test_one_program_serves_runs_of_one_structure():

@@ -167,6 +167,12 @@ def test_a_sweep_refuses_structures_that_differ_and_names_the_field():
         sweep(KEY, Walker(), batches, num_steps=1)
     with pytest.raises(ValueError, match="learners must hold a number or an array"):
         sweep(KEY, [Empty()], PROBLEM, num_steps=1)
+    with pytest.raises(
+        ValueError, match=r"learners must be one, or a list of at least one, got \[\]"
+    ):
+        sweep(KEY, [], PROBLEM, num_steps=1)
+    with pytest.raises(ValueError, match="problems must be one, or a list of at least one"):
+        sweep(KEY, Walker(), (), num_steps=1)
 
 
 @learner

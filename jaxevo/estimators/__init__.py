@@ -2,5 +2,14 @@
 
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.estimators.evolution_strategy import EvolutionStrategy
+from jaxevo.estimators.forward_gradient import ForwardGradient
+from jaxevo.estimators.node_perturbation import NodePerturbation
+from jaxevo.estimators.weight_perturbation import WeightPerturbation
 
-__all__ = ["Backprop", "EvolutionStrategy"]
+__all__ = [
+    "Backprop",
+    "EvolutionStrategy",
+    "ForwardGradient",
+    "NodePerturbation",
+    "WeightPerturbation",
+]

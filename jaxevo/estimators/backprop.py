@@ -1,10 +1,12 @@
 """Back-propagation: the true gradient, through time where there is time.
 
 Full BPTT differentiates a whole window; truncated BPTT cuts it every k steps and carries the
-hidden state on. Source: Werbos (1990); Williams and Peng (1990), their BPTT(h; h') with
-h = h' = k.
+hidden state on; checkpointed BPTT keeps the states at block edges and computes the others twice.
+Source: Werbos (1990); Williams and Peng (1990), their BPTT(h; h') with h = h' = k; Chen et al.,
+arXiv 1604.06174 (blocks of about sqrt T).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import (
+    Apply,
     Batch,
     Carry,
     Cost,
@@ -25,7 +28,10 @@ from jaxevo.core import (
     learner,
     num_samples,
     require,
+    require_integer,
+    static,
 )
+from jaxevo.estimators.timeline import Timeline
 from jaxevo.tree import tree_where, tree_zeros
 
 
@@ -38,13 +44,18 @@ class Backprop:
 
     Attributes:
         truncation: k >= 1: the gradient is cut every k steps of a window; None: not at all.
+        checkpoint: steps of a block, >= 1: the backward pass holds one block's activations, and
+            the hidden states between blocks, for one more forward pass. Least memory near the
+            root of a window's steps; None: all activations are held.
     """
 
     truncation: Scalar | None = None
+    checkpoint: int | None = static(default=None)
     requires = Supervised
 
     def __post_init__(self):
         require("truncation", ">= 1", self.truncation, lambda k: k >= 1)
+        require_integer("checkpoint", 1, self.checkpoint)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
         if not isinstance(problem, Sequence):
@@ -73,8 +84,11 @@ class Backprop:
     def unroll(
         self, params: Params, carry: Carry, problem: Sequence, batch: Batch
     ) -> tuple[Carry, Any]:
+        unroll = problem.unroll
+        if self.checkpoint is not None:
+            unroll = functools.partial(_unroll_in_blocks, problem, self.checkpoint)
         if self.truncation is None:
-            return problem.unroll(params, carry, batch)
+            return unroll(params, carry, batch, apply=problem.model.apply)
 
         def cut(params, timed_carry, *inputs):
             t, carry = timed_carry
@@ -84,14 +98,42 @@ class Backprop:
             carry, output = problem.model.apply(params, carry, *inputs)
             return (t + 1, carry), output
 
-        (_, carry), outputs = problem.unroll(params, (jnp.int32(0), carry), batch, apply=cut)
+        (_, carry), outputs = unroll(params, (jnp.int32(0), carry), batch, apply=cut)
         return carry, outputs
 
     def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
         return params
 
     def cost(self, problem: Problem) -> Cost:
-        return Cost(1, 1, num_samples(problem, abstract_batch(problem)))
+        again = self.checkpoint is not None and isinstance(problem, Sequence)
+        return Cost(1 + again, 1, num_samples(problem, abstract_batch(problem)))
+
+
+def _unroll_in_blocks(
+    problem: Sequence, size: int, params: Params, carry: Carry, batch: Batch, *, apply: Apply
+) -> tuple[Carry, Any]:
+    """`problem.unroll` as a scan over blocks of `size` steps, the last one shorter if need be.
+
+    Differentiated in reverse, it holds the hidden states between blocks and runs each block again.
+    """
+    timeline = Timeline(problem, batch)
+    num_blocks, rest = divmod(timeline.num_steps, size)
+
+    def step(carry, t):
+        return timeline.call(apply, params, carry, timeline.at(t))
+
+    @functools.partial(jax.checkpoint, static_argnums=2)
+    def block(carry, start, length):
+        return jax.lax.scan(step, carry, start + jnp.arange(length))
+
+    carry, outputs = jax.lax.scan(
+        lambda carry, start: block(carry, start, size), carry, size * jnp.arange(num_blocks)
+    )
+    outputs = jax.tree.map(lambda x: x.reshape(num_blocks * size, *x.shape[2:]), outputs)
+    if rest:
+        carry, last = block(carry, num_blocks * size, rest)
+        outputs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
+    return carry, outputs
 
 
 def _float_gradient(gradient: Params, params: Params) -> Params:

@@ -23,6 +23,7 @@ from jaxevo.core import (
     require,
 )
 from jaxevo.optimizer import CosineDecay, Optimizer, rate_at
+from jaxevo.stability import Radii, capped, follow, radii
 from jaxevo.tree import tree_fill, tree_finite, tree_floats, tree_masked, tree_where
 
 
@@ -30,6 +31,7 @@ class GradientState(NamedTuple):
     params: Params
     optimizer: optax.OptState
     carry: Carry  # what the estimator keeps between steps
+    radii: Radii  # of recurrent kernels; {} without time
     step: Int[Array, ""]  # updates done
 
 
@@ -44,13 +46,19 @@ class GradientLearner:
         estimator: how to estimate the gradient (`jaxevo.estimators`).
         optimizer: how to follow it, see `jaxevo.optimizer`.
         learning_rate: a number >= 0, or a schedule evaluated at the step.
+        max_spectral_radius: recurrent weights whose spectral radius exceeds it, > 0, are scaled
+            down to it, as averaged over the last 50 updates; None leaves them.
+            `metrics["spectral_radius"]` is the largest, wherever
+            the network's layers can be seen.
     """
 
     estimator: Estimator
     optimizer: Optimizer = Optimizer()
     learning_rate: Scalar | CosineDecay = 1e-3
+    max_spectral_radius: Scalar | None = None
 
     def __post_init__(self):
+        require("max_spectral_radius", "> 0", self.max_spectral_radius, lambda r: r > 0)
         if callable(self.learning_rate):
             require(
                 "learning_rate",
@@ -74,7 +82,7 @@ class GradientLearner:
         transform = self.optimizer.transform(self.learning_rate_at(0))
         optimizer = transform.init(tree_floats(params))
         carry = self.estimator.init(key_carry, params, problem)
-        return GradientState(params, optimizer, carry, jnp.int32(0))
+        return GradientState(params, optimizer, carry, radii(params, problem), jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: GradientState, problem: Problem
@@ -90,12 +98,17 @@ class GradientLearner:
         transform = self.optimizer.transform(self.learning_rate_at(state.step))
         updates, optimizer = transform.update(gradient, state.optimizer, weights)
         moved = tree_fill(optax.apply_updates(weights, updates), state.params)
+        known = state.radii
+        if known:
+            known, metrics["spectral_radius"] = follow(known, moved)
+            if self.max_spectral_radius is not None:
+                known, moved = capped(known, moved, self.max_spectral_radius)
         params = tree_masked(mask, moved, state.params)
 
         finite = jnp.isfinite(loss) & tree_finite(
             (gradient, tree_masked(mask, moved, zeros), carry)
         )
-        new = GradientState(params, optimizer, carry, state.step)
+        new = GradientState(params, optimizer, carry, known, state.step)
         new = tree_where(finite, new, state)._replace(step=state.step + 1)
         num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite
         return new, {"loss": loss} | metrics | {"num_nonfinite": num_nonfinite}

@@ -2,36 +2,45 @@
 
 from jaxevo.tasks.baselines import (
     baselines,
+    blind,
     linear_taps,
     majority_class,
     mean_target,
     persistence,
+    reservoir,
 )
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
+from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
 from jaxevo.tasks.images import cifar10, digits, fashion_mnist, kmnist, mnist, svhn
 from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
 from jaxevo.tasks.parity import recurrent_parity
+from jaxevo.tasks.permuted_mnist import PixelSequences, permuted_mnist
 from jaxevo.tasks.pixel_maze import PixelMaze, pixel_maze
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
 from jaxevo.tasks.toy import toy_easy, toy_medium, toy_washout
+from jaxevo.tasks.weather import weather
 
 __all__ = [
+    "Copying",
     "Environment",
     "ExampleBatch",
     "Examples",
     "Maze",
     "PixelMaze",
+    "PixelSequences",
     "Robot",
     "SequenceBatch",
     "SequenceSet",
     "Stream",
     "baselines",
+    "blind",
     "cartpole",
     "cartpole_masked",
     "cifar10",
+    "copying",
     "digits",
     "environment",
     "examples",
@@ -44,9 +53,11 @@ __all__ = [
     "maze",
     "mean_target",
     "mnist",
+    "permuted_mnist",
     "persistence",
     "pixel_maze",
     "recurrent_parity",
+    "reservoir",
     "sequences",
     "sine",
     "stream",
@@ -54,4 +65,5 @@ __all__ = [
     "toy_easy",
     "toy_medium",
     "toy_washout",
+    "weather",
 ]

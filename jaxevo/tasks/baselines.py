@@ -1,15 +1,23 @@
-"""What a learner has to beat: levels that need no network, as functions of the task."""
+"""What a learner has to beat: levels that need no learning, as functions of the task."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.core import require
+from jaxevo.core import require, require_integer
+from jaxevo.tasks.copying import Copying
 from jaxevo.tasks.examples import Examples
-from jaxevo.tasks.sequences import Stream
+from jaxevo.tasks.permuted_mnist import PixelSequences
+from jaxevo.tasks.sequences import SequenceBatch, Stream
+
+BLOCK = 4096  # vectors of hidden states that are held at once
 
 
-def majority_class(task: Examples) -> dict[str, float]:
+def majority_class(task: Examples | PixelSequences) -> dict[str, float]:
     """Held-out accuracy of always answering the commonest training label."""
     label = np.bincount(np.asarray(task.train_targets)).argmax()
     return {"accuracy": float(np.mean(np.asarray(task.test_targets) == label))}
@@ -22,8 +30,15 @@ def mean_target(task: Examples) -> dict[str, float]:
 
 
 def persistence(task: Stream) -> dict[str, float]:
-    """Held-out error of answering with the present input, in the data's units."""
-    error = np.asarray(task.test_targets) - np.asarray(task.test_inputs)[..., : task.num_outputs]
+    """Held-out error of answering that nothing will change, in the data's units.
+
+    Raises:
+        ValueError: the targets are no inputs of a later step, so there is no present value.
+    """
+    columns = _present(task)
+    if columns is None:
+        raise ValueError("task must have targets that are inputs of a later step, got others")
+    error = np.asarray(task.test_targets) - np.asarray(task.test_inputs)[..., columns]
     return {"mse": float(np.mean(error[task.num_skipped :] ** 2) * task.scale**2)}
 
 
@@ -45,14 +60,106 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
     return {"mse": float(np.mean((prediction - target) ** 2) * task.scale**2)}
 
 
-def _is_forecast(task: Stream) -> bool:
-    """Whether the targets are inputs of a later step: else the present input is no guess."""
-    inputs, targets = np.asarray(task.train_inputs), np.asarray(task.train_targets)
-    if inputs.shape[-1] < task.num_outputs:
-        return False
-    inputs = inputs[..., : task.num_outputs]
-    lags = np.flatnonzero((inputs == targets[0]).all(axis=(1, 2)))
-    return any(np.array_equal(inputs[lag:], targets[: len(inputs) - lag]) for lag in lags)
+def blind(task: Copying) -> dict[str, float]:
+    """Held-out level of the best answer that looks at no token: blank, then all tokens alike."""
+    recalled = (1 - 1 / task.num_symbols) / task.num_outputs  # squared error of a step
+    return {
+        "mse": task.length / task.num_steps * recalled,
+        "error_bits": float(task.length),
+        "recall": 1 / task.num_symbols,
+    }
+
+
+def reservoir(
+    task: Stream | Copying,
+    num_units: int = 64,
+    *,
+    radius: float = 0.9,
+    input_scale: float = 0.5,
+    bias_scale: float = 0.3,
+) -> dict[str, float]:
+    """Held-out metrics of random tanh units of which nothing but a linear read-out is fitted.
+
+    What a network reaches without learning to remember. The recurrent matrix is orthogonal; the
+    read-out is the ridge regression on all training series, or on 1,000 sequences.
+
+    Args:
+        task: with a held-out split, and targets for squared error.
+        num_units: H >= 1.
+        radius: of the recurrent matrix, orthogonal times this.
+        input_scale: standard deviation of the input weights.
+        bias_scale: of the biases.
+
+    Raises:
+        ValueError: the task has no held-out split, or no unit is asked for.
+
+    Source: Jaeger, The "echo state" approach, GMD report 148 (2001).
+    """
+    require_integer("num_units", 1, num_units)
+    held_out = task.held_out()
+    if held_out is None:
+        raise ValueError("task must have a held-out split, got one without")
+    if isinstance(task, Stream):
+        whole = dataclasses.replace(task, window=None)
+    else:
+        whole = dataclasses.replace(task, batch_size=1000)
+    train = whole.sample(jax.random.key(0), 0)
+    test = held_out.sample(jax.random.key(0), 0)
+
+    rng = np.random.default_rng(0)
+    orthogonal, _ = np.linalg.qr(rng.normal(size=(num_units, num_units)))
+    kernels = (
+        input_scale * rng.normal(size=(train.inputs.shape[-1], num_units)),
+        radius * orthogonal,
+        bias_scale * rng.normal(size=num_units),
+    )
+    targets = np.asarray(train.targets, np.float64)
+    num_targets = targets.shape[-1]
+    gram, products = np.zeros((num_units + 1,) * 2), np.zeros((num_units + 1, num_targets))
+    for steps, states in _states(train, *kernels):
+        gram += states.T @ states
+        products += states.T @ targets[steps].reshape(-1, num_targets)
+    ridge = 1e-8 * train.weights.size
+    readout = np.linalg.solve(gram + ridge * np.eye(num_units + 1), products)
+    outputs = [states @ readout for _, states in _states(test, *kernels)]
+    outputs = np.concatenate(outputs).reshape(test.targets.shape)
+    return {name: float(x) for name, x in held_out.metrics(jnp.asarray(outputs), test).items()}
+
+
+def _states(
+    batch: SequenceBatch, input_kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of time steps, and hidden states with a 1 beside them, [steps x B, H + 1]."""
+    inputs = np.asarray(batch.inputs, np.float64)
+    length, num_series, _ = inputs.shape
+    size = max(1, BLOCK // num_series)
+    hidden = np.zeros((num_series, len(bias)))
+    for start in range(0, length, size):
+        steps = slice(start, start + size)
+        states = inputs[steps] @ input_kernel + bias
+        for t, drive in enumerate(states):
+            states[t] = hidden = np.tanh(drive + hidden @ recurrent_kernel)
+        rows = states.reshape(-1, len(bias))
+        yield steps, np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+
+
+def _present(task: Stream) -> list[int] | None:
+    """The input columns that the targets are, at a later step; None: there are none."""
+    inputs, targets = (
+        np.moveaxis(np.asarray(series), -1, 0) for series in (task.train_inputs, task.train_targets)
+    )
+    found = [
+        next((i for i, series in enumerate(inputs) if _comes_later(series, target)), None)
+        for target in targets
+    ]
+    columns = [column for column in found if column is not None]
+    return columns if len(columns) == len(found) else None
+
+
+def _comes_later(series: np.ndarray, target: np.ndarray) -> bool:
+    """Whether `target`, [T, B], is `series` some steps later."""
+    lags = np.flatnonzero((series == target[0]).all(axis=1))
+    return any(np.array_equal(series[lag:], target[: len(series) - lag]) for lag in lags)
 
 
 def _shortest(task: Stream) -> int:
@@ -76,17 +183,25 @@ def _rows(targets: Any, num_taps: int) -> np.ndarray:
 
 def baselines(task: Any) -> dict[str, dict[str, float]]:
     """The baselines that apply to a task, by name."""
-    if getattr(task, "test_inputs", None) is None:
+    if not isinstance(task, Copying | Examples | PixelSequences | Stream):
         return {}
-    if isinstance(task, Stream) and task.loss == "squared_error":
-        levels = {}
-        if _shortest(task) >= 20:
-            levels = {"linear, 20 taps": linear_taps(task)}
-        if _is_forecast(task):
-            levels = {"persistence": persistence(task)} | levels
-        return levels
-    if isinstance(task, Examples):
-        if task.loss == "cross_entropy":
-            return {"majority class": majority_class(task)}
+    if task.held_out() is None:
+        return {}
+    if isinstance(task, Copying):
+        control = reservoir(task, 128, radius=1.0, input_scale=0.3, bias_scale=0.0)
+        return {"blind": blind(task), "reservoir, 128 units": control}
+    if isinstance(task, Stream):
+        return _of_stream(task) if task.loss == "squared_error" else {}
+    if isinstance(task, Examples) and task.loss == "squared_error":
         return {"mean target": mean_target(task)}
-    return {}
+    return {"majority class": majority_class(task)}
+
+
+def _of_stream(task: Stream) -> dict[str, dict[str, float]]:
+    levels = {}
+    if _present(task) is not None:
+        levels["persistence"] = persistence(task)
+    if _shortest(task) >= 20:
+        levels["linear, 20 taps"] = linear_taps(task)
+    scale = 0.5 / task.train_inputs.shape[-1] ** 0.5  # many inputs drive a unit no harder than one
+    return levels | {"reservoir, 64 units": reservoir(task, input_scale=scale)}

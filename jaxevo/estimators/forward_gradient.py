@@ -1,0 +1,102 @@
+"""Forward gradients: the loss's exact derivative along random directions of the weights.
+
+Source: Baydin et al. (2022), arXiv 2202.08587: g = (grad L . v) v with v standard normal. Unlike
+weight perturbation, whose tangents go on from window to window as the hidden state does, each
+window is differentiated by itself, so the estimate's mean is exactly that of `Backprop`.
+Perturbing activities instead (Ren et al., 2023, arXiv 2210.03310) is
+`NodePerturbation(rule="np", gamma=1)`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Sequence,
+    Supervised,
+    abstract_batch,
+    learner,
+    num_samples,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.estimators.probe import DISTRIBUTIONS, Distribution
+from jaxevo.noise import SOURCES, Source
+from jaxevo.tree import tree_fill, tree_floats, tree_where, tree_zeros
+
+
+@learner
+class ForwardGradient:
+    """The gradient of a batch's loss from its derivatives along K random directions.
+
+    Attributes:
+        num_draws: K >= 1, directions, averaged.
+        noise: of their components, "gaussian" or "rademacher" (a smaller variance).
+        source: "mix" or "threefry".
+    """
+
+    num_draws: int = static(default=1)
+    noise: Distribution = static(default="gaussian")
+    source: Source = static(default="mix")
+    requires = Supervised
+
+    def __post_init__(self):
+        require_integer("num_draws", 1, self.num_draws)
+        kinds = tuple(DISTRIBUTIONS)
+        require("noise", f"one of {', '.join(kinds)}", self.noise, kinds.__contains__)
+        require("source", f"one of {', '.join(SOURCES)}", self.source, SOURCES.__contains__)
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+        if not isinstance(problem, Sequence):
+            return ()
+        return tree_zeros(jax.eval_shape(problem.initial_carry, params, abstract_batch(problem)))
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        assert isinstance(problem, Supervised)  # `requires`, refused at the door
+        weights = tree_floats(params)
+
+        def loss_and_rest(weights):
+            params_ = tree_fill(weights, params)
+            last, outputs = carry, None
+            if isinstance(problem, Sequence):
+                start = tree_where(batch.reset, problem.initial_carry(params_, batch), carry)
+                last, outputs = problem.unroll(params_, start, batch)
+            else:
+                outputs = problem.outputs(params_, batch)
+            return problem.loss(outputs, batch), (last, problem.metrics(outputs, batch))
+
+        def along(key):
+            direction = self.direction(key, weights)
+            loss, slope, rest = jax.jvp(loss_and_rest, (weights,), (direction,), has_aux=True)
+            return loss, rest, jax.tree.map(lambda v: slope.astype(v.dtype) * v, direction)
+
+        keys = jax.random.split(key, self.num_draws)
+        loss, (last, metrics), each = jax.vmap(along, out_axes=(None, None, 0))(keys)
+        gradient = jax.tree.map(lambda g: g.mean(0), each)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return last, tree_fill(gradient, zeros), loss, metrics
+
+    def direction(self, key: Key[Array, ""], weights: Params) -> Params:
+        leaves, structure = jax.tree.flatten(weights)
+        draws = [
+            DISTRIBUTIONS[self.noise](
+                jax.random.fold_in(key, i), leaf.shape, leaf.dtype, self.source
+            )
+            for i, leaf in enumerate(leaves)
+        ]
+        return jax.tree.unflatten(structure, draws)
+
+    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+        return params
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(1 + self.num_draws, 0, num_samples(problem, abstract_batch(problem)))

@@ -1,0 +1,70 @@
+"""A batch as time steps, so that one scan serves recurrent and feed-forward networks alike.
+
+A problem without time is a single step with an empty hidden state.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxevo.core import Apply, Batch, Carry, Params, Problem, Sequence, Supervised
+
+
+class Moment(NamedTuple):
+    """One time step of a batch.
+
+    Attributes:
+        inputs: what the network is shown, beside its hidden state.
+        sample: what losses are taken against: (target, weight), or the whole batch without time.
+    """
+
+    inputs: tuple
+    sample: Any
+
+
+class Timeline:
+    """The time steps of one batch; lives while a step of an estimator is traced."""
+
+    def __init__(self, problem: Problem, batch: Batch):
+        assert isinstance(problem, Supervised)  # an estimator's `requires`, refused at the door
+        self.problem, self.batch = problem, batch
+        self.in_time = isinstance(problem, Sequence)
+        shape = jax.eval_shape(problem.weights, batch).shape
+        self.num_steps = shape[0] if self.in_time else 1
+        self.num_samples = shape[-1]
+
+    def at(self, t: Any) -> Moment:
+        if not isinstance(self.problem, Sequence):
+            return Moment(self.problem.inputs(self.batch), self.batch)
+        inputs, *sample = self.problem.at(self.batch, t)
+        return Moment(inputs if isinstance(inputs, tuple) else (inputs,), tuple(sample))
+
+    def initial_carry(self, params: Params) -> Carry:
+        if not isinstance(self.problem, Sequence):
+            return ()
+        return self.problem.initial_carry(params, self.batch)
+
+    def call(self, apply: Apply, params: Params, carry: Carry, moment: Moment) -> tuple[Carry, Any]:
+        """`apply` on one step: the next hidden state and the output."""
+        if self.in_time:
+            return apply(params, carry, *moment.inputs)
+        return (), apply(params, *moment.inputs)
+
+    def losses(self, output: Any, sample: Any) -> Float[Array, " B"]:
+        """Weighted losses: they sum over steps and samples to the loss of the batch."""
+        if isinstance(self.problem, Sequence):
+            return self.problem.step_losses(output, *sample)
+        return self.problem.weights(sample) * self.problem.losses(output, sample)
+
+    def differences(self, new: Any, old: Any, sample: Any) -> Float[Array, " B"]:
+        """`losses(new) - losses(old)`, in the form that does not cancel."""
+        if isinstance(self.problem, Sequence):
+            return self.problem.step_differences(new, old, *sample)
+        return self.problem.weights(sample) * self.problem.loss_differences(new, old, sample)
+
+    def metrics(self, output: Any, sample: Any) -> dict[str, Any]:
+        """They sum over steps to the metrics of the batch."""
+        if isinstance(self.problem, Sequence):
+            return self.problem.step_metrics(output, *sample)
+        return self.problem.metrics(output, sample)

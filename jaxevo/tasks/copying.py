@@ -1,0 +1,141 @@
+"""Copying memory: a list of tokens, a pause, and the list again from memory.
+
+Source: Hochreiter and Schmidhuber (1997); laid out as by Fernandez, Keemink and van Gerven (2024),
+in whose code the recall marker stays on during the whole recall.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxevo.core import Data, pytree, require_integer, static
+from jaxevo.tasks.losses import LOSSES
+from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
+
+NUM_TEST = 512  # held-out sequences
+
+
+@pytree
+class Copying(TimedTask):
+    """Tokens to be kept over a pause, as classes: 0 is blank, 1 to n a token, n + 1 "recall".
+
+    The network is shown L tokens, D blanks and L times "recall", and is to answer blank until the
+    recall begins, then the tokens. Inputs and targets are one-hot, [2 L + D, B, n + 2].
+
+    Attributes:
+        tokens: [L, B]: the sequences of every batch; None: `batch_size` new ones each time, every
+            token uniform in 1 to n.
+        test_tokens: of the held-out sequences, [L, B'], or None.
+        length: L >= 1, tokens to be kept.
+        delay: D >= 0, steps between the last token and the recall.
+        batch_size: B >= 1, of new sequences.
+    """
+
+    tokens: Data | None = None
+    test_tokens: Data | None = None
+    length: int = static(default=5)
+    delay: int = static(default=3)
+    batch_size: int = static(default=64)
+
+    def __post_init__(self):
+        for name, least in (("length", 1), ("delay", 0), ("batch_size", 1), ("num_outputs", 4)):
+            require_integer(name, least, getattr(self, name))
+
+    @property
+    def num_symbols(self) -> int:
+        """n, the kinds of tokens."""
+        return self.num_outputs - 2
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one time step's input."""
+        return (self.num_outputs,)
+
+    @property
+    def num_steps(self) -> int:
+        """Time steps of a sequence."""
+        return 2 * self.length + self.delay
+
+    def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
+        tokens = self.tokens
+        if tokens is None:
+            tokens = jax.random.randint(
+                key, (self.length, self.batch_size), 1, self.num_symbols + 1
+            )
+        num_sequences = tokens.shape[1]
+        pause = jnp.zeros((self.delay, num_sequences), tokens.dtype)
+        recall = jnp.full_like(tokens, self.num_symbols + 1)
+        inputs = jnp.concatenate([tokens, pause, recall])
+        targets = jnp.concatenate([jnp.zeros_like(tokens), pause, tokens])
+        return SequenceBatch(
+            jax.nn.one_hot(inputs, self.num_outputs),
+            jax.nn.one_hot(targets, self.num_outputs),
+            mean_weights(np.ones(self.num_steps), num_sequences),
+            jnp.full(num_sequences, True),
+        )
+
+    def held_out(self) -> "Copying | None":
+        if self.test_tokens is None:
+            return None
+        return dataclasses.replace(self, tokens=self.test_tokens, test_tokens=None)
+
+    def metrics(self, outputs: Any, batch: SequenceBatch) -> dict[str, Any]:
+        return self.step_metrics(outputs, batch.targets, self.weights(batch))
+
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
+        """What a time step adds to `mse`, `error_bits` and `recall`.
+
+        `error_bits` are the entries of a sequence's outputs on the other side of 1/2 than their
+        target; `recall` is the fraction of tokens that have the largest output in their turn.
+        """
+        bits = jnp.sum((output > 0.5) != (target > 0.5), axis=-1)
+        expected = target.argmax(-1)
+        right = (expected > 0) & (output.argmax(-1) == expected)
+        return LOSSES[self.loss].metrics(output, target, weight, self.scale) | {
+            "error_bits": self.num_steps * jnp.sum(weight * bits),
+            "recall": self.num_steps / self.length * jnp.sum(weight * right),
+        }
+
+
+def copying(
+    *,
+    length: int = 5,
+    delay: int = 3,
+    num_symbols: int = 8,
+    batch_size: int = 64,
+    fresh: bool = True,
+    seed: int = 0,
+) -> Copying:
+    """Copying memory with new sequences at every step; 512 fixed ones are held out.
+
+    The authors' sizes are `length` 100 and `delay` 10.
+
+    Args:
+        length: L >= 1, tokens to be kept; a sequence has 2 L + `delay` time steps.
+        delay: blanks between the last token and the recall, >= 0.
+        num_symbols: kinds of tokens, >= 2; two more classes are blank and "recall".
+        batch_size: sequences in a batch, where they are fresh.
+        fresh: new sequences for every batch. False: one sequence for training and one held out,
+            as in the authors' code, where the training loss is that of one sequence learned by
+            heart.
+        seed: of the held-out sequences, and of the training sequence where it is fixed.
+    """
+    require_integer("num_symbols", 2, num_symbols)
+    require_integer("length", 1, length)
+    rng = np.random.default_rng(seed)
+    num_test = NUM_TEST if fresh else 1
+    test_tokens, tokens = (
+        rng.integers(1, num_symbols + 1, (length, num)).astype(np.int32) for num in (num_test, 1)
+    )
+    return Copying(
+        num_outputs=num_symbols + 2,
+        tokens=None if fresh else tokens,
+        test_tokens=test_tokens,
+        length=length,
+        delay=delay,
+        batch_size=batch_size if fresh else 1,
+    )
