@@ -36,6 +36,7 @@ from jaxevo.program import Program
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
 from jaxevo.tasks import baselines
+from jaxevo.train import zero_sums
 from jaxevo.tree import named_leaves, tree_size
 
 CHUNK_SECONDS = 0.25  # of one jitted call: how long Ctrl-C and the display may wait
@@ -103,8 +104,8 @@ def run(
             learner, problem, key, `record_every` (None: as it was) and `num_seeds` must be the
             same.
         config: what `config.json` is to hold beside the run's own description.
-        target: held-out metrics that end the run once all are reached, by mean over seeds, such
-            as `{"accuracy": 0.97}`.
+        target: held-out metrics, or else metrics of training, that end the run once all are
+            reached, by mean over seeds, such as `{"accuracy": 0.97}`.
         save_seconds: between checkpoints, at least; longer where one costs over 1 % of that.
         sinks: get every record, each in a thread of its own (`jaxevo.sinks`).
         on_start: called once with what is known of the run after compilation: cost, seconds,
@@ -114,7 +115,7 @@ def run(
 
     Raises:
         ValueError: a bad number, a problem that lacks what the learner needs, `params` of another
-            network, a target that names no held-out metric, a folder in use or damaged, a resumed
+            network, a target that names no metric, a folder in use or damaged, a resumed
             run that differs (what differs is named) or that has more steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
@@ -125,7 +126,7 @@ def run(
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
     check_requirements(learner, problem)
-    _check_target(target or {}, problem)
+    _check_target(target or {}, learner, problem)
     if params is not None:
         _check_params(params, problem)
         params = jax.tree.map(jnp.asarray, params)
@@ -186,7 +187,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(f"a resumed run must be the run that was stopped, but {changes}")
 
 
-def _check_target(target: Mapping[str, float], problem: Problem) -> None:
+def _check_target(target: Mapping[str, float], learner: Learner, problem: Problem) -> None:
     """Refuses what no record will show, before anything is compiled."""
     if not target:
         return
@@ -197,9 +198,13 @@ def _check_target(target: Mapping[str, float], problem: Problem) -> None:
             return test.evaluate(test.init(key), test.sample(key, 0)).metrics
 
         known = ["loss", *jax.eval_shape(evaluate, test, jax.random.key(0))]
+    if not set(target) <= set(known):
+        key = jax.random.key(0)
+        state = jax.eval_shape(learner.init, key, problem)
+        known += [name for name in zero_sums(learner, problem, state) if name not in known]
     for name, level in target.items():
         if name not in known:
-            raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
+            raise ValueError(f"target must name one of the metrics {known}, got {name!r}")
         require(f"target {name}", "a finite number", level, np.isfinite)
 
 
@@ -308,7 +313,8 @@ class _Loop:
         if not (self.target and self.rows):
             return False
         for name, level in self.target.items():
-            value = float(np.mean(self.rows[-1].get(f"held_out/{name}", np.nan)))
+            row = self.rows[-1]
+            value = float(np.mean(row.get(f"held_out/{name}", row.get(name, np.nan))))
             if not (value <= level if lower_is_better(name) else value >= level):
                 return False
         return True

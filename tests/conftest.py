@@ -27,3 +27,10 @@ def data_dir() -> pathlib.Path:
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("JAXEVO_DATA names no folder with data sets")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs map memory, of which a process has only so many maps (65,530 on Linux)."""
+    yield
+    jax.clear_caches()

@@ -13,7 +13,7 @@ from jaxevo.models import mlp, normalised
 from jaxevo.tasks import examples
 from jaxevo.train import train
 from jaxevo.tree import tree_row
-from tests.test_safe_mutation import DRIFT, Drift, apply_line, apply_nan, first_line, only
+from tests.test_safe_mutation import DRIFT, SOLVABLE, Drift, apply_line, apply_nan, first_line, only
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(12, 3))
@@ -240,11 +240,8 @@ def test_only_the_parents_are_stored():
 
 
 def test_a_problem_that_is_solved_says_when():
-    labels = (INPUTS[:, 0] > 0).astype(int)
-    task = examples(INPUTS, labels, test=0.0, batch_size=None)
-    problem = Problem(task, mlp((3,), 2, hidden_sizes=()))
-    learner = DeepGA(**(DETERMINISTIC | {"sigma": 0.5}))
-    result = train(jax.random.key(0), learner, problem, num_steps=60)
+    learner = DeepGA(**(DETERMINISTIC | {"sigma": 0.1}))
+    result = train(jax.random.key(3), learner, SOLVABLE, num_steps=60)
     first = int(np.argmax(np.asarray(result.history["solved"])))
     assert first > 0 and result.state.solved_at == 8 * (first + 2)
 

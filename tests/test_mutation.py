@@ -273,7 +273,7 @@ def test_sigma_and_the_guards_are_numbers_of_one_program():
 
     for settings in ({"sigma": 1}, {"sigma": np.float32(0.1)}, {"min_sensitivity": 0.5},
                      {"max_step": 0.2}):  # fmt: skip
-        count(jax.random.key(0), Mutation(**settings))
+        count(jax.random.key(0), Mutation(**({"max_step": 10} | settings)))
     assert len(traces) == 1
 
 

@@ -14,7 +14,9 @@ from jaxevo.learners.safe_mutation import distinct
 from jaxevo.models import from_functions, mlp, poorly_conditioned, recurrent
 from jaxevo.mutation import VARIANTS
 from jaxevo.noise import member_key
+from jaxevo.population import solves
 from jaxevo.tasks import examples, sequences, toy_washout
+from jaxevo.tasks.examples import Examples
 from jaxevo.train import train
 from jaxevo.tree import tree_row
 
@@ -56,6 +58,23 @@ class Drift:
 
 DRIFT = Problem(Drift(), mlp((1,), 1, hidden_sizes=(3,)))
 DRIFT_IN_TIME = Problem(Drift(), recurrent((1,), 1, hidden_sizes=(3,), readout="uniform"))
+
+
+LABELS = (INPUTS[:, 0] > 0).astype(int)
+
+
+@pytree
+class Labelled(Examples):
+    solved_when = ("accuracy", 1.0)
+
+
+SOLVABLE = Problem(
+    Labelled(
+        train_inputs=INPUTS.astype(np.float32), train_targets=LABELS, num_outputs=2,
+        loss="cross_entropy",
+    ),
+    mlp((3,), 2, hidden_sizes=()),
+)  # fmt: skip
 
 
 def only(line):  # a network of one number, whose loss on `flat` is |w|
@@ -248,19 +267,17 @@ def test_the_first_population():
 
 
 def test_evaluations_are_counted_until_the_task_is_solved():
-    labels = (INPUTS[:, 0] > 0).astype(int)
-    task = examples(INPUTS, labels, test=0.0, batch_size=None)
-    problem = Problem(task, mlp((3,), 2, hidden_sizes=()))
+    problem = SOLVABLE
     learner = SafeMutation(variant="control", population_size=6, tournament_size=3, sigma=0.5)
     result = train(jax.random.key(3), learner, problem, num_steps=150)
     solved = np.asarray(result.history["solved"])
     assert not solved[0] and solved[-1] and np.all(np.diff(solved.astype(int)) >= 0)
     first = int(np.argmax(solved))
     assert result.state.solved_at == result.history["evaluations"][first] == 6 + first + 1
-    assert (
-        problem.evaluate(result.params, problem.sample(jax.random.key(0), 0)).metrics["accuracy"]
-        == 1
-    )
+    batch = problem.sample(jax.random.key(0), 0)
+    assert solves(problem, problem.evaluate(result.params, batch))
+    unsolvable = Problem(examples(INPUTS, LABELS, test=0.0, batch_size=None), problem.model)
+    assert not solves(unsolvable, unsolvable.evaluate(result.params, batch))
     # a population that solves it from the start took as many evaluations as it has members
     again = learner.init(jax.random.key(0), problem, result.params)
     assert again.solved_at == 6

@@ -108,6 +108,8 @@ class DeepGA(Mutation):
     chain_length: int = static(default=0)
     chunk_size: int | None = static(default=None)
 
+    draws_population = True
+
     def __post_init__(self):
         check_mutation(self)
         require_integer("population_size", 2, self.population_size)
@@ -139,7 +141,7 @@ class DeepGA(Mutation):
 
         def measured(index):
             evaluation = problem.evaluate(founder(index), batch)
-            return finite_or_inf(evaluation.loss), solves(evaluation)
+            return finite_or_inf(evaluation.loss), solves(problem, evaluation)
 
         members = jnp.arange(self.population_size)
         losses, solved = map_members(
@@ -164,7 +166,8 @@ class DeepGA(Mutation):
         def measured(index):
             child = children(index)
             evaluation = problem.evaluate(child.params, batch)
-            return Generation(finite_or_inf(evaluation.loss), solves(evaluation), *child[1:])
+            loss, solved = finite_or_inf(evaluation.loss), solves(problem, evaluation)
+            return Generation(loss, solved, *child[1:])
 
         generation = map_members(
             measured, jnp.arange(num), members_at_once(num, self.chunk_size, problem, batch)

@@ -102,6 +102,8 @@ class SafeMutation(Mutation):
     pool_size: int = static(default=400)
     chunk_size: int | None = static(default=None)
 
+    draws_population = True
+
     def __post_init__(self):
         check_mutation(self)
         for name in ("population_size", "tournament_size", "offspring_per_step", "pool_size"):
@@ -209,7 +211,8 @@ class SafeMutation(Mutation):
         experiences = sampled(key, experiences, self.pool_size, problem)
         if evaluation.moments is not None:
             params = problem.absorb(params, evaluation.moments)
-        return Evaluated(params, finite_or_inf(evaluation.loss), solves(evaluation), experiences)
+        solved = solves(problem, evaluation)
+        return Evaluated(params, finite_or_inf(evaluation.loss), solved, experiences)
 
     def tournament(
         self, key: Key[Array, ""], losses: Float[Array, " N"]
