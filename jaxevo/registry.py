@@ -698,7 +698,9 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
 
 def _dataclass_settings(home: str) -> list[Setting]:
     cls = load(home)
-    texts = documented(cls, "Attributes")
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        texts |= documented(base, "Attributes")
     return [
         Setting(
             field.name,

@@ -129,7 +129,7 @@ MISTAKES = [
     (["train", "backprop", "digits", "--stop-at", "accuracy"],
      "stop_at must be a metric and a level"),
     (["train", "backprop", "digits", "--stop-at", "acuracy=0.9"],
-     "target must name one of the metrics ['loss', 'accuracy', "),
+     "target must name held-out metrics ['loss', 'accuracy'], got 'acuracy'"),
     (["train", "backprop", "digits", "--config", "none.toml"],
      "config must name a TOML or JSON file"),
     (["train", "backprop", "digits", "--config", "bad.toml"], "config bad.toml cannot be read"),
