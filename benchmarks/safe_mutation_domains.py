@@ -126,7 +126,9 @@ def parity(args: argparse.Namespace) -> None:
     found = {}
     for sigma in GRID[: 2 if args.quick else None]:
         built = registry.build("control", "recurrent-parity", sigma=sigma, num_steps=num_steps)
-        found[f"control, sigma {sigma:g}"] = runs(built, args.runs or 8, TUNING_SEED)
+        name = f"control, sigma {sigma:g}"
+        found[name] = runs(built, args.runs or 8, TUNING_SEED)
+        print(name, np.sort(found[name].solved_at).tolist(), flush=True)
     solving_table(found)
 
 

@@ -11,7 +11,19 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxevo import estimators, learners, models, nodes, noise, plotting, registry, sinks, tasks
+    from jaxevo import (
+        estimators,
+        learners,
+        models,
+        nodes,
+        noise,
+        plotting,
+        registry,
+        sensitivity,
+        sinks,
+        statistics,
+        tasks,
+    )
     from jaxevo.alignment import Alignment, alignment
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
@@ -23,8 +35,10 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import GradientLearner
+    from jaxevo.learners import DeepGA, GradientLearner, SafeMutation
+    from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
+    from jaxevo.robustness import Offspring, offspring
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
 
@@ -36,14 +50,18 @@ __all__ = [
     "Comparison",
     "CosineDecay",
     "Cost",
+    "DeepGA",
     "Evaluation",
     "EvolutionStrategy",
     "ForwardGradient",
     "GradientLearner",
+    "Mutation",
     "NodePerturbation",
+    "Offspring",
     "Optimizer",
     "Problem",
     "RunResult",
+    "SafeMutation",
     "TrainResult",
     "WeightPerturbation",
     "alignment",
@@ -54,11 +72,14 @@ __all__ = [
     "models",
     "nodes",
     "noise",
+    "offspring",
     "optimizer",
     "plotting",
     "registry",
     "run",
+    "sensitivity",
     "sinks",
+    "statistics",
     "sweep",
     "tasks",
     "train",
@@ -75,9 +96,11 @@ _HOMES = {
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("GradientLearner",),
+    "jaxevo.learners": ("DeepGA", "GradientLearner", "SafeMutation"),
+    "jaxevo.mutation": ("Mutation",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),
+    "jaxevo.robustness": ("Offspring", "offspring"),
     "jaxevo.run": ("RunResult", "run"),
     "jaxevo.train": ("TrainResult", "sweep", "train"),
 }

@@ -153,7 +153,7 @@ def compare(
         row = {"learner": name} | _row(result, learner.cost(problem)) | tuned
         row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
         rows.append(row)
-        if reference in runs:
+        if reference is not None and reference in runs:
             rows = [row | _tests(row["learner"], reference, runs) for row in rows]
         if path is not None:
             _write(_ranked(rows, runs, problems), path)
