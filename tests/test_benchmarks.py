@@ -35,6 +35,14 @@ VARIANTS = {
         "ANP, two_pass",
         "ANP, per_sequence",
     },
+    "bench_sensitivity": {
+        "forward",
+        "SUM",
+        "ABS",
+        "SO",
+        "ABS, jacrev",
+        "ABS, jacrev, scanned",
+    },
     "bench_population": {
         "floor, blocked",
         "floor, unblocked",
@@ -117,6 +125,29 @@ def test_recurrent_benchmark_without_optional_packages(tmp_path):
         assert memory[name]["T=200 / T=50"] == pytest.approx(1, abs=0.01)
     assert memory["BPTT"]["T=200 / T=50"] > 3 > memory["BPTT, checkpointed"]["T=200 / T=50"]
     assert one["ANP, two_pass"]["temp MB"] < one["BPTT"]["temp MB"] / 10
+
+
+@pytest.mark.slow
+def test_sensitivity_benchmark_without_optional_packages(tmp_path):
+    stdout, (block,) = run(tmp_path, "-c", without_optional_packages("bench_sensitivity"))
+    check(stdout, [block], VARIANTS["bench_sensitivity"])
+    rows = {row["variant"]: row for row in block["rows"]}
+    assert rows["ABS"]["differs"] < 1e-5
+    for name in ("SUM", "ABS", "SO"):
+        assert rows[name]["temp / experiences x weights"] < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["toy", "parity", "maze", "deep", "pole"])
+def test_studies_of_safe_mutation(study):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "safe_mutation_domains.py", study, "--quick", "--runs", "2"],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
