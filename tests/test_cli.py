@@ -409,3 +409,10 @@ def test_build_gives_a_trainable_combination_by_name():
     assert state.step == 0
     with pytest.raises(ValueError, match=r"sigm is no setting .* \(did you mean sigma\?\)"):
         registry.build("evolution-strategy", "sine", sigm=1.0)
+
+
+def test_python_dash_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxevo", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("jaxevo ") and done.returncode == 0
