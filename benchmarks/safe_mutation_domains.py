@@ -167,7 +167,7 @@ def deep(args: argparse.Namespace) -> None:
             print(f"{layers} layers, {name}: {shown}; {result.seconds:.0f} s", flush=True)
     if args.picture:
         rows = {
-            name: [{"evaluations": e, "way left": loss[0]}
+            name: [{"step": e, "evaluations": e, "way left": loss[0]}
                    for e, loss in zip(r.evaluations.tolist(), r.best_loss.tolist(), strict=True)]
             for name, r in curves.items()
         }  # fmt: skip
