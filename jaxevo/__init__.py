@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import GradientLearner
+    from jaxevo.learners import AdaptiveMonteCarlo, Annealing, GradientLearner, Metropolis
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveMonteCarlo",
     "Alignment",
+    "Annealing",
     "Backprop",
     "Comparison",
     "CosineDecay",
@@ -40,6 +42,7 @@ __all__ = [
     "EvolutionStrategy",
     "ForwardGradient",
     "GradientLearner",
+    "Metropolis",
     "NodePerturbation",
     "Optimizer",
     "Problem",
@@ -75,7 +78,7 @@ _HOMES = {
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("GradientLearner",),
+    "jaxevo.learners": ("AdaptiveMonteCarlo", "Annealing", "GradientLearner", "Metropolis"),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),
     "jaxevo.run": ("RunResult", "run"),

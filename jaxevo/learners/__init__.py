@@ -1,6 +1,18 @@
 """Learners: one file per population algorithm, and gradient descent on any estimate."""
 
+from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMonteCarloState
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
+from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
 
-__all__ = ["EvosaxState", "EvosaxStrategy", "GradientLearner", "GradientState"]
+__all__ = [
+    "AdaptiveMonteCarlo",
+    "AdaptiveMonteCarloState",
+    "Annealing",
+    "EvosaxState",
+    "EvosaxStrategy",
+    "GradientLearner",
+    "GradientState",
+    "Metropolis",
+    "MetropolisState",
+]
