@@ -83,7 +83,6 @@ def tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def steepness_times_tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """s exp(s^2 / 2) Phi(-s) of s >= 0: s / 2 near 0, 1 / sqrt(2 pi) at infinity."""
-    s = jnp.asarray(s, float)
     finite = jnp.isfinite(s)
     return jnp.where(finite, jnp.where(finite, s, 0) * tail(s), 1 / math.sqrt(2 * math.pi))
 
@@ -94,7 +93,6 @@ def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Beyond where the product loses digits, by the first terms of
     1 / (z sqrt pi) sum_k (-1)^k (2k - 1)!! / (2 z^2)^k.
     """
-    z = jnp.asarray(z, float)
     edge, num_terms = (10.0, 12) if z.dtype == jnp.float64 else (4.5, 8)
     near = jnp.minimum(z, edge)
     far = jnp.maximum(z, edge)

@@ -276,10 +276,7 @@ def test_untrainable_leaves_keep_their_bits(name):
     "name", [n for n in TABLE if "DifferentialEvolution" not in n and "adaptive" not in n]
 )
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
-    """Of learners with one network, or none but accepted ones.
-
-    A population heals: its other members still have losses. An adaptive chain counts a failure.
-    """
+    """A population heals, its other members have losses; an adaptive chain counts failures."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
     params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)

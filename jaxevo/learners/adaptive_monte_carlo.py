@@ -10,12 +10,14 @@ Source: Whitelam, Selin, Benlolo, Casert and Tamblyn, arXiv 2205.07408, Mach. Le
 3 045026 (2022), by its released code, github.com/reproducible-science/aMC.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jaxevo import chain
 from jaxevo.chain import (
     Measured,
     Tried,
@@ -222,6 +224,10 @@ class AdaptiveMonteCarlo:
     def members(self, state: AdaptiveMonteCarloState) -> Params:
         """All networks, [N, ...]."""
         return state.params
+
+    def advice(self, metrics: Mapping[str, Any]) -> str | None:
+        """What a person should know of a run's metrics, if anything."""
+        return chain.advice(metrics)
 
     def solution(self, state: AdaptiveMonteCarloState, problem: Problem) -> Params:
         best = jnp.argmin(finite_or_inf(state.measured.loss))

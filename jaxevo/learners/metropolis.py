@@ -9,7 +9,7 @@ accepted or not; the mean of the chains follows it without noise (`jaxevo.corres
 Source: Whitelam, Selin, Park and Tamblyn, arXiv 2008.06643, Nat. Commun. 12:6317 (2021).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from jaxevo import chain
 from jaxevo.chain import (
     Measured,
     Tried,
@@ -207,6 +208,10 @@ class Metropolis:
     def members(self, state: MetropolisState) -> Params:
         """All networks, [N, ...]."""
         return state.params
+
+    def advice(self, metrics: Mapping[str, Any]) -> str | None:
+        """What a person should know of a run's metrics, if anything."""
+        return chain.advice(metrics)
 
     def solution(self, state: MetropolisState, problem: Problem) -> Params:
         best = jnp.argmin(finite_or_inf(state.measured.loss))
