@@ -169,6 +169,6 @@ def standard_noise(key: Key[Array, ""], model: Model, params: Params, source: So
     return jax.tree.unflatten(structure, draws)
 
 
-def displaced(model: Model, params: Params, steps: Params) -> Params:
-    """`params + steps`; untrained bits are kept. The same child in every program, bit for bit."""
-    return moved(model, params, steps, 1.0, jnp.inf)
+def displaced(model: Model, params: Params, steps: Params, max_step: Any) -> Params:
+    """`params + steps`, no weight by more than `max_step`; untrained bits are kept."""
+    return moved(model, params, steps, 1.0, max_step)

@@ -145,7 +145,7 @@ def test_mutations_are_scaled_by_the_signals():
     # 400 chains x 8 weights know a standard deviation to 1 / sqrt(6400)
     for name, leaf in {"hidden": moved["hidden"]["0"], "readout": moved["readout"]}.items():
         scale = (expected["hidden"]["0"] if name == "hidden" else expected["readout"])["kernel"]
-        np.testing.assert_allclose(leaf["kernel"].std(), 0.1 * scale.flat[0], rtol=0.07)
+        np.testing.assert_allclose(leaf["kernel"].std(), 0.1 * scale[0, 0], rtol=0.07)
     np.testing.assert_allclose(moved["hidden"]["0"]["bias"].std(), 0.1, rtol=0.07)
     second, _ = steps(KEY[None], learner, after, problem)
     jax.tree.map(np.testing.assert_array_equal, second.scale, after.scale)  # kept in between

@@ -70,7 +70,7 @@ def test_small_changes_are_right_in_float32():
     def tried(key, params):
         noise = chain.standard_noise(key, problem.model, params, "mix")
         steps = jax.tree.map(lambda z: sigma * z, noise)
-        child = chain.displaced(problem.model, params, steps)
+        child = chain.displaced(problem.model, params, steps, jnp.inf)
         laid = chain.laid_out(problem, batch)
         new, old = (chain.measured(problem, p, laid, True) for p in (child, params))
         return child, chain.loss_change(problem, new, old, laid)
@@ -121,7 +121,7 @@ def test_noise_is_one_block_and_untrained_weights_get_none():
     assert noise["n"] is None
     block = np.asarray(chain.noise.normal(KEY, (10,)))
     np.testing.assert_array_equal(noise["a"].ravel(), block[:6])
-    child = chain.displaced(model, params, noise)
+    child = chain.displaced(model, params, noise, jnp.inf)
     np.testing.assert_array_equal(child["b"], np.where([1, 0, 1, 1], block[6:], 0))
     assert child["n"] == 1
 

@@ -91,6 +91,7 @@ class AdaptiveMonteCarlo:
         sigma_decay: factor by which they shrink, in (0, 1].
         beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
         population_size: N chains.
+        max_step: largest change of a weight in one mutation, > 0; inf: any.
         minibatch: draw a batch for every attempt and measure both networks on it: two forward
             passes in place of one.
         norm_every: attempts after which mutations are scaled anew by the inverse strength of the
@@ -107,6 +108,7 @@ class AdaptiveMonteCarlo:
     sigma_decay: Scalar = 0.95
     beta: Scalar = float("inf")
     population_size: int = static(default=32)
+    max_step: Scalar = float("inf")
     minibatch: bool = static(default=False)
     norm_every: int | None = static(default=None)
     paired: bool | None = static(default=None)
@@ -120,6 +122,7 @@ class AdaptiveMonteCarlo:
         require("sigma_decay", "in (0, 1]", self.sigma_decay, lambda d: (d > 0) & (d <= 1))
         require("beta", ">= 0", self.beta, lambda b: b >= 0)
         require_integer("population_size", 1, self.population_size)
+        require("max_step", "> 0", self.max_step, lambda m: m > 0)
         require_integer("norm_every", 1, self.norm_every)
         require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
         require_integer("chunk_size", 1, self.chunk_size)
@@ -169,7 +172,7 @@ class AdaptiveMonteCarlo:
             key_step, key_accept = attempt_keys(key, index, self.noise)
             noise = standard_noise(key_step, problem.model, walker.params, self.noise)
             steps = self.steps(noise, walker)
-            child = displaced(problem.model, walker.params, steps)
+            child = displaced(problem.model, walker.params, steps, self.max_step)
             parent = walker.params, walker.measured
             if self.minibatch:  # losses on two batches are not compared
                 paired = walker.measured.outputs is not None

@@ -103,6 +103,7 @@ class Metropolis:
         beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
             One number, one for each chain, [N], or a schedule such as `Annealing`.
         population_size: N chains.
+        max_step: largest change of a weight in one mutation, > 0; inf: any.
         propose: draws the step in place of sigma times Gaussian noise, see `Proposal`.
         paired: form changes of the loss from outputs, which are kept for each chain, so that they
             are right where losses agree to all digits; None: wherever a task has losses per
@@ -114,6 +115,7 @@ class Metropolis:
     sigma: Scalar | Params = 0.01
     beta: Scalar | Callable[[Any], Any] = float("inf")
     population_size: int = static(default=32)
+    max_step: Scalar = float("inf")
     propose: Any = None
     paired: bool | None = static(default=None)
     noise: Source = static(default="mix")
@@ -128,6 +130,7 @@ class Metropolis:
         if not callable(self.beta):
             require("beta", ">= 0", self.beta, lambda b: b >= 0)
         require_integer("population_size", 1, self.population_size)
+        require("max_step", "> 0", self.max_step, lambda m: m > 0)
         for name, value in (("sigma", self.sigma), ("beta", self.beta)):
             shape = getattr(value, "shape", ())
             if len(shape) == 1 and shape != (self.population_size,):
@@ -174,7 +177,7 @@ class Metropolis:
             index, chain = member
             key_step, key_accept = attempt_keys(key, index, self.noise)
             steps, proposal = self.proposed(key_step, chain, index, problem)
-            child = displaced(problem.model, chain.params, steps)
+            child = displaced(problem.model, chain.params, steps, self.max_step)
             kept, tried = decide(
                 key_accept, problem, batch, child, (chain.params, chain.measured),
                 own(beta, index), self.noise,
