@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--members", type=int, default=32, help="on the sine curves")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each learner on MNIST")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tasks", nargs="*", default=["curves", "mnist", "digits", "pixel-digits"])
     parser.add_argument("--full", action="store_true", help="all of MNIST, 784 pixels, LayerNorm")
     parser.add_argument("--picture", help="file to draw to")
     args = parser.parse_args(arguments)
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     print("| curve | attempts | median loss, drift 0.01 | without | ratio | seconds |")
     print("|---|---:|---:|---:|---:|---:|")
     ratios = {}
-    for name in CURVES:
+    for name in CURVES if "curves" in args.tasks else ():
         started = time.perf_counter()
         losses = memory(name, args.attempts, args.members)
         medians = {label: float(np.median(values)) for label, values in losses.items()}
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     print("|---|---|---:|---:|---:|---:|---:|")
     found = {}
     for name, (seconds, settings) in tasks.items():
+        if name.removesuffix("-layernorm") not in args.tasks:
+            continue
         found[name] = beside(name, seconds, args.seeds, settings)
         for row in found[name].table:
             print(
@@ -107,7 +110,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 f"| {row['steps']:,} | {row['forward_passes']:,} | {100 * row['mean']:.1f} % |",
                 flush=True,
             )
-    if args.picture:
+    if args.picture and found:
         draw(args.picture, found)
     return {"ratios": ratios, "comparisons": found}
 

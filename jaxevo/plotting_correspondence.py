@@ -111,7 +111,7 @@ def weights(
             -n <= i < n for i, n in zip(index, shape, strict=False)
         )
         require("which", f"an index of {path}, {shape}", index, lambda _, ok=inside: ok)
-    figure = _figure(2.6 + 1.9 * len(chosen), 3.4, title)
+    figure = _figure(max(5.6, 2.2 + 1.9 * len(chosen)), 3.4, title)
     time = np.asarray(found.time)
     handles: list[Any] = []
     for ax, (path, index) in zip(
@@ -179,9 +179,8 @@ def side_by_side(
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for ax, (task, curves) in zip(panels, comparisons.items(), strict=True):
         for i, (learner, rows) in enumerate(curves.items()):
-            require(
-                f"metric of {task}", "in its records", rows, lambda r: all(metric in o for o in r)
-            )
+            rule = f"a metric of the records of {learner} on {task}"
+            require("metric", rule, metric, lambda m, rows=rows: all(m in row for row in rows))
             series = _series(rows, metric, "seconds")
             line = _draw(ax, series, _plain(learner), _style(i), i, range(0, len(rows), 10))
             lines.setdefault(learner, line)

@@ -157,7 +157,11 @@ _CHAINS_ON = {
     "mnist": _WHOLE | {"pool": 2, "num_train": 5000, "steps": 40_000},
     "mnist-layernorm": _WHOLE | {"num_train": 5000, "steps": 10_000},
 }
-_ADAPTIVE_ON = _CHAINS_ON | {name: {"sigma": 1e-3} for name in _SINES}
+_ADAPTIVE_ON = {
+    # the drift learns weights of pixels that are seldom lit: 86 % held out on MNIST, and 91 without
+    name: settings | ({"sigma": 1e-3} if name in _SINES else {"drift_rate": 0.0})
+    for name, settings in _CHAINS_ON.items()
+}
 # The released configuration (github.com/reproducible-science/aMC), on all of the data.
 _RELEASED_ADAPTIVE = {"sigma": 1e-3, "drift_rate": 1e-3, "patience": 100}
 _RELEASED_ADAPTIVE_ON = {
