@@ -11,7 +11,18 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxevo import estimators, learners, models, nodes, noise, plotting, registry, sinks, tasks
+    from jaxevo import (
+        correspondence,
+        estimators,
+        learners,
+        models,
+        nodes,
+        noise,
+        plotting,
+        registry,
+        sinks,
+        tasks,
+    )
     from jaxevo.alignment import Alignment, alignment
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
@@ -51,6 +62,7 @@ __all__ = [
     "WeightPerturbation",
     "alignment",
     "compare",
+    "correspondence",
     "estimators",
     "learners",
     "load_params",

@@ -178,7 +178,7 @@ class Langevin:
     times the acceptance. Differs: along the gradient the noise of an attempt is a little less.
 
     Attributes:
-        sigma: as of `Metropolis`, >= 0.
+        sigma: standard deviation of a mutation, >= 0.
         beta: inverse temperature, >= 0.
         population_size: N members.
         mode: "exact", "finite_beta" or "normalised", see `jaxevo.flow`.
