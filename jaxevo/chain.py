@@ -71,7 +71,7 @@ def tried_metrics(losses: Float[Array, " N"], tried: Tried) -> Metrics:
     }
 
 
-def advice(metrics: Mapping[str, Any]) -> str | None:
+def ties_advice(metrics: Mapping[str, Any]) -> str | None:
     """What to do about the metrics of a run, or None."""
     ties = float(np.mean(metrics["ties"]))
     if not ties > MOST_TIES:

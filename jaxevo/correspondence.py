@@ -19,26 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxevo.chain import standard_noise
-from jaxevo.core import (
-    Batch,
-    Cost,
-    Metrics,
-    Params,
-    Problem,
-    Scalar,
-    abstract_batch,
-    learner,
-    num_samples,
-    require,
-    require_integer,
-    static,
-)
-from jaxevo.flow import MODES, Flow, Mode, flow, sigma_for_rate, time_per_attempt
-from jaxevo.noise import SOURCES, Source, fold_in
-from jaxevo.population import founders, map_members, members_at_once, trained_leaves
+from jaxevo.core import Batch, Params, Problem, require, require_integer
+from jaxevo.flow import Mode, check_flow, flow, flow_at, moved_by, sigma_for_rate, time_per_attempt
+from jaxevo.learners.langevin import Langevin
 from jaxevo.trajectory import Trajectory, trajectory
-from jaxevo.tree import tree_fill, tree_floats, tree_masked, tree_zeros
+from jaxevo.tree import tree_floats
 
 __all__ = [
     "Agreement",
@@ -106,7 +91,7 @@ def predict(
     Raises:
         ValueError: a bad number or mode.
     """
-    _check_flow(sigma, beta, mode)
+    check_flow(sigma, beta, mode)
     for name, value in (
         ("num_records", num_records), ("record_every", record_every), ("substeps", substeps)
     ):  # fmt: skip
@@ -137,108 +122,6 @@ def _predicted(problem, params, batch, sigma, beta, record_every, substeps, *, n
     first = record(params, jnp.int32(0))
     _, rest = jax.lax.scan(stretch, params, jnp.arange(1, num_records + 1))
     return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
-
-
-def flow_at(
-    problem: Problem, params: Params, batch: Batch, sigma: Any, beta: Any, mode: Mode
-) -> tuple[Float[Array, ""], Flow]:
-    """The loss of a network and the flow at it; its trees are those of the trained weights."""
-    trained = trained_leaves(problem.model, params)
-
-    def loss(trained):
-        return problem.evaluate(tree_fill(trained, params), batch).loss
-
-    value, gradient = jax.value_and_grad(loss)(trained)
-    mask = trained_leaves(problem.model, params, problem.model.trainable(params))
-    gradient = tree_masked(mask, gradient, tree_zeros(gradient))
-    if isinstance(sigma, dict):
-        sigma = trained_leaves(problem.model, params, sigma)
-    return value, flow(gradient, sigma, beta, mode)
-
-
-def moved_by(params: Params, drift: Params, scale: Any) -> Params:
-    """`params + scale * drift` where there is a drift."""
-
-    def move(drift, leaf):
-        return leaf if drift is None else leaf + jnp.asarray(scale, leaf.dtype) * drift
-
-    return jax.tree.map(move, drift, params, is_leaf=lambda leaf: leaf is None)
-
-
-class LangevinState(NamedTuple):
-    params: Params  # [N, ...]
-    step: Int[Array, ""]
-
-
-@learner
-class Langevin:
-    """Gradient descent with the noise of mutations: what `Metropolis` amounts to, member by member.
-
-    Each step moves a network by the drift of an attempt, and by Gaussian noise of variance sigma^2
-    times the acceptance. Differs: along the gradient the noise of an attempt is a little less.
-
-    Attributes:
-        sigma: standard deviation of a mutation, >= 0.
-        beta: inverse temperature, >= 0.
-        population_size: N members.
-        mode: "exact", "finite_beta" or "normalised", see `jaxevo.flow`.
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
-    """
-
-    sigma: Scalar = 0.01
-    beta: Scalar = float("inf")
-    population_size: int = static(default=32)
-    mode: Mode = static(default="exact")
-    noise: Source = static(default="mix")
-
-    def __post_init__(self):
-        _check_flow(self.sigma, self.beta, self.mode)
-        require_integer("population_size", 1, self.population_size)
-        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
-
-    def init(
-        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
-    ) -> LangevinState:
-        founder = founders(key, problem, params, self.population_size)
-        return LangevinState(jax.vmap(founder)(jnp.arange(self.population_size)), jnp.int32(0))
-
-    def step(
-        self, key: Key[Array, ""], state: LangevinState, problem: Problem
-    ) -> tuple[LangevinState, Metrics]:
-        batch = problem.sample(jax.random.key(0), jnp.int32(0))
-        chunk_size = members_at_once(self.population_size, None, problem, batch)
-
-        def move(member):
-            index, params = member
-            loss, at = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
-            own_key = fold_in(key, index, self.noise)
-            noise = standard_noise(own_key, problem.model, params, self.noise)
-            spread = self.sigma * jnp.sqrt(at.acceptance)
-            steps = jax.tree.map(lambda d, z: d + spread.astype(z.dtype) * z, at.drift, noise)
-            moved = moved_by(params, steps, 1)
-            moved = tree_masked(problem.model.trainable(params), moved, params)
-            return moved, (loss, at.acceptance)
-
-        members = jnp.arange(self.population_size), state.params
-        params, (losses, acceptance) = map_members(move, members, chunk_size)
-        metrics = {
-            "loss": losses.mean(),
-            "acceptance": acceptance.mean(),
-            "ties": jnp.zeros((), losses.dtype),
-            "num_nonfinite": jnp.sum(~jnp.isfinite(losses)),
-        }
-        return LangevinState(params, state.step + 1), metrics
-
-    def members(self, state: LangevinState) -> Params:
-        """All networks, [N, ...]."""
-        return state.params
-
-    def solution(self, state: LangevinState, problem: Problem) -> Params:
-        return jax.tree.map(lambda leaf: leaf.mean(0).astype(leaf.dtype), state.params)
-
-    def cost(self, problem: Problem) -> Cost:
-        num = self.population_size
-        return Cost(num, num, num_samples(problem, abstract_batch(problem)))
 
 
 def langevin(
@@ -429,10 +312,3 @@ def _vectors(networks: Params) -> Float[Array, "T D"]:
 
 def _vector(network: Params) -> Float[Array, " D"]:
     return _vectors(jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], network))[0]
-
-
-def _check_flow(sigma: Any, beta: Any, mode: Any) -> None:
-    for value in jax.tree.leaves(sigma):
-        require("sigma", "finite and >= 0", value, lambda s: (s >= 0) & (s < float("inf")))
-    require("beta", ">= 0", beta, lambda b: b >= 0)
-    require("mode", f"one of {', '.join(MODES)}", mode, lambda m: m in MODES)

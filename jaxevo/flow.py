@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxevo.core import Params, require
+from jaxevo.core import Batch, Params, Problem, require
+from jaxevo.population import trained_leaves
+from jaxevo.tree import tree_fill, tree_masked, tree_zeros
 
 Mode = Literal["exact", "finite_beta", "normalised"]
 MODES = ("exact", "finite_beta", "normalised")
@@ -74,6 +76,32 @@ def flow(gradient: Params, sigma: Any, beta: Any, mode: Mode = "exact") -> Flow:
     )
     acceptance = {"exact": 0.5 + tail(steepness), "finite_beta": 1.0, "normalised": 0.5}[mode]
     return Flow(drift, jnp.asarray(acceptance, length.dtype), steepness)
+
+
+def flow_at(
+    problem: Problem, params: Params, batch: Batch, sigma: Any, beta: Any, mode: Mode
+) -> tuple[Float[Array, ""], Flow]:
+    """The loss of a network and the flow at it; its trees are those of the trained weights."""
+    trained = trained_leaves(problem.model, params)
+
+    def loss(trained):
+        return problem.evaluate(tree_fill(trained, params), batch).loss
+
+    value, gradient = jax.value_and_grad(loss)(trained)
+    mask = trained_leaves(problem.model, params, problem.model.trainable(params))
+    gradient = tree_masked(mask, gradient, tree_zeros(gradient))
+    if isinstance(sigma, dict):
+        sigma = trained_leaves(problem.model, params, sigma)
+    return value, flow(gradient, sigma, beta, mode)
+
+
+def moved_by(params: Params, drift: Params, scale: Any) -> Params:
+    """`params + scale * drift` where there is a drift."""
+
+    def move(drift, leaf):
+        return leaf if drift is None else leaf + jnp.asarray(scale, leaf.dtype) * drift
+
+    return jax.tree.map(move, drift, params, is_leaf=lambda leaf: leaf is None)
 
 
 def tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -132,3 +160,15 @@ def time_per_attempt(sigma: Any, beta: Any = math.inf) -> Any:
     cold = jnp.isinf(beta)
     warm = jnp.where(cold, 1, beta) * jnp.asarray(sigma) ** 2 / 2
     return jnp.where(cold, jnp.asarray(sigma) / math.sqrt(2 * math.pi), warm)
+
+
+def check_flow(sigma: Any, beta: Any, mode: Any) -> None:
+    """Refuses a bad sigma, beta or mode.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for value in jax.tree.leaves(sigma):
+        require("sigma", "finite and >= 0", value, lambda s: (s >= 0) & (s < float("inf")))
+    require("beta", ">= 0", beta, lambda b: b >= 0)
+    require("mode", f"one of {', '.join(MODES)}", mode, lambda m: m in MODES)

@@ -89,7 +89,7 @@ def trajectory(
         num_records=num_records, num_kept=min(num_kept, learner.population_size),
     )  # fmt: skip
     if not isinstance(found.ties, Tracer):
-        advice = chain.advice({"ties": float(np.nanmax(found.ties))})
+        advice = chain.ties_advice({"ties": float(np.nanmax(found.ties))})
         if advice:
             warnings.warn(advice, stacklevel=2)
     return found

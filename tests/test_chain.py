@@ -127,5 +127,5 @@ def test_noise_is_one_block_and_untrained_weights_get_none():
 
 
 def test_advice_speaks_above_one_percent():
-    assert chain.advice({"ties": 0.01}) is None
-    assert "take a larger sigma" in chain.advice({"ties": [0.01, 0.03]})
+    assert chain.ties_advice({"ties": 0.01}) is None
+    assert "take a larger sigma" in chain.ties_advice({"ties": [0.01, 0.03]})

@@ -4,6 +4,7 @@ from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMon
 from jaxevo.learners.deep_ga import DeepGA, DeepGAState
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
+from jaxevo.learners.langevin import Langevin, LangevinState
 from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
 from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
 
@@ -17,6 +18,8 @@ __all__ = [
     "EvosaxStrategy",
     "GradientLearner",
     "GradientState",
+    "Langevin",
+    "LangevinState",
     "Metropolis",
     "MetropolisState",
     "SafeMutation",

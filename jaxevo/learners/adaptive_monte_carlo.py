@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from jaxevo import chain
 from jaxevo.chain import (
     Measured,
     Tried,
@@ -29,6 +28,7 @@ from jaxevo.chain import (
     measured,
     seed_key,
     standard_noise,
+    ties_advice,
     tried_metrics,
 )
 from jaxevo.core import (
@@ -230,7 +230,7 @@ class AdaptiveMonteCarlo:
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
         """What a person should know of a run's metrics, if anything."""
-        return chain.advice(metrics)
+        return ties_advice(metrics)
 
     def solution(self, state: AdaptiveMonteCarloState, problem: Problem) -> Params:
         best = jnp.argmin(finite_or_inf(state.measured.loss))
