@@ -64,20 +64,11 @@ MEMBERS = 20 if QUICK else 1000
 POINTS = 8 if QUICK else 24
 
 
-def curve(weight_scale):
-    """One period of a sine, and 1-30-1 without output bias: 90 weights."""
-    task = jaxevo.tasks.sine(num_points=POINTS, low=0.0, high=1.0, endpoint=False)
-    model = jaxevo.models.mlp(
-        (1,),
-        1,
-        hidden_sizes=(30,),
-        output_bias=False,
-        first_weights="normal",
-        weight_scale=weight_scale,
-    )
-    return jaxevo.Problem(task, model)
-
-
+task = jaxevo.tasks.sine(num_points=POINTS, low=0.0, high=1.0, endpoint=False)
+model = jaxevo.models.mlp(
+    (1,), 1, hidden_sizes=(30,), output_bias=False, first_weights="normal", weight_scale=0.01
+)
+problem = jaxevo.Problem(task, model)  # one period of a sine, and 1-30-1: 90 weights
 print(f"jaxevo {jaxevo.__version__}, jax {jax.__version__}, {jax.default_backend()}")
 
 # %% [markdown]
@@ -87,7 +78,6 @@ print(f"jaxevo {jaxevo.__version__}, jax {jax.__version__}, {jax.default_backend
 # gradient descent on the same points is dashed.
 
 # %%
-problem = curve(0.01)
 params = problem.init(jax.random.key(0))
 learner = jaxevo.Metropolis(sigma=2.5e-3 if QUICK else 2.5e-4, population_size=MEMBERS)
 found = correspondence(
@@ -107,7 +97,14 @@ pictures.weights(found)
 # %%
 sigmas = [scale * float(learner.sigma) for scale in (10.0, 1.0, 0.5)[: 2 if QUICK else 3]]
 by_sigma = delta_by_sigma(
-    jax.random.key(1), learner, problem, params, sigmas=sigmas, time=0.1 if QUICK else 2.0
+    jax.random.key(1),
+    learner,
+    problem,
+    params,
+    sigmas=sigmas,
+    time=0.1 if QUICK else 2.0,
+    num_records=20,
+    num_kept=25,
 )
 for sigma, one in zip(sigmas, by_sigma, strict=True):
     print(
@@ -139,23 +136,23 @@ pictures.delta_by_members(deltas)
 # ## 4. At a temperature
 #
 # At $\beta = 1000$ one attempt is one step of plain gradient descent at $\alpha = 10^{-4}$, says
-# the small-step formula, with $\sigma = \sqrt{2 \alpha / \beta}$. Here $s$ is near 1, where it is
-# off; the formula for every $\beta$ is not. Langevin dynamics, gradient descent with the noise of
-# mutations, has the spread of the members as well as their mean.
+# the small-step formula, with $\sigma = \sqrt{2 \alpha / \beta}$. From first weights 50 times
+# those of above, $s$ is near 1, where it is off; the formula for every $\beta$ is not. Langevin
+# dynamics, gradient descent with the noise of mutations, has the spread of the members as well as
+# their mean.
 
 # %%
-warm = curve(0.5)
-params = warm.init(jax.random.key(0))
+params = jax.tree.map(lambda leaf: 50 * leaf, problem.init(jax.random.key(0)))
 sigma = float(sigma_for_rate(1e-4, beta=1e3))
 settings = {"sigma": sigma, "beta": 1e3}
 learner = jaxevo.Metropolis(population_size=MEMBERS, **settings)
 found = correspondence(
-    jax.random.key(1), learner, warm, params, time=0.01 if QUICK else 0.15, num_records=15
+    jax.random.key(1), learner, problem, params, time=0.01 if QUICK else 0.15, num_records=20
 )
-records = {"num_records": 15, "record_every": int(found.trajectory.num_attempts[1])}
-small_step = predict(warm, params, mode="finite_beta", **settings, **records)
+records = {"num_records": 20, "record_every": int(found.trajectory.num_attempts[1])}
+small_step = predict(problem, params, mode="finite_beta", **settings, **records)
 noisy = langevin(
-    jax.random.key(2), warm, params, population_size=20 if QUICK else 200, **settings, **records
+    jax.random.key(2), problem, params, population_size=20 if QUICK else 200, **settings, **records
 )
 print(f"s from {found.prediction.steepness.max():.2f} to {found.prediction.steepness.min():.2f}")
 print(f"Delta, every beta  {found.agreement.delta[-1]:.2e}")
@@ -191,11 +188,13 @@ for name in ("sine-30", "sine-40")[: 1 if QUICK else 2]:
 
 # %% [markdown]
 # Beside back-propagation by Adam, at equal seconds of training, on the 8x8 digits and on zeros and
-# ones that a two-layer GRU reads pixel by pixel:
+# ones that a GRU reads pixel by pixel:
 
 # %%
 curves = {}
 for name, gradient in {"digits": "backprop", "pixel-digits": "bptt"}.items():
+    if QUICK and name == "pixel-digits":
+        break
     chains = registry.build("adaptive-monte-carlo", name, hidden_sizes=(16,) if QUICK else (32,))
 
     def descent(num_steps, name=name, gradient=gradient, model=chains.problem.model):
