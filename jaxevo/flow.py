@@ -6,7 +6,8 @@ the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|:
     tail(s)     = exp(s^2 / 2) Phi(-s) = erfcx(s / sqrt 2) / 2
     drift       = -sigma s tail(s) g / |g| = -(beta sigma^2 / 2) erfcx(s / sqrt 2) g
     acceptance  = 1/2 + tail(s)
-    variance    = sigma^2 acceptance, of each weight at right angles to g
+    variance    = sigma^2 acceptance, at right angles to g
+                = sigma^2 (1/2 + (1 + s^2) tail(s) - s / sqrt(2 pi) - (s tail(s))^2), along g
 
 For s << 1 the drift is -(beta sigma^2 / 2) g, plain gradient descent, and nearly all is accepted.
 For s >> 1 it is -(sigma / sqrt(2 pi)) g / |g|, normalised gradient descent, and half is. With a
@@ -113,6 +114,14 @@ def steepness_times_tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """s exp(s^2 / 2) Phi(-s) of s >= 0: s / 2 near 0, 1 / sqrt(2 pi) at infinity."""
     finite = jnp.isfinite(s)
     return jnp.where(finite, jnp.where(finite, s, 0) * tail(s), 1 / math.sqrt(2 * math.pi))
+
+
+def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Variance of an attempt along the gradient, in sigma^2: 1 at 0, 1/2 - 1/(2 pi) at infinity."""
+    near, far = jnp.minimum(s, 10), jnp.maximum(s, 10)  # beyond, terms as large as s cancel
+    uphill = (1 + near**2) * tail(near) - near / math.sqrt(2 * math.pi)
+    uphill = jnp.where(s < 10, uphill, (2 / far**3 - 12 / far**5) / math.sqrt(2 * math.pi))
+    return 0.5 + uphill - steepness_times_tail(s) ** 2
 
 
 def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

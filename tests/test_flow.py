@@ -48,6 +48,18 @@ def test_the_two_limits(x64):
             np.testing.assert_allclose(exact.acceptance, 0.5, atol=1e-6)
 
 
+def test_variance_along_the_gradient_is_that_of_its_integral():
+    """E[A z^2] - E[A z]^2 with A = min(1, exp(-s z)) and z standard normal, by quadrature."""
+    z = np.linspace(-12, 12, 400_001)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    for s in (0.0, 0.1, 1.0, 5.0, 9.9, 10.1, 100.0):
+        accepted = np.minimum(1, np.exp(-np.minimum(s * z, 700) * (z > 0))) * density
+        first, second = (np.trapezoid(accepted * z**n, z) for n in (1, 2))
+        found = flow.variance_along(jnp.float32(s))
+        np.testing.assert_allclose(found, second - first**2, rtol=1e-4)
+    np.testing.assert_allclose(flow.variance_along(jnp.float32(INF)), 0.5 - 0.5 / np.pi, rtol=1e-6)
+
+
 def test_no_gradient_is_no_drift_and_tiny_ones_have_a_direction():
     zero, tiny = {"w": jnp.zeros(3)}, {"w": jnp.full(3, 1e-25)}
     for mode in flow.MODES:

@@ -1,17 +1,17 @@
 """Langevin dynamics: gradient descent with the noise of mutations, member by member.
 
-Each step moves a network by the drift of a mutation attempt (`jaxevo.flow`), and by Gaussian noise
-of variance sigma^2 times the acceptance. It takes gradients, and is there to be compared with:
-`Metropolis` tends to it in distribution as sigma falls.
-Source: Whitelam et al., arXiv 2008.06643. Differs: in the drift for every beta. Along the gradient
-the noise of an attempt is a little less than this.
+Each step moves a network by the drift of a mutation attempt, and by Gaussian noise of its variances
+(`jaxevo.flow`). It takes gradients, and is there to be compared with: `Metropolis` tends to it in
+distribution as sigma falls.
+Source: Whitelam et al., arXiv 2008.06643. Differs: "exact" is for every beta, and has less noise
+along the gradient than across it.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxevo.chain import standard_noise
 from jaxevo.core import (
@@ -27,7 +27,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.flow import Mode, check_flow, flow_at, moved_by
+from jaxevo.flow import Flow, Mode, check_flow, flow_at, moved_by, variance_along
 from jaxevo.noise import SOURCES, Source, fold_in
 from jaxevo.population import founders, map_members, members_at_once
 from jaxevo.tree import tree_masked
@@ -78,8 +78,9 @@ class Langevin:
             loss, at = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
             own_key = fold_in(key, index, self.noise)
             noise = standard_noise(own_key, problem.model, params, self.noise)
-            spread = self.sigma * jnp.sqrt(at.acceptance)
-            steps = jax.tree.map(lambda d, z: d + spread.astype(z.dtype) * z, at.drift, noise)
+            noise = self.shaped(noise, at)
+            steps = jax.tree.map(lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z,
+                                 at.drift, noise)  # fmt: skip
             moved = moved_by(params, steps, 1)
             moved = tree_masked(problem.model.trainable(params), moved, params)
             return moved, (loss, at.acceptance)
@@ -94,6 +95,18 @@ class Langevin:
         }
         return LangevinState(params, state.step + 1), metrics
 
+    def shaped(self, noise: Params, at: Flow) -> Params:
+        """Standard noise with the variances of an attempt, along the drift and across it."""
+        across = jnp.sqrt(at.acceptance)
+        if self.mode != "exact":  # the limits of the source have one for all directions
+            return jax.tree.map(lambda z: across.astype(z.dtype) * z, noise)
+        along = jnp.sqrt(variance_along(at.steepness)) - across
+        square = tree_dot(at.drift, at.drift)
+        share = along * tree_dot(noise, at.drift) / jnp.where(square > 0, square, 1)
+        return jax.tree.map(
+            lambda z, d: across.astype(z.dtype) * z + share.astype(z.dtype) * d, noise, at.drift
+        )
+
     def members(self, state: LangevinState) -> Params:
         """All networks, [N, ...]."""
         return state.params
@@ -104,3 +117,9 @@ class Langevin:
     def cost(self, problem: Problem) -> Cost:
         num = self.population_size
         return Cost(num, num, num_samples(problem, abstract_batch(problem)))
+
+
+def tree_dot(a: Params, b: Params) -> Float[Array, ""]:
+    """Sum of the products of all entries."""
+    products = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    return sum(products[1:], products[0])
