@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from jax.flatten_util import ravel_pytree
 
 from jaxevo import flow
 from jaxevo.flow import sigma_for_rate, time_per_attempt
@@ -82,7 +83,7 @@ def moments(scale):
         params = problem.init(jax.random.key(3))
         batch = problem.sample(jax.random.key(0), 0)
         batch = jax.tree.map(lambda x: jnp.asarray(x, float), batch)
-        x, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda p: p.astype(float), params))
+        x, unravel = ravel_pytree(jax.tree.map(lambda p: p.astype(float), params))
         vector = jnp.asarray(np.exp(np.random.default_rng(0).normal(size=x.size) * scale))
 
         def outputs(w):
@@ -126,7 +127,7 @@ def moments(scale):
             for beta, found in zip(BETAS, sampled(z, sigma), strict=True):
                 tree, sigmas = unravel(gradient), unravel(sigma * vector)
                 predicted = flow.flow(tree, sigmas, beta)
-                drift = jax.flatten_util.ravel_pytree(predicted.drift)[0]
+                drift = ravel_pytree(predicted.drift)[0]
                 yield predicted, drift / (sigma * vector) @ unit, x.size, map(float, found)
 
 
