@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxevo import (
+        correspondence,
         estimators,
         learners,
         models,
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import DeepGA, GradientLearner, SafeMutation
+    from jaxevo.learners import (
+        AdaptiveMonteCarlo,
+        Annealing,
+        DeepGA,
+        GradientLearner,
+        Metropolis,
+        SafeMutation,
+    )
     from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.robustness import Offspring, offspring
@@ -45,7 +53,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveMonteCarlo",
     "Alignment",
+    "Annealing",
     "Backprop",
     "Comparison",
     "CosineDecay",
@@ -55,6 +65,7 @@ __all__ = [
     "EvolutionStrategy",
     "ForwardGradient",
     "GradientLearner",
+    "Metropolis",
     "Mutation",
     "NodePerturbation",
     "Offspring",
@@ -66,6 +77,7 @@ __all__ = [
     "WeightPerturbation",
     "alignment",
     "compare",
+    "correspondence",
     "estimators",
     "learners",
     "load_params",
@@ -86,9 +98,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "jaxevo.alignment": ("Alignment", "alignment"),
-    "jaxevo.compare": ("Comparison", "compare"),
-    "jaxevo.core": ("Cost", "Evaluation", "Problem"),
+    "jaxevo.alignment": (
+        "Alignment",
+        "alignment",
+    ),
+    "jaxevo.compare": (
+        "Comparison",
+        "compare",
+    ),
+    "jaxevo.core": (
+        "Cost",
+        "Evaluation",
+        "Problem",
+    ),
     "jaxevo.estimators": (
         "Backprop",
         "EvolutionStrategy",
@@ -96,13 +118,34 @@ _HOMES = {
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("DeepGA", "GradientLearner", "SafeMutation"),
-    "jaxevo.mutation": ("Mutation",),
-    "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),
-    "jaxevo.robustness": ("Offspring", "offspring"),
-    "jaxevo.run": ("RunResult", "run"),
-    "jaxevo.train": ("TrainResult", "sweep", "train"),
+    "jaxevo.learners": (
+        "AdaptiveMonteCarlo",
+        "Annealing",
+        "DeepGA",
+        "GradientLearner",
+        "Metropolis",
+        "SafeMutation",
+    ),
+    "jaxevo.mutation": ("Mutation",),
+    "jaxevo.optimizer": (
+        "CosineDecay",
+        "Optimizer",
+        "optimizer",
+    ),
+    "jaxevo.robustness": (
+        "Offspring",
+        "offspring",
+    ),
+    "jaxevo.run": (
+        "RunResult",
+        "run",
+    ),
+    "jaxevo.train": (
+        "TrainResult",
+        "sweep",
+        "train",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

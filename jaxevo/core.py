@@ -409,8 +409,9 @@ class Learner(Protocol):
     """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
-    another task), `edit(state, change, problem)` (a structural change from outside) and
-    `resize(before, after, problem) -> Resized | None` (on the host, between chunks).
+    another task), `edit(state, change, problem)` (a structural change from outside),
+    `resize(before, after, problem) -> Resized | None` (on the host, between chunks) and
+    `advice(metrics) -> str | None` (on the host, for a person, at a record).
     """
 
     def init(self, key: Key[Array, ""], problem: Any, params: Params | None = None) -> State:

@@ -43,6 +43,13 @@ VARIANTS = {
         "ABS, jacrev",
         "ABS, jacrev, scanned",
     },
+    "bench_metropolis": {
+        "unit by unit",
+        "unit by unit, beta 1000",
+        "unit by unit, threefry",
+        "adaptive, unit by unit",
+        "matrix products",
+    },
     "bench_population": {
         "floor, blocked",
         "floor, unblocked",
@@ -107,6 +114,54 @@ def test_dispatch_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_dispatch.py"))
     check(stdout, blocks, VARIANTS["bench_dispatch"])
     assert [row["generations of one scan"] for row in blocks[1]["rows"]] == [10, 1000, 100_000]
+
+
+@pytest.mark.slow
+def test_metropolis_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_metropolis"))
+    check(stdout, blocks, VARIANTS["bench_metropolis"])
+    temps = [row["temp MB"] for row in blocks[1]["rows"]]
+    assert max(temps) == pytest.approx(min(temps), rel=0.01)  # flat in attempts
+
+
+def script(monkeypatch, name):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_correspondence_script(monkeypatch, tmp_path, capsys):
+    """At full size: what the README says of it."""
+    found = script(monkeypatch, "correspondence").main(["--picture", str(tmp_path / "a.png")])
+    (_, large), (_, one), (_, half) = found["cold"].items()
+    assert abs(one.agreement.loss_gap[-1]) < 0.02 and one.agreement.correlation[-1] > 0.999
+    assert half.agreement.delta[-1] < one.agreement.delta[-1] < large.agreement.delta[-1] / 10
+    assert large.trajectory.acceptance[-1] < 0.45 < 0.49 < one.trajectory.acceptance[-1]
+    assert found["ratio"] > 5
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "| 0.00025 |" in capsys.readouterr().out
+
+
+def test_correspondence_script_in_small(monkeypatch, capsys):
+    arguments = ["--members", "20", "--points", "6", "--time", "0.1"]
+    found = script(monkeypatch, "correspondence").main(arguments)
+    assert len(found["cold"]) == 3 and found["warm"].agreement.delta.shape == (16,)
+    assert "| n | 1 | 2 | 4 | 8 | 16 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_adaptive_script(monkeypatch, tmp_path, capsys):
+    """The drift is worth a factor of five on both curves."""
+    arguments = ["--tasks", "curves", "digits", "--seconds", "9"]
+    picture = ["--picture", str(tmp_path / "a.png")]
+    found = script(monkeypatch, "adaptive_monte_carlo").main(arguments + picture)
+    assert min(found["ratios"].values()) > 5
+    table = {row["learner"]: row["mean"] for row in found["comparisons"]["digits"].table}
+    assert table["adaptive Monte Carlo"] > 0.8 and table["Adam"] > 0.9
+    assert (tmp_path / "a.png").exists()
 
 
 @pytest.mark.slow

@@ -16,7 +16,13 @@ from jaxevo.estimators import (
     NodePerturbation,
     WeightPerturbation,
 )
-from jaxevo.learners import DeepGA, GradientLearner, SafeMutation
+from jaxevo.learners import (
+    AdaptiveMonteCarlo,
+    DeepGA,
+    GradientLearner,
+    Metropolis,
+    SafeMutation,
+)
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
 from jaxevo.models import from_functions, mlp, recurrent
 from jaxevo.run import run
@@ -97,6 +103,15 @@ TABLE = {
     ),
     "forward-gradient": (
         GradientLearner(estimator=ForwardGradient(num_draws=2), learning_rate=0.01),
+        in_time,
+    ),
+    "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),
+    "adaptive-monte-carlo": (
+        AdaptiveMonteCarlo(sigma=0.02, patience=2, population_size=6, norm_every=2),
+        feed_forward,
+    ),
+    "adaptive-monte-carlo, on minibatches": (
+        AdaptiveMonteCarlo(sigma=0.02, minibatch=True, population_size=4),
         in_time,
     ),
     "evolution-strategy, in time": (
@@ -291,9 +306,11 @@ def test_untrainable_leaves_keep_their_bits(name):
     assert moved
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if "DifferentialEvolution" not in name])
+@pytest.mark.parametrize(
+    "name", [n for n in TABLE if "DifferentialEvolution" not in n and "adaptive" not in n]
+)
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
-    """Of learners with one network. A population heals: its other members still have losses."""
+    """A population heals, its other members have losses; an adaptive chain counts failures."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
     params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)

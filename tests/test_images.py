@@ -34,6 +34,19 @@ def test_mnist_from_its_files(data_dir):
     np.testing.assert_array_equal(pooled.train_targets, task.train_targets)
 
 
+def test_fewer_and_standardised_images(data_dir):
+    folder = str(data_dir / "mnist")
+    task = tasks.mnist(data_dir=folder, num_train=300, standardized=True, batch_size=None)
+    plain = tasks.mnist(data_dir=folder)
+    assert task.train_inputs.shape == (300, 784) and len(task.test_inputs) == 10_000
+    np.testing.assert_array_equal(task.train_targets, plain.train_targets[:300])
+    for mine, theirs in ((task.train_inputs, plain.train_inputs[:300]),
+                         (task.test_inputs, plain.test_inputs)):  # fmt: skip
+        np.testing.assert_allclose(mine, (theirs - 0.1307) / 0.3081, atol=1e-6)
+    with pytest.raises(ValueError, match="num_train must be an integer >= 1"):
+        tasks.mnist(data_dir=folder, num_train=0)
+
+
 def test_kmnist_from_the_test_files_alone(data_dir):
     folder = str(data_dir / "kmnist")
     with pytest.raises(FileNotFoundError, match=r"only 10,000 test images.*or ask for split 'rand"):

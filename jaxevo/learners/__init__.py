@@ -1,17 +1,27 @@
 """Learners: one file per population algorithm, and gradient descent on any estimate."""
 
+from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMonteCarloState
 from jaxevo.learners.deep_ga import DeepGA, DeepGAState
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
+from jaxevo.learners.langevin import Langevin, LangevinState
+from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
 from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
 
 __all__ = [
+    "AdaptiveMonteCarlo",
+    "AdaptiveMonteCarloState",
+    "Annealing",
     "DeepGA",
     "DeepGAState",
     "EvosaxState",
     "EvosaxStrategy",
     "GradientLearner",
     "GradientState",
+    "Langevin",
+    "LangevinState",
+    "Metropolis",
+    "MetropolisState",
     "SafeMutation",
     "SafeMutationState",
 ]

@@ -17,6 +17,7 @@ from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
 from jaxevo.tasks.parity import recurrent_parity
 from jaxevo.tasks.permuted_mnist import PixelSequences, permuted_mnist
+from jaxevo.tasks.pixel_digits import pixel_digits
 from jaxevo.tasks.pixel_maze import PixelMaze, pixel_maze
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
@@ -55,6 +56,7 @@ __all__ = [
     "mnist",
     "permuted_mnist",
     "persistence",
+    "pixel_digits",
     "pixel_maze",
     "recurrent_parity",
     "reservoir",

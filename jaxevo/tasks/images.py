@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from jaxevo.core import require
+from jaxevo.core import require, require_integer
 from jaxevo.tasks.examples import Examples
 from jaxevo.tasks.files import PUBLISHED, Split, load
 
@@ -48,6 +48,8 @@ def mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    num_train: int | None = None,
+    standardized: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -61,6 +63,9 @@ def mnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        num_train: training images that are used, the first of them; None: all.
+        standardized: whether pixels are shifted and scaled, (x - 0.1307) / 0.3081, to mean 0 and
+            standard deviation 1 over the training images as they are.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -69,7 +74,9 @@ def mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("mnist", data_dir, pool, batch_size, split, seed)
+    require_integer("num_train", 1, num_train)
+    scaling = (0.1307, 0.3081) if standardized else (0.0, 1.0)
+    return _images("mnist", data_dir, pool, batch_size, split, seed, num_train, scaling)
 
 
 def fashion_mnist(
@@ -194,14 +201,18 @@ def _images(
     batch_size: int | None,
     split: Split,
     seed: int,
+    num_train: int | None = None,
+    scaling: tuple[float, float] = (0.0, 1.0),
 ) -> Examples:
+    """Images as inputs, less the first number of `scaling` and divided by the second."""
     side = PUBLISHED[name].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = load(name, data_dir, split, seed)
+    shift, scale = np.array(scaling, np.float32)
     return Examples(
-        train_inputs=_inputs(train.images, pool),
-        train_targets=train.labels,
-        test_inputs=_inputs(test.images, pool),
+        train_inputs=(_inputs(train.images[:num_train], pool) - shift) / scale,
+        train_targets=train.labels[:num_train],
+        test_inputs=(_inputs(test.images, pool) - shift) / scale,
         test_targets=test.labels,
         loss="cross_entropy",
         batch_size=batch_size,
