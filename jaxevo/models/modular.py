@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo import nodes
 from jaxevo.core import Carry, Mask, Params, require, require_integer
@@ -147,10 +147,7 @@ class Modular:
         moves = (params["uses"][task] > 0) & ~params["frozen"]
         current = (jnp.arange(self.num_tasks) == task)[:, None]
         return {
-            "modules": {
-                name: jax.tree.map(lambda _, moves=moves[int(name)]: moves[:, None], layer)
-                for name, layer in params["modules"].items()
-            },
+            "modules": by_module(moves, params["modules"]),
             "readouts": {"kernel": current[:, None], "bias": current},
             **{name: np.bool_(False) for name in ("uses", "frozen", "task")},
         }
@@ -222,10 +219,7 @@ class Pathway:
     def trainable(self, params: Params) -> Mask:
         moves = (params["uses"] > 0) & ~params["frozen"]
         return {
-            "modules": {
-                name: jax.tree.map(lambda _, moves=moves[int(name)]: moves[:, None], layer)
-                for name, layer in params["modules"].items()
-            },
+            "modules": by_module(moves, params["modules"]),
             "readout": jax.tree.map(lambda _: np.bool_(True), params["readout"]),
             **{name: np.bool_(False) for name in ("uses", "kinds", "frozen")},
         }
@@ -318,6 +312,17 @@ def modular(
 def module_axis(leaf: Any) -> int:
     """Of a leaf that has one number or array per module: the last but one, or the only one."""
     return max(leaf.ndim - 2, 0)
+
+
+def by_module(values: Shaped[Array, "L M"], layers: Params) -> Mask:
+    """One value for each module, broadcastable to leaves [..., M, out] or [M] by layer."""
+    return {
+        name: jax.tree.map(
+            lambda leaf, row=values[int(name)]: row[:, None] if leaf.ndim > 1 else row,
+            layer,
+        )
+        for name, layer in layers.items()
+    }
 
 
 def gather_modules(layers: Params, slots: Slots) -> Params:
