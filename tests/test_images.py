@@ -115,3 +115,23 @@ def test_images_fit_the_networks(tmp_path):
             params = problem.init(jax.random.key(0))
             batch = problem.sample(jax.random.key(1), 0)
             assert np.isfinite(problem.evaluate(params, batch).loss)
+
+
+def test_grey_images_in_the_shape_of_coloured_ones(data_dir):
+    folder = str(data_dir / "kmnist")
+    task = tasks.kmnist(data_dir=folder, split="random", colour=True)
+    plain = tasks.kmnist(data_dir=folder, split="random")
+    assert task.input_shape == (32, 32, 3)
+    images = np.asarray(task.test_inputs)
+    middle = images[:, 2:-2, 2:-2]
+    for channel in range(3):
+        np.testing.assert_array_equal(middle[..., channel].reshape(2000, -1), plain.test_inputs)
+    assert images.sum() == pytest.approx(middle.sum())  # black around
+
+
+def test_standardized_images(data_dir):
+    task = tasks.cifar10(data_dir=str(data_dir / "cifar10_subset/cifar10_subset.npz"),
+                         standardize=True)  # fmt: skip
+    images = np.asarray(task.train_inputs)
+    np.testing.assert_allclose(images.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(images.std((1, 2, 3)), 1, atol=1e-4)

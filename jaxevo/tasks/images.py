@@ -48,6 +48,8 @@ def mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    colour: bool = False,
+    standardize: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -61,6 +63,8 @@ def mnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: every image has mean 0 and standard deviation 1.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -69,13 +73,15 @@ def mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("mnist", data_dir, pool, batch_size, split, seed)
+    return _images("mnist", data_dir, pool, colour, standardize, batch_size, split, seed)
 
 
 def fashion_mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    colour: bool = False,
+    standardize: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -89,6 +95,8 @@ def fashion_mnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (31 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: every image has mean 0 and standard deviation 1.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -97,13 +105,15 @@ def fashion_mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("fashion-mnist", data_dir, pool, batch_size, split, seed)
+    return _images("fashion-mnist", data_dir, pool, colour, standardize, batch_size, split, seed)
 
 
 def kmnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    colour: bool = False,
+    standardize: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -118,6 +128,8 @@ def kmnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (21 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: every image has mean 0 and standard deviation 1.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -126,13 +138,14 @@ def kmnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("kmnist", data_dir, pool, batch_size, split, seed)
+    return _images("kmnist", data_dir, pool, colour, standardize, batch_size, split, seed)
 
 
 def cifar10(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    standardize: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -147,6 +160,7 @@ def cifar10(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (170 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
+        standardize: every image has mean 0 and standard deviation 1.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -155,13 +169,14 @@ def cifar10(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("cifar10", data_dir, pool, batch_size, split, seed)
+    return _images("cifar10", data_dir, pool, False, standardize, batch_size, split, seed)
 
 
 def svhn(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    standardize: bool = False,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -176,6 +191,7 @@ def svhn(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (246 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
+        standardize: every image has mean 0 and standard deviation 1.
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -184,24 +200,32 @@ def svhn(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("svhn", data_dir, pool, batch_size, split, seed)
+    return _images("svhn", data_dir, pool, False, standardize, batch_size, split, seed)
 
 
 def _images(
     name: str,
     data_dir: str | None,
     pool: int,
+    colour: bool,
+    standardize: bool,
     batch_size: int | None,
     split: Split,
     seed: int,
 ) -> Examples:
     side = PUBLISHED[name].image_shape[0]
+    side = 32 if colour else side
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = load(name, data_dir, split, seed)
+
+    def inputs(images):
+        found = _inputs(_coloured(images) if colour else images, pool)
+        return _standardized(found) if standardize else found
+
     return Examples(
-        train_inputs=_inputs(train.images, pool),
+        train_inputs=inputs(train.images),
         train_targets=train.labels,
-        test_inputs=_inputs(test.images, pool),
+        test_inputs=inputs(test.images),
         test_targets=test.labels,
         loss="cross_entropy",
         batch_size=batch_size,
@@ -217,3 +241,16 @@ def _inputs(images: np.ndarray, pool: int) -> np.ndarray:
         images = blocks.sum(axis=(2, 4), dtype=np.uint32)
     inputs = np.divide(images, 255 * pool**2, dtype=np.float32)
     return inputs if channels else inputs.reshape(num, -1)
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    """Grey images of 28x28 in the middle of 32x32, over three channels."""
+    return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1)
+
+
+def _standardized(images: np.ndarray) -> np.ndarray:
+    """Each image less its mean and over its standard deviation; a flat one is 0."""
+    axes = tuple(range(1, images.ndim))
+    centred = images - images.mean(axes, keepdims=True)
+    deviation = centred.std(axes, keepdims=True)
+    return np.divide(centred, deviation, where=deviation > 0, out=np.zeros_like(images))
