@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
     from jaxevo.estimators import (
+        ActorCritic,
         Backprop,
         EvolutionStrategy,
         ForwardGradient,
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import GradientLearner
+    from jaxevo.learners import GradientLearner, PathNet
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
+    from jaxevo.transfer import Transfer, transfer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorCritic",
     "Alignment",
     "Backprop",
     "Comparison",
@@ -42,9 +45,11 @@ __all__ = [
     "GradientLearner",
     "NodePerturbation",
     "Optimizer",
+    "PathNet",
     "Problem",
     "RunResult",
     "TrainResult",
+    "Transfer",
     "WeightPerturbation",
     "alignment",
     "compare",
@@ -62,6 +67,7 @@ __all__ = [
     "sweep",
     "tasks",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -69,17 +75,19 @@ _HOMES = {
     "jaxevo.compare": ("Comparison", "compare"),
     "jaxevo.core": ("Cost", "Evaluation", "Problem"),
     "jaxevo.estimators": (
+        "ActorCritic",
         "Backprop",
         "EvolutionStrategy",
         "ForwardGradient",
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("GradientLearner",),
+    "jaxevo.learners": ("GradientLearner", "PathNet"),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),
     "jaxevo.run": ("RunResult", "run"),
     "jaxevo.train": ("TrainResult", "sweep", "train"),
+    "jaxevo.transfer": ("Transfer", "transfer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -161,6 +161,34 @@ def comparison_table(
     return table
 
 
+def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost."""
+
+    def between(row, name):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{row[name]:.3g}\n[{low:.3g}, {high:.3g}]"
+
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    accuracy = "held_out/accuracy" if "held_out/accuracy" in rows[0] else "fitness"
+    table.add_column("task")
+    table.add_column("method", min_width=17)
+    for column in ("generations", "batches", "x", "x in all", accuracy.split("/")[-1]):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        ratios = ["", ""]
+        if row["method"] != "pathnet":
+            ratios = [between(row, f"{kind}speedup_batches") for kind in ("", "total_")]
+        table.add_row(
+            str(row["task"] + 1),
+            row["method"],
+            f"{row['generations']:.0f}\n{100 * row['reached']:.0f} % done",
+            compact(round(row["batches"])),
+            *ratios,
+            f"{row[accuracy]:.4g}",
+        )
+    return table
+
+
 def compact(number: int) -> str:
     """A count in at most five characters: 950, 10.2k, 1.00M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):

@@ -23,7 +23,14 @@ from jaxtyping import Array, Key
 
 from jaxevo import checkpoint
 from jaxevo.checkpoint import write_whole
-from jaxevo.core import Problem, check_key, check_requirements, require, require_integer
+from jaxevo.core import (
+    Problem,
+    Supervised,
+    check_key,
+    check_requirements,
+    require,
+    require_integer,
+)
 from jaxevo.folder import RunFolder, for_json, read_json
 from jaxevo.learners.pathnet import PathNet, PathNetState, network_of
 from jaxevo.pathways import module_use, overlap, use_entropy
@@ -178,15 +185,15 @@ class _Study:
         self.rows: list[dict[str, Any]] = []
         self.use: list[dict[str, Any]] = []
         self.position, self.under_way = 0, False
-        self.states: dict[str, PathNetState | None] = dict.fromkeys(("current", "origin", "first"))
+        self.states: dict[str, Any] = {}
         self.saved = time.perf_counter()
 
     # -------------------------------------------------------------------------- one phase
 
     def learner_of(self, method: str) -> PathNet:
         settings = {
-            "independent-fixed": {"schedule": "fixed"},
-            "fine-tuning": {"schedule": "fixed", "on_next_problem": "fine_tune"},
+            "independent-fixed": {"form": "fixed"},
+            "fine-tuning": {"form": "fixed", "on_next_problem": "fine_tune"},
         }
         return dataclasses.replace(self.learner, **settings.get(method, {}))
 
@@ -201,8 +208,8 @@ class _Study:
 
     def limit(self, phase: Phase) -> int:
         """Generations that a phase may take: as many batches for one path as for two."""
-        pair = self.learner.schedule == "serial"
-        alone = self.learner_of(phase.method).schedule == "fixed" and pair
+        pair = self.learner.form == "serial"
+        alone = self.learner_of(phase.method).form == "fixed" and pair
         return self.max_generations * (2 if alone else 1)
 
     def begin(self, phase: Phase) -> None:
@@ -265,7 +272,7 @@ class _Study:
                         s.shared.params, jnp.int32(task), earlier.shared, earlier.own,
                         structure=earlier.structure, chunk_size=self.chunk_size,
                     ))
-                    for s in (self.states["origin"], state)
+                    for s in (self.origin, state)
                 )  # fmt: skip
                 same = before.view(np.uint8) == after.view(np.uint8)
                 retained &= same.reshape(self.num_replicates, -1).all(1)
@@ -300,9 +307,12 @@ class _Study:
 
     @property
     def current(self) -> PathNetState:
-        state = self.states["current"]
-        assert state is not None  # a phase is under way
-        return state
+        return self.states["current"]
+
+    @property
+    def origin(self) -> PathNetState:
+        """What the phase began from."""
+        return self.states["origin"]
 
     # --------------------------------------------------------------------------- all phases
 
@@ -473,7 +483,7 @@ def _outputs(params, task, shared, own, *, structure, chunk_size):
         problem = _joined(structure, shared, own)
         test = problem.held_out() or problem
         batch = test.sample(jax.random.key(0), 0)
-        if hasattr(test, "outputs"):
+        if isinstance(test, Supervised):
             return test.outputs(params | {"task": task}, batch)
         return test.evaluate(params | {"task": task}, batch).loss
 

@@ -115,7 +115,7 @@ def test_the_loser_becomes_a_mutant_of_the_winner():
 
 def test_the_gathered_form_equals_the_masked_one():
     """All examples in order, so that a whole evaluation is T steps of plain gradient descent."""
-    learner = PathNet(schedule="fixed", num_batches=5, learning_rate=0.1)
+    learner = PathNet(form="fixed", num_batches=5, learning_rate=0.1)
     whole = problem(batch_size=None)
     state = on_path(init(jax.random.key(0), learner, whole), [[3, 3], [0, 5]])
     after, metrics = step(jax.random.key(1), learner, state, whole)
@@ -240,12 +240,12 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    ("schedule", "name"), [*(("serial", name) for name in OPTIMIZERS), ("parallel", "decay")]
+    ("form", "name"), [*(("serial", name) for name in OPTIMIZERS), ("parallel", "decay")]
 )
-def test_frozen_modules_and_earlier_outputs_keep_their_bits(schedule, name):
+def test_frozen_modules_and_earlier_outputs_keep_their_bits(form, name):
     learner = PathNet(
         population_size=4, num_batches=2, learning_rate=0.05, optimizer=OPTIMIZERS[name],
-        schedule=schedule,
+        form=form,
     )  # fmt: skip
     state = init(jax.random.key(0), learner, problem())
     state = steps(jax.random.key(1), learner, state, problem(), 3)
@@ -330,7 +330,7 @@ def test_a_frozen_path_that_is_always_active():
 
 
 def test_fine_tuning_goes_on_with_the_path():
-    alone = dataclasses.replace(LEARNER, schedule="fixed", on_next_problem="fine_tune")
+    alone = dataclasses.replace(LEARNER, form="fixed", on_next_problem="fine_tune")
     state = steps(jax.random.key(1), LEARNER, init(jax.random.key(0), LEARNER, problem()),
                   problem(), 3)  # fmt: skip
     after = go_on(jax.random.key(2), alone, state, problem(1))
@@ -349,10 +349,10 @@ def test_fine_tuning_goes_on_with_the_path():
 @pytest.mark.parametrize(("merge", "name"), [("sum", "sgd"), ("mean", "adam")])
 def test_parallel_steps_are_serial_ones(merge, name):
     """The sum over one path, and the mean over equal paths on one batch."""
-    alone = PathNet(schedule="fixed", num_batches=4, learning_rate=0.1,
+    alone = PathNet(form="fixed", num_batches=4, learning_rate=0.1,
                     optimizer=OPTIMIZERS[name])  # fmt: skip
     together = dataclasses.replace(
-        alone, schedule="parallel", merge=merge, population_size=1 if merge == "sum" else 4
+        alone, form="parallel", merge=merge, population_size=1 if merge == "sum" else 4
     )
     whole, path = problem(batch_size=None), [[3, 1], [0, 5]]
     serial = on_path(init(jax.random.key(0), alone, whole), path)
@@ -370,7 +370,7 @@ def test_parallel_steps_are_serial_ones(merge, name):
 
 @pytest.mark.parametrize("num_rivals", [0, 3])
 def test_a_round_replaces_those_that_lose(num_rivals):
-    learner = PathNet(population_size=6, num_batches=2, schedule="parallel", mutation_rate=0.0,
+    learner = PathNet(population_size=6, num_batches=2, form="parallel", mutation_rate=0.0,
                       num_rivals=num_rivals, learning_rate=0.1)  # fmt: skip
     fitness = jnp.array([0.1, 0.9, 0.3, 0.5, -jnp.inf, 0.7])
     parents = np.asarray(jax.vmap(lambda key: learner.parents(key, fitness))(
@@ -395,11 +395,11 @@ def test_a_round_replaces_those_that_lose(num_rivals):
 # ------------------------------------------------------------------------------------ the rest
 
 
-@pytest.mark.parametrize("schedule", ["serial", "parallel"])
-def test_any_estimator_trains_the_modules(schedule):
+@pytest.mark.parametrize("form", ["serial", "parallel"])
+def test_any_estimator_trains_the_modules(form):
     learner = PathNet(
         estimator=NodePerturbation(rule="np", num_draws=2), population_size=4, num_batches=20,
-        learning_rate=0.1, schedule=schedule,
+        learning_rate=0.1, form=form,
     )  # fmt: skip
     result = train(jax.random.key(0), learner, problem(), num_steps=20)
     fitness = np.asarray(result.history["fitness"])
@@ -410,14 +410,14 @@ def test_any_estimator_trains_the_modules(schedule):
 def test_costs_count_batches():
     cost = LEARNER.cost(problem())
     assert (cost.forward_passes, cost.backward_passes, cost.samples) == (6, 6, 48)
-    fixed = dataclasses.replace(LEARNER, schedule="fixed")
+    fixed = dataclasses.replace(LEARNER, form="fixed")
     assert fixed.cost(problem()).samples == 24
 
 
 def test_bad_settings_are_refused_by_name():
     for settings, name in (
         ({"population_size": 1}, "population_size"),
-        ({"population_size": 3, "schedule": "parallel"}, "population_size"),
+        ({"population_size": 3, "form": "parallel"}, "population_size"),
         ({"num_batches": 0}, "num_batches"),
         ({"mutation_rate": 1.5}, "mutation_rate"),
         ({"learning_rate": -1.0}, "learning_rate"),

@@ -54,7 +54,7 @@ from jaxevo.pathways import (
 from jaxevo.tree import tree_masked
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": ("serial", "parallel", "fixed"),
+    "form": ("serial", "parallel", "fixed"),
     "merge": ("mean", "sum"),
     "initial_paths": ("independent", "distinct"),
     "frozen_path": ("reachable", "always"),
@@ -100,7 +100,7 @@ class PathNet:
         mutation_range: entries move by at most as much.
         wrap: steps go around from the last module to the first; else they end there.
         initial_paths: entries drawn "independent", or "distinct" in a layer.
-        schedule: "serial" tournaments of two paths, the second of which starts from what the
+        form: "serial" tournaments of two paths, the second of which starts from what the
             first has left; "parallel": all paths step together on shared parameters; "fixed": one
             random path, trained alone, which is a control.
         merge: of the gradients of paths that share a module, in the parallel form: their "mean",
@@ -127,7 +127,7 @@ class PathNet:
     mutation_range: int = static(default=2)
     wrap: bool = static(default=True)
     initial_paths: Draw = static(default="independent")
-    schedule: Literal["serial", "parallel", "fixed"] = static(default="serial")
+    form: Literal["serial", "parallel", "fixed"] = static(default="serial")
     merge: Literal["mean", "sum"] = static(default="mean")
     num_rivals: int = static(default=0)
     frozen_path: Literal["reachable", "always"] = static(default="reachable")
@@ -140,10 +140,10 @@ class PathNet:
         for name, choices in CHOICES.items():
             require(name, f"one of {', '.join(choices)}", getattr(self, name), choices.__contains__)
         require_integer("population_size", 1, self.population_size)
-        if self.schedule == "serial":
+        if self.form == "serial":
             require("population_size", ">= 2 for tournaments", self.population_size,
                     lambda size: size >= 2)  # fmt: skip
-        if self.schedule == "parallel" and not self.num_rivals:
+        if self.form == "parallel" and not self.num_rivals:
             require("population_size", "1, or even for disjoint pairs", self.population_size,
                     lambda size: size == 1 or size % 2 == 0)  # fmt: skip
         require_integer("num_batches", 1, self.num_batches)
@@ -239,7 +239,7 @@ class PathNet:
         network = network_of(problem)
 
         def generation(state):
-            if self.schedule == "parallel":
+            if self.form == "parallel":
                 new, slices = self.round(key, state, problem)
             else:
                 new, slices = self.tournament(key, state, problem)
@@ -277,7 +277,7 @@ class PathNet:
         network = network_of(problem)
         key_pair, key_train, key_mutate = jax.random.split(key, 3)
         contestants = jnp.array([0])
-        if self.schedule == "serial":
+        if self.form == "serial":
             contestants = two_of(key_pair, self.num_paths)
 
         def evaluate(carry, entry):
@@ -299,7 +299,7 @@ class PathNet:
         path = state.population[winner]
         population = state.population
         fitness = state.fitness.at[contestants].set(slices.fitness)
-        if self.schedule == "serial":
+        if self.form == "serial":
             population = population.at[loser].set(self.mutated(key_mutate, path, network))
             fitness = fitness.at[loser].set(-jnp.inf)
         shared = shared._replace(params=self.chosen(network, shared.params, path))
@@ -361,7 +361,7 @@ class PathNet:
 
     @property
     def num_paths(self) -> int:
-        return 1 if self.schedule == "fixed" else self.population_size
+        return 1 if self.form == "fixed" else self.population_size
 
     def draw_population(self, key: Key[Array, ""], network: Modular) -> Int[Array, "P L N"]:
         def one(key):
@@ -410,7 +410,7 @@ class PathNet:
         network = network_of(problem)
         inner = Problem(problem.task, network.pathway(self.num_slots(network)))
         times = (
-            self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.schedule]
+            self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.form]
         )
         return Cost(*(times * each for each in self.estimator.cost(inner)))
 
