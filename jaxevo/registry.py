@@ -135,8 +135,8 @@ _RELEASED_ON = {
 _PATHNET = "jaxevo.learners.pathnet:PathNet"
 _PATHS = {"optimizer": "sgd", "learning_rate": 1e-2, "steps": 500}
 _PATHS_ON_IMAGES = {"num_modules": 20, "num_active": 5, "batch_size": 16, "standardize": True}
-_PATHS_ON = {"binary-mnist": {"threshold": 0.998}} | {
-    task: _PATHS_ON_IMAGES for task in (*_GREY_IMAGES, "cifar10", "svhn")
+_PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) | {
+    "binary-mnist": {"threshold": 0.998}
 }
 _PATHS_ACTING = {
     "form": "parallel",
@@ -661,7 +661,7 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
 
     from jaxevo.optimizer import CosineDecay, optimizer
 
-    values = dict(values) | entry.fixed
+    values = {**values, **entry.fixed}
     rate, schedule, fraction, name, clip_norm, weight_decay = (
         values.pop(setting.name)
         for setting in _GRADIENT_SETTINGS

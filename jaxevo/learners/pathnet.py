@@ -182,10 +182,10 @@ class PathNet:
             shared=Shared(params, shared_optimizer(self.transform(0), params)),
             first_modules=first_modules,
             population=population,
-            fitness=jnp.full(len(population), -jnp.inf),
+            fitness=jnp.full(len(population), -jnp.inf, float),
             path=population[0],
-            best=jnp.float32(-jnp.inf),
-            loss=jnp.float32(jnp.nan),
+            best=jnp.full((), -jnp.inf, float),
+            loss=jnp.full((), jnp.nan, float),
             updates=updates,
             evaluations=jnp.int32(0),
             generations=jnp.int32(0),
@@ -409,9 +409,7 @@ class PathNet:
     def cost(self, problem: Problem) -> Cost:
         network = network_of(problem)
         inner = Problem(problem.task, network.pathway(self.num_slots(network)))
-        times = (
-            self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.form]
-        )
+        times = self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.form]
         return Cost(*(times * each for each in self.estimator.cost(inner)))
 
 
