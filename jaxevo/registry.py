@@ -136,7 +136,8 @@ _PATHNET = "jaxevo.learners.pathnet:PathNet"
 _PATHS = {"optimizer": "sgd", "learning_rate": 1e-2, "steps": 500}
 _PATHS_ON_IMAGES = {"num_modules": 20, "num_active": 5, "batch_size": 16, "standardize": True}
 _PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) | {
-    "binary-mnist": {"threshold": 0.998}
+    "binary-mnist": {"threshold": 0.998},
+    "binary-digits": {"threshold": 0.998},
 }
 _PATHS_ACTING = {
     "form": "parallel",
@@ -326,6 +327,13 @@ TASKS = _by_name(
         "binary-mnist",
         "jaxevo.tasks:binary_mnist",
         "two handwritten digits to tell apart under salt and pepper",
+        model="modular",
+        peers="pathnet,backprop",
+    ),
+    Named(
+        "binary-digits",
+        "jaxevo.tasks:binary_digits",
+        "the same with the packaged digits of 8x8 pixels",
         model="modular",
         peers="pathnet,backprop",
     ),

@@ -349,6 +349,8 @@ class _Study:
         found = Transfer(self.rows, table, self.use, interrupted, path)
         if path is not None:
             _write(found, path)
+            if found.table and not interrupted:
+                _draw(found, path)
         return found
 
     # ---------------------------------------------------------------------- what is on disk
@@ -505,6 +507,32 @@ def _write(found: Transfer, folder: pathlib.Path) -> None:
     writer.writeheader()
     writer.writerows(found.table)
     write_whole(folder / "table.csv", table.getvalue())
+
+
+def _draw(found: Transfer, folder: pathlib.Path) -> None:
+    from jaxevo import plotting
+    from jaxevo import plotting_pathways as pictures
+
+    figures = {
+        "network.png": pictures.network(paths_of(found.rows), "the first sequence"),
+        "use.png": pictures.module_use(found.use, "the first sequence"),
+        "costs.png": pictures.costs(found.table),
+    }
+    if any(row["method"] == "independent" for row in found.rows):
+        figures["overlap.png"] = pictures.overlap(found.rows)
+    for name, figure in figures.items():
+        plotting.save(figure, folder / name)
+
+
+def paths_of(rows: list[dict[str, Any]], sequence: int = 0, seed: int = 0) -> dict[str, Any]:
+    """PathNet's paths of one replicate, as the params that hold them: uses, frozen and task."""
+    own = [
+        row
+        for row in rows
+        if (row["method"], row["sequence"], row["seed"]) == ("pathnet", sequence, seed)
+    ]
+    uses = np.array([row["uses"] for row in sorted(own, key=lambda row: row["task"])])
+    return {"uses": uses, "frozen": (uses[:-1] > 0).any(0), "task": len(uses) - 1}
 
 
 def load_transfer(folder: str | pathlib.Path) -> Transfer:

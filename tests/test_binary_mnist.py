@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxevo import tasks
 from jaxevo.tasks import binary_mnist
 from jaxevo.tasks.binary_mnist import BinaryDigits, rows_by_label, salted
 
@@ -87,3 +88,11 @@ def test_mnist_itself(data_dir):
 def test_bad_settings_are_refused_by_name(settings, name):
     with pytest.raises(ValueError, match=name):
         binary_mnist(**settings)
+
+
+def test_packaged_digits():
+    task = tasks.binary_digits(digits=(8, 3), noise=0.0)
+    assert task.input_shape == (64,)
+    assert int(task.counts.sum()) == 1437 and task.test_rows.shape[1] >= 25
+    batch = task.sample(jax.random.key(0), 0)
+    assert float(batch.inputs.max()) == 1 and set(np.unique(batch.targets)) == {0, 1}

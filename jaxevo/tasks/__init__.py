@@ -9,7 +9,7 @@ from jaxevo.tasks.baselines import (
     persistence,
     reservoir,
 )
-from jaxevo.tasks.binary_mnist import BinaryDigits, binary_mnist
+from jaxevo.tasks.binary_mnist import BinaryDigits, binary_digits, binary_mnist
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
 from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
@@ -38,6 +38,7 @@ __all__ = [
     "SequenceSet",
     "Stream",
     "baselines",
+    "binary_digits",
     "binary_mnist",
     "blind",
     "cartpole",

@@ -13,8 +13,9 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.examples import ExampleBatch, ExampleTask
-from jaxevo.tasks.files import PUBLISHED, Split, load
+from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load
 from jaxevo.tasks.images import _inputs
+from jaxevo.tasks.images import digits as all_digits
 
 NUM_DIGITS = 10
 
@@ -122,23 +123,61 @@ def binary_mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
+    side = PUBLISHED["mnist"].image_shape[0]
+    require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
+    train, test = (
+        Labelled(_bytes(_inputs(part.images, pool)), part.labels)
+        for part in load("mnist", data_dir, split, seed)
+    )
+    return _two_of(train, test, digits, noise, when, batch_size, seed)
+
+
+def binary_digits(
+    *,
+    digits: tuple[int, int] = (1, 3),
+    noise: float = 0.5,
+    when: Literal["static", "fresh"] = "static",
+    batch_size: int = 16,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> BinaryDigits:
+    """The same with the 1,797 packaged digits of 8x8 pixels, some 140 of each to train on.
+
+    Args:
+        digits: the two, different.
+        noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
+        when: noise is drawn once for the data set, "static", or "fresh" for each batch.
+        batch_size: images in a batch.
+        test_fraction: of the images, held out, in (0, 1).
+        seed: of the noise and of the shuffle before the split.
+    """
+    task = all_digits(test_fraction=test_fraction, seed=seed)
+    assert task.test_inputs is not None and task.test_targets is not None  # it has a split
+    train = Labelled(_bytes(np.asarray(task.train_inputs)), np.asarray(task.train_targets))
+    test = Labelled(_bytes(np.asarray(task.test_inputs)), np.asarray(task.test_targets))
+    return _two_of(train, test, digits, noise, when, batch_size, seed)
+
+
+def _two_of(
+    train: Labelled,
+    test: Labelled,
+    digits: tuple[int, int],
+    noise: float,
+    when: str,
+    batch_size: int,
+    seed: int,
+) -> BinaryDigits:
     rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
     require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
     require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
     require("when", "'static' or 'fresh'", when, lambda w: w in ("static", "fresh"))
     require_integer("batch_size", 1, batch_size)
-    side = PUBLISHED["mnist"].image_shape[0]
-    require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
-    train, test = load("mnist", data_dir, split, seed)
     rng = np.random.default_rng(seed)
-    images, test_images = (_bytes(part.images, pool) for part in (train, test))
-    test_images = salted(rng, test_images, noise)
-    if when == "static":
-        images = salted(rng, images, noise)
+    test_images, images = salted(rng, test.images, noise), train.images
     rows, counts = rows_by_label(train.labels)
     test_rows, test_counts = rows_by_label(test.labels)
     return BinaryDigits(
-        images=images,
+        images=salted(rng, images, noise) if when == "static" else images,
         rows=rows,
         counts=counts,
         digits=np.array(digits, np.int32),
@@ -171,5 +210,6 @@ def rows_by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(rows).astype(np.int32), counts
 
 
-def _bytes(images: np.ndarray, pool: int) -> np.ndarray:
-    return np.rint(255 * _inputs(images, pool)).astype(np.uint8)
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1] as bytes."""
+    return np.rint(255 * pixels).astype(np.uint8)
