@@ -23,6 +23,7 @@ FACTORS = {
     "20 paths": {"population_size": 20},
     "fresh noise": {"when": "fresh"},
     "frozen path always on": {"frozen_path": "always"},
+    "criterion 0.97": {"threshold": 0.97},
 }
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxevo.core import Scalar
+from jaxevo.core import Data, Scalar
 
 Duplicates = Literal["once", "twice"]
 Draw = Literal["independent", "distinct"]
@@ -97,7 +97,7 @@ def distance(population: Int[Array, "P L N"], num_modules: int) -> Float[Array, 
     return jnp.sum(2 * share * (1 - share)) * size / max(size - 1, 1)
 
 
-def overlap(first: Int[Array, "L M"], second: Int[Array, "L M"]) -> Int[Array, " L"]:
+def overlap(first: Int[Data, "L M"], second: Int[Data, "L M"]) -> Int[Data, " L"]:
     """Modules that are active in both, per layer."""
     return ((first > 0) & (second > 0)).sum(1)
 

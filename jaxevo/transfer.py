@@ -248,8 +248,8 @@ class _Study:
                 "task": phase.task,
                 "generation": generation,
                 "first_done": bool(state.done[0]),
-                "use": np.asarray(use[0]).round(4).tolist(),
-                "entropy": np.asarray(jax.vmap(use_entropy)(use).mean(0)).round(4).tolist(),
+                "use": np.asarray(use[0], float).round(4).tolist(),
+                "entropy": np.asarray(jax.vmap(use_entropy)(use).mean(0), float).round(4).tolist(),
             })  # fmt: skip
         if self.on_chunk is not None:
             self.on_chunk(phase, generation, working)

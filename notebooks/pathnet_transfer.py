@@ -46,6 +46,7 @@ import numpy as np
 import jaxevo
 from jaxevo import plotting_pathways as pictures
 from jaxevo.pathways import chance_overlap
+from jaxevo.transfer import METHODS
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 
@@ -71,9 +72,8 @@ model = jaxevo.models.modular(digits.input_shape, 2, num_modules=10, num_active=
 problem = jaxevo.Problem(digits, model)
 learner = jaxevo.PathNet(population_size=20, learning_rate=0.02, threshold=0.998)
 
-first = jaxevo.train(
-    jax.random.key(0), learner, problem, num_steps=some(200), record_every=some(200) // 2
-)
+state = learner.init(jax.random.key(0), problem)
+first = jaxevo.train(jax.random.key(1), learner, problem, num_steps=some(200), state=state)
 test = problem.held_out()
 batch = test.sample(jax.random.key(0), 0)
 print("generations", first.state.generations, " reached", first.state.done)
@@ -96,9 +96,7 @@ state, params = first.state, first.params
 for task in (1, 2):
     key_next, key_run = jax.random.split(jax.random.key(task))
     state = learner.next_problem(key_next, state, problems[task])
-    result = jaxevo.train(
-        key_run, learner, problems[task], num_steps=some(200), record_every=some(200), state=state
-    )
+    result = jaxevo.train(key_run, learner, problems[task], num_steps=some(200), state=state)
     state, params = result.state, result.params
     print(f"{pairs[task]}: {state.generations} generations, "
           f"{100 * params['frozen'].mean():.0f} % of the modules frozen before")  # fmt: skip
@@ -128,12 +126,9 @@ sequences = [
     [jaxevo.Problem(task, two_tasks) for task in tasks]
     for tasks in digits.sequences(some(40), 2, seed=0)
 ]
+methods = METHODS[:2] if QUICK else METHODS
 study = jaxevo.transfer(
-    jax.random.key(0),
-    learner,
-    sequences,
-    max_generations=some(250),
-    record_every=some(100) // 10 + 1,
+    jax.random.key(0), learner, sequences, max_generations=some(250), methods=methods
 )
 for row in study.table:
     line = f"{row['method']:18s}{row['generations']:6.1f} generations {row['batches']:8.0f} batches"
@@ -182,8 +177,8 @@ forms = {
     ),
     "in parallel": dataclasses.replace(learner, form="parallel", num_batches=10),
 }
-for name, form in forms.items():
-    budget = some(2000)  # mini-batches
+for name, form in list(forms.items())[: 2 if QUICK else None]:
+    budget = some(8000)  # mini-batches
     num_steps = max(1, budget * 16 // form.cost(problem).samples)
     result = jaxevo.train(jax.random.key(3), form, problem, num_steps=num_steps)
     accuracy = test.evaluate(result.params, batch).metrics["accuracy"]
