@@ -153,8 +153,12 @@ def train(words: list[str]) -> int:
             Option("steps", int, registry.default_steps(learner, task, preset), "of training"),
             Option("seeds", int, 1, "independent repetitions, side by side in one program"),
             Option("seed", int, 0, "of the run"),
-            Option("model", str, registry.model_of(learner, task),
-                   f"network: {', '.join(registry.MODELS)}"),
+            Option(
+                "model",
+                str,
+                registry.model_of(learner, task),
+                f"network: {', '.join(registry.MODELS)}",
+            ),
             Option("preset", str | None, None, f"named defaults: {presets or 'there are none'}"),
             Option("beside", str | None, None, "another learner to train, for the table"),
             *FOLDER_OPTIONS,
@@ -353,6 +357,13 @@ def show(words: list[str]) -> int:
     config = read_json(pathlib.Path(folder) / "config.json")
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
+    if transfer_words(folder) is not None:
+        from jaxevo.report import transfer_table
+        from jaxevo.transfer import load_transfer
+
+        if table := load_transfer(folder).table:
+            console.print(transfer_table("result", table))
+        return 0
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")
         try:
@@ -488,6 +499,8 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
             return 0
         mistake("transfer needs a learner and a task, such as: transfer pathnet binary-mnist")
     learner, task = names
+    if not hasattr(registry.load(registry.find_learner(learner).home), "next_problem"):
+        mistake(f"learner must be one that goes on to another task, such as pathnet, got {learner}")
     inner = with_config(words[2:])
     model = value_of("--model", inner)
     of_learner = learner_options(learner, task, model)

@@ -166,12 +166,12 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
     def between(row, name):
         low, high = row[f"{name}_low"], row[f"{name}_high"]
-        return f"{row[name]:.3g}\n[{low:.3g}, {high:.3g}]"
+        return f"{row[name]:.2f}\n[{low:.2f}, {high:.2f}]"
 
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     accuracy = "held_out/accuracy" if "held_out/accuracy" in rows[0] else "fitness"
-    table.add_column("task")
-    table.add_column("method", min_width=17)
+    several = len({row["task"] for row in rows}) > 1
+    table.add_column("method", min_width=17, overflow="fold")
     for column in ("generations", "batches", "x", "x in all", accuracy.split("/")[-1]):
         table.add_column(column, no_wrap=True)
     for row in rows:
@@ -179,8 +179,7 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         if row["method"] != "pathnet":
             ratios = [between(row, f"{kind}speedup_batches") for kind in ("", "total_")]
         table.add_row(
-            str(row["task"] + 1),
-            row["method"],
+            row["method"] + (f", task {row['task'] + 1}" if several else ""),
             f"{row['generations']:.0f}\n{100 * row['reached']:.0f} % done",
             compact(round(row["batches"])),
             *ratios,

@@ -158,6 +158,10 @@ def test_the_command(tmp_path, capsys):
     assert len(load_transfer(folder).rows) == 2 * 5
     assert main(["transfer", "pathnet", "digits", "--pairs", "2"]) == 2
     assert "--then" in capsys.readouterr().err
+    assert main(["transfer", "backprop", "digits"]) == 2
+    assert "pathnet" in capsys.readouterr().err
+    assert main(["show", str(folder)]) == 0
+    assert "fine-tuning" in capsys.readouterr().out
 
 
 def test_training_by_name():
