@@ -254,9 +254,12 @@ class PathNet:
             )
             return new, slices.num_nonfinite.sum()
 
-        new, num_nonfinite = jax.lax.cond(
-            state.done, lambda state: (state, jnp.int32(0)), generation, state
-        )
+        if self.threshold is None:
+            new, num_nonfinite = generation(state)
+        else:
+            new, num_nonfinite = jax.lax.cond(
+                state.done, lambda state: (state, jnp.int32(0)), generation, state
+            )
         use = module_use(new.population, network.num_modules)
         metrics = {
             "loss": new.loss,
