@@ -124,7 +124,7 @@ pictures.network(params, tasks=[f"{a} or {b}" for a, b in pairs])
 two_tasks = jaxevo.models.modular(digits.input_shape, 2)
 sequences = [
     [jaxevo.Problem(task, two_tasks) for task in tasks]
-    for tasks in digits.sequences(some(40), 2, seed=0)
+    for tasks in digits.sequences(some(30), 2, seed=0)
 ]
 methods = METHODS[:2] if QUICK else METHODS
 study = jaxevo.transfer(

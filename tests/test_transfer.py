@@ -60,7 +60,7 @@ def test_every_method_meets_every_later_task():
         assert row["generations"] <= (24 if alone else 12)
         assert row["reached"] == (row["fitness"] >= 0.95)
         assert row["reached"] or row["generations"] == (24 if alone else 12)
-        assert 0.5 <= row["held_out/accuracy"] <= 1
+        assert 0.5 <= row["held_out/accuracy"] < 1 + 1e-6
         assert all(1 <= n <= 2 for n in row["distinct"])
     own = [row for row in found.rows if row["method"] == "pathnet"]
     assert all(row["retained"] for row in own)
@@ -115,7 +115,7 @@ def test_a_stopped_study_goes_on(tmp_path):
 
 
 def test_three_tasks_in_turn():
-    found = study(sequences(2, 3), methods=("pathnet", "fine-tuning"))
+    found = study(sequences(2, 3), methods=("pathnet",))
     own = [row for row in found.rows if row["method"] == "pathnet"]
     assert [row["task"] for row in own] == [0, 0, 1, 1, 2, 2]
     assert all(row["retained"] for row in own)
@@ -148,14 +148,14 @@ def test_the_command(tmp_path, capsys):
     folder = tmp_path / "study"
     words = (
         f"transfer pathnet binary-digits --pairs 2 --max-generations 2 --num-batches 2 "
-        f"--population-size 4 --hidden 4 --out {folder}"
+        f"--population-size 4 --hidden 4 --controls fine-tuning --out {folder}"
     )
     assert main(words.split()) == 0
     shown = capsys.readouterr()
     assert "fine-tuning" in shown.out and str(folder) in shown.out
     assert main(["resume", str(folder)]) == 0
     assert (folder / "costs.png").stat().st_size > 1000
-    assert len(load_transfer(folder).rows) == 2 * 5
+    assert len(load_transfer(folder).rows) == 2 * 3
     assert main(["transfer", "pathnet", "digits", "--pairs", "2"]) == 2
     assert "--then" in capsys.readouterr().err
     assert main(["transfer", "backprop", "digits"]) == 2

@@ -123,6 +123,7 @@ def binary_mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
+    _check(digits, noise, when, batch_size)
     side = PUBLISHED["mnist"].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = (
@@ -151,11 +152,20 @@ def binary_digits(
         test_fraction: of the images, held out, in (0, 1).
         seed: of the noise and of the shuffle before the split.
     """
+    _check(digits, noise, when, batch_size)
     task = all_digits(test_fraction=test_fraction, seed=seed)
     assert task.test_inputs is not None and task.test_targets is not None  # it has a split
     train = Labelled(_bytes(np.asarray(task.train_inputs)), np.asarray(task.train_targets))
     test = Labelled(_bytes(np.asarray(task.test_inputs)), np.asarray(task.test_targets))
     return _two_of(train, test, digits, noise, when, batch_size, seed)
+
+
+def _check(digits: tuple[int, ...], noise: float, when: str, batch_size: int) -> None:
+    rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
+    require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
+    require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
+    require("when", "'static' or 'fresh'", when, lambda w: w in ("static", "fresh"))
+    require_integer("batch_size", 1, batch_size)
 
 
 def _two_of(
@@ -167,11 +177,6 @@ def _two_of(
     batch_size: int,
     seed: int,
 ) -> BinaryDigits:
-    rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
-    require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
-    require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
-    require("when", "'static' or 'fresh'", when, lambda w: w in ("static", "fresh"))
-    require_integer("batch_size", 1, batch_size)
     rng = np.random.default_rng(seed)
     test_images, images = salted(rng, test.images, noise), train.images
     rows, counts = rows_by_label(train.labels)
