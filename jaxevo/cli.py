@@ -455,6 +455,7 @@ def compare(words: list[str]) -> int:
         budget=values["budget"],
         num_seeds=values["seeds"],
         tune=values["tune"],
+        reference="control" if "control" in entries else None,
         folder=folder,
         on_start=lambda name, steps: console.print(
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxevo import statistics
 from jaxevo.checkpoint import write_whole
 from jaxevo.core import Cost, Learner, Params, Problem, lower_is_better, require, require_integer
 from jaxevo.folder import for_json
@@ -64,10 +65,15 @@ def compare(
     budget: Budget = "samples",
     num_seeds: int = 5,
     tune: int = 0,
+    reference: str | None = None,
     folder: str | pathlib.Path | None = None,
     on_start: Callable[[str, int], None] | None = None,
 ) -> Comparison:
     """Trains every learner with the same seeds and first networks, at equal budget.
+
+    A learner that draws a population of its own (`draws_population`) does so from the same seed.
+    One that counts evaluations until its task is solved ends once all seeds have solved it; its
+    row tells `solved`, the fraction of them, and the median number of `evaluations`.
 
     Args:
         key: of the whole comparison.
@@ -81,8 +87,10 @@ def compare(
         tune: learning rates to try for each learner, on a log grid from a tenth to ten times its
             own, with the held-out loss of 2 other seeds deciding; 0: its own. A learner without
             one has its `sigma` tuned. Equal for all.
+        reference: an entry that the others are tested against by evaluations until solved
+            (`p_mann_whitney`) and by the fraction solved (`p_barnard`); None: no test.
         folder: a new folder for `table.csv` and `curves.jsonl`, written anew after each learner,
-            and `comparison.png`.
+            `comparison.png`, and `solved.png` where learners count evaluations until solved.
         on_start: called with the name and the number of steps before a learner is trained.
 
     Raises:
@@ -99,6 +107,8 @@ def compare(
             "entries must map names to (learner, problem), such as {'bptt': (learner, problem)}, "
             f"got {entries!r}"
         )
+    known = ("None", *entries)
+    require("reference", f"one of {', '.join(known)}", reference, lambda name: name in entries)
     key_params, key_run, key_tune = jax.random.split(key, 3)
     steps, pilot_compile_seconds, networks = {}, {}, {}
     for name, entry in entries.items():
@@ -108,7 +118,8 @@ def compare(
         if problem.model not in networks:
             networks[problem.model] = _first_networks(key_params, problem, num_seeds)
         if budget == "seconds":
-            pilot = Program(key_run, learner, problem, num_seeds, networks[problem.model])
+            first = _networks_for(learner, networks[problem.model])
+            pilot = Program(key_run, learner, problem, num_seeds, first)
             pilot_compile_seconds[name] = pilot.compile_seconds
             steps[name] = _steps_within(amount, pilot)
         else:
@@ -133,14 +144,17 @@ def compare(
             num_steps=num_steps,
             record_every=-(-num_steps // NUM_RECORDS),
             num_seeds=num_seeds,
-            params=networks[problem.model],
+            params=_networks_for(learner, networks[problem.model]),
+            target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
             progress=False,
         )
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
-        row = {"learner": name} | _row(result, learner.cost(problem), num_steps) | tuned
+        row = {"learner": name} | _row(result, learner.cost(problem)) | tuned
         row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
         rows.append(row)
+        if reference in runs:
+            rows = [row | _tests(row["learner"], reference, runs) for row in rows]
         if path is not None:
             _write(_ranked(rows, runs, problems), path)
     comparison = _ranked(rows, runs, problems)
@@ -159,7 +173,8 @@ def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Compariso
 def _write(comparison: Comparison, folder: pathlib.Path) -> None:
     """Leaves the table as CSV and the curves as JSON lines in `folder`."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, list(comparison.table[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in comparison.table for name in row)
+    writer = csv.DictWriter(table, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(comparison.table)
     write_whole(folder / "table.csv", table.getvalue())
@@ -176,6 +191,38 @@ def _draw(comparison: Comparison, folder: pathlib.Path) -> None:
         comparison.curves, comparison.metric, x="samples", baselines=levels
     )
     plotting.save(figure, folder / "comparison.png")
+    solved_at = {name: result.state.solved_at for name, result in comparison.runs.items()
+                 if _solving(result)}  # fmt: skip
+    if solved_at:
+        from jaxevo.plotting_mutations import solved
+
+        most = max(max(comparison.runs[name].rows[-1]["evaluations"]) for name in solved_at)
+        plotting.save(solved(solved_at, most), folder / "solved.png")
+
+
+def _networks_for(learner: Learner, networks: Params) -> Params | None:
+    return None if getattr(learner, "draws_population", False) else networks
+
+
+def _counts_until_solved(learner: Learner, problem: Problem) -> bool:
+    if not getattr(problem.task, "solved_when", None):
+        return False
+    return hasattr(jax.eval_shape(learner.init, jax.random.key(0), problem), "solved_at")
+
+
+def _solving(result: RunResult) -> bool:
+    return "solved" in result.rows[-1] and hasattr(result.state, "solved_at")
+
+
+def _tests(name: str, reference: str, runs: Mapping[str, RunResult]) -> dict[str, float]:
+    """How a learner's evaluations until solved differ from the reference's."""
+    if name == reference or not all(_solving(runs[n]) for n in (name, reference)):
+        return {}
+    own, others = (np.asarray(runs[n].state.solved_at) for n in (name, reference))
+    return {
+        "p_mann_whitney": statistics.mann_whitney(own, others),
+        "p_barnard": statistics.barnard(own, others),
+    }
 
 
 def _spent(result: RunResult, step: int) -> dict[str, int]:
@@ -240,14 +287,14 @@ def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tu
     return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}
 
 
-def _row(result: RunResult, cost: Cost, num_steps: int) -> dict[str, Any]:
-    last = result.rows[-1]
+def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
+    last, num_steps = result.rows[-1], result.summary["steps"]
     names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
     metric = next((name for name in names if name != "loss"), "loss")
     values = last[f"held_out/{metric}"]
     mean, half = mean_and_interval(values)
     summary = result.summary
-    return {
+    row = {
         "metric": metric,
         "mean": mean,
         "low": mean - half,
@@ -262,6 +309,11 @@ def _row(result: RunResult, cost: Cost, num_steps: int) -> dict[str, Any]:
         "compile_seconds": summary["compile_seconds"],
         "temp_bytes": summary["temp_bytes"],
     }
+    if _solving(result):
+        solved_at = np.asarray(result.state.solved_at)
+        row["solved"] = statistics.solved_fraction(solved_at)
+        row["evaluations"] = statistics.median_evaluations(solved_at)
+    return row
 
 
 def _new_folder(folder: str | pathlib.Path) -> pathlib.Path:

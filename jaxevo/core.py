@@ -131,7 +131,11 @@ class Model(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What is to be learned. `held_out` is the test split, as a task of its own."""
+    """What is to be learned. `held_out` is the test split, as a task of its own.
+
+    It may also have `solved_when`, a metric and its level, such as ("accuracy", 1.0): learners that
+    count evaluations say at which of them a network first met it on a batch.
+    """
 
     def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
 

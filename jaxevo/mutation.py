@@ -110,7 +110,7 @@ class Mutation:
         experience_reduction: of "sum": the "sum" of gradients over experiences or their "mean".
         zero_sensitivity: taken in place of a sensitivity of exactly 0, > 0: a plain step.
         min_sensitivity: least divisor of any weight's noise, > 0, applied after that.
-        max_step: largest change of a weight in one mutation, > 0; inf: any.
+        max_step: largest change of a weight in one mutation, > 0; None: any.
         normalize: "tensor" or "network": the divided noise is made as long as the plain noise was,
             tensor by tensor or all together; "max": sensitivities are divided by their largest
             before the two rules above; None: as it is.
@@ -132,7 +132,7 @@ class Mutation:
     experience_reduction: Reduction = static(default="sum")
     zero_sensitivity: Scalar = 1.0
     min_sensitivity: Scalar = 0.01
-    max_step: Scalar = float("inf")
+    max_step: Scalar | None = None
     normalize: Literal["tensor", "network", "max"] | None = static(default=None)
     unit_direction: bool = static(default=True)
     divergence_reduction: Reduction = static(default="sum")
@@ -310,7 +310,7 @@ def rescaled(
     target: Scalar,
     mask: Any = None,
     *,
-    max_step: Scalar = float("inf"),
+    max_step: Scalar | None = None,
     reduction: Reduction = "sum",
     head: Head = identity,
     rounds: int = 8,
@@ -326,7 +326,7 @@ def rescaled(
         inputs: experiences, see `jaxevo.sensitivity`.
         target: divergence to reach, >= 0, see `jaxevo.sensitivity.divergence`.
         mask: which experiences count.
-        max_step: largest change of a weight.
+        max_step: largest change of a weight; None: any.
         reduction: of the divergence over outputs.
         head: of the outputs.
         rounds: bisections.
@@ -361,18 +361,20 @@ def rescaled(
 
 
 def moved(
-    model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar
+    model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar | None = None
 ) -> Params:
     """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
 
-    The bound, even if infinite, keeps compilers from fusing product and sum into one operation
-    that rounds differently from program to program: a child made again is the same, bit for bit.
+    Steps are bounded even if `max_step` is None: compilers then cannot make one operation, which
+    rounds once, of product and sum. A child made again in another program is the same, bit for bit.
     """
 
     def move(leaf, z):
         wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        step = jnp.clip(jnp.asarray(scale, wide) * z.astype(wide), -max_step, max_step)
-        return (leaf.astype(wide) + step.astype(wide)).astype(leaf.dtype)
+        largest = jnp.finfo(wide).max
+        bound = largest if max_step is None else jnp.minimum(max_step, largest).astype(wide)
+        step = jnp.clip(jnp.asarray(scale, wide) * z.astype(wide), -bound, bound)
+        return (leaf.astype(wide) + step).astype(leaf.dtype)
 
     child = jax.tree.map(move, trained_leaves(model, params), direction)
     return tree_masked(model.trainable(params), tree_fill(child, params), params)

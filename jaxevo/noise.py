@@ -34,7 +34,8 @@ def fold_in(key: Key[Array, ""], index: Any, source: Source = "mix") -> Key[Arra
     words = jax.random.key_data(key)
     if source == "threefry" or words.shape != (2,):
         return jax.random.fold_in(key, index)
-    first = words[0] + jnp.asarray(index).astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+    # the first index starts off zero: a hash of zeros is zero
+    first = words[0] + (jnp.asarray(index).astype(jnp.uint32) + 1) * jnp.uint32(_GOLDEN)
     last = words[1] ^ _avalanche(first)
     first = first + _avalanche(last)
     words = jnp.stack([first, last ^ _avalanche(first)])

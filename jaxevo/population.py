@@ -9,7 +9,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxevo.core import Batch, Evaluation, Model, Params, Problem, Supervised
+from jaxevo.core import (
+    Batch,
+    Evaluation,
+    Model,
+    Params,
+    Problem,
+    Supervised,
+    lower_is_better,
+)
 from jaxevo.noise import member_key
 from jaxevo.tree import tree_size, tree_zeros
 
@@ -134,11 +142,15 @@ def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
     return ((rank - middle) / max(losses.size - 1, 1)).astype(losses.dtype)
 
 
-def solves(evaluation: Evaluation) -> Bool[Array, ""]:
-    """Whether the task is solved: its metric `solved`, or else its `accuracy`, is 1."""
-    metrics = evaluation.metrics
-    level = metrics.get("solved", metrics.get("accuracy", 0.0))
-    return jnp.asarray(level) > 1 - 1e-6
+def solves(problem: Problem, evaluation: Evaluation) -> Bool[Array, ""]:
+    """Whether a network meets its task's `solved_when`; never, where the task has none."""
+    solved_when = getattr(problem.task, "solved_when", None)
+    if solved_when is None:
+        return jnp.array(False)
+    metric, level = solved_when
+    sign = 1 if lower_is_better(metric) else -1
+    rounding = 1e-6 * abs(level)  # a mean of ones may fall short of 1
+    return sign * jnp.asarray(evaluation.metrics[metric]) <= sign * level + rounding
 
 
 def finite_or_inf(losses: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

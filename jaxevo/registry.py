@@ -169,6 +169,62 @@ def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
     )
 
 
+# Settings of the paper (arXiv 1712.06563, tables S1 and S2) where it has the task.
+_TOY = {
+    "population_size": 1,
+    "tournament_size": 1,
+    "only_improvements": True,
+    "max_step": 10.0,
+    "steps": 2000,
+}
+_MASKED = {
+    "population_size": 16,
+    "offspring_per_step": 16,
+    "num_experiences": 64,
+    "steps": 100,
+}
+_TOYS, _POLES = ("toy-easy", "toy-medium", "toy-washout"), ("cartpole", "cartpole-masked")
+_MUTATIONS_ON = {
+    **dict.fromkeys(_TOYS, _TOY),
+    "recurrent-parity": {"head": "softmax", "steps": 100_000},
+    "hard-maze": {"offspring_per_step": 10, "steps": 10_000},
+    "pixel-maze": {"offspring_per_step": 10, "steps": 1000},
+    "sine": {"steps": 20_000},
+    **dict.fromkeys(_POLES, _MASKED),
+}
+_FULL_BATCH_GA = {"elite_evaluations": 0, "population_size": 256}
+_POLE_GA = {
+    "sigma": 0.1,
+    "population_size": 64,
+    "num_parents": 8,
+    "elite_candidates": 4,
+    "steps": 50,
+}
+_GENERATIONS = {"generational": True, "population_size": 128, "steps": 1000}
+
+
+def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Named:
+    """Safe mutation with a sigma for each task, or for each family of them."""
+    name = variant if variant == "control" else f"safe-mutation-{variant}"
+    on = {}
+    for task, settings in (_MUTATIONS_ON | {"digits": _GENERATIONS}).items():
+        family = task.split("-")[0]
+        on[task] = settings | {"sigma": sigmas.get(family, sigma)}
+    if variant in ("abs", "sum", "so"):
+        on["hard-maze"] = on["hard-maze"] | {"max_step": 0.2}
+    if variant == "sum":  # steps as long as those of plain noise
+        for task in ("cartpole", "cartpole-masked", "digits"):
+            on[task] = on[task] | {"normalize": "network"}
+    return Named(
+        name,
+        "jaxevo.learners.safe_mutation:SafeMutation",
+        summary,
+        preset={"sigma": sigma, "steps": 10_000},
+        on=on,
+        fixed={"variant": variant},
+    )
+
+
 LEARNERS = _by_name(
     Named(
         "backprop",
@@ -271,10 +327,44 @@ LEARNERS = _by_name(
         preset=_PATHS_ACTING,
         model="modular",
     ),
-)
+    _mutation(
+        "abs", "safe mutation by mean absolute output gradients (SM-G-ABS)",
+        sigma=0.01, toy=0.5, recurrent=0.001, hard=0.005, cartpole=0.1,
+    ),
+    _mutation(
+        "sum", "safe mutation by summed output gradients (SM-G-SUM)",
+        sigma=0.05, toy=0.5, recurrent=0.001, hard=0.1, pixel=0.01, cartpole=0.1,
+    ),
+    _mutation(
+        "so", "safe mutation by the second-order change of outputs (SM-G-SO)",
+        sigma=0.01, toy=0.5, recurrent=0.001, hard=0.01, pixel=0.01, cartpole=0.1,
+    ),
+    _mutation(
+        "rescale", "safe mutation by a line search for a set change of outputs (SM-R)",
+        sigma=0.005, toy=0.5, recurrent=0.005, hard=0.005, cartpole=0.01,
+    ),
+    _mutation(
+        "control", "the same genetic algorithm with plain Gaussian mutation",
+        sigma=0.05, toy=0.01, recurrent=0.05, hard=0.05, pixel=0.1, cartpole=0.1,
+    ),
+    Named(
+        "deep-ga",
+        "jaxevo.learners.deep_ga:DeepGA",
+        "truncation selection of Gaussian mutants, one elite",
+        preset={"sigma": 0.02, "elite_evaluations": 4, "steps": 500},
+        on={
+            "digits": {"sigma": 0.05, "population_size": 256},
+            **dict.fromkeys((*_TOYS, "sine", "recurrent-parity"), _FULL_BATCH_GA),
+            "hard-maze": {"elite_evaluations": 0, "sigma": 0.05, "steps": 100},
+            "pixel-maze": {"elite_evaluations": 0, "sigma": 0.05, "population_size": 100,
+                           "steps": 50},
+            **dict.fromkeys(_POLES, _POLE_GA),
+        },
+    ),
+)  # fmt: skip
 
 _PEERS = "backprop,evolution-strategy"
-_MUTATIONS = "evolution-strategy,evosax:SNES"
+_MUTATIONS = "safe-mutation-sum,safe-mutation-so,safe-mutation-abs,safe-mutation-rescale,control"
 
 TASKS = _by_name(
     Named(
@@ -688,7 +778,9 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
 
 def _dataclass_settings(home: str) -> list[Setting]:
     cls = load(home)
-    texts = documented(cls, "Attributes")
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        texts |= documented(base, "Attributes")
     return [
         Setting(
             field.name,

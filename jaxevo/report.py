@@ -144,13 +144,15 @@ def comparison_table(
     metric = rows[0]["metric"]
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("learner", min_width=18, max_width=18, overflow="fold")
-    for column in (metric, "spent", "passes", "run + compile"):
+    solving = any("solved" in row for row in rows)
+    for column in (metric, *(["solved"] if solving else []), "spent", "passes", "run + compile"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         seconds, compiling = row["seconds"], row["compile_seconds"]
         table.add_row(
             escape(row["learner"] + (f" ({row['tuned']})" if "tuned" in row else "")),
             f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
+            *([_solved_text(row)] if solving else []),
             f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
             f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw.",
             f"{seconds:.1f} + {compiling:.1f} s\n{(row['temp_bytes'] or 0) / 1e6:.2f} MB",
@@ -186,6 +188,18 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row[accuracy]:.4g}",
         )
     return table
+
+
+def _solved_text(row: Mapping[str, Any]) -> str:
+    """How many runs solved the task, in the median after how many evaluations, and p values."""
+    if "solved" not in row:
+        return "-"
+    median = row["evaluations"]
+    text = f"{round(row['solved'] * row['seeds'])} of {row['seeds']}"
+    text += f", {compact(int(median))} ev." if math.isfinite(median) else ""
+    if "p_mann_whitney" in row:
+        text += f"\np {row['p_mann_whitney']:.1g}, {row['p_barnard']:.1g}"
+    return text
 
 
 def compact(number: int) -> str:

@@ -36,10 +36,12 @@ from jaxevo.program import Program
 from jaxevo.pytree import described
 from jaxevo.sinks import Sink, running
 from jaxevo.tasks import baselines
+from jaxevo.train import zero_sums
 from jaxevo.tree import named_leaves, tree_size
 
 CHUNK_SECONDS = 0.25  # of one jitted call: how long Ctrl-C and the display may wait
 SAVE_SHARE = 0.01  # of the time that checkpoints may take
+SOLVED = "solved"  # a metric of training: 1 from the step on at which a run solved its task
 
 
 class RunResult(NamedTuple):
@@ -104,7 +106,8 @@ def run(
             same.
         config: what `config.json` is to hold beside the run's own description.
         target: held-out metrics that end the run once all are reached, by mean over seeds, such
-            as `{"accuracy": 0.97}`.
+            as `{"accuracy": 0.97}`; or `{"solved": 1}`, for a learner that counts evaluations
+            until the task is solved, which ends it once that many of the seeds have solved it.
         save_seconds: between checkpoints, at least; longer where one costs over 1 % of that.
         sinks: get every record, each in a thread of its own (`jaxevo.sinks`).
         on_start: called once with what is known of the run after compilation: cost, seconds,
@@ -114,7 +117,7 @@ def run(
 
     Raises:
         ValueError: a bad number, a problem that lacks what the learner needs, `params` of another
-            network, a target that names no held-out metric, a folder in use or damaged, a resumed
+            network, a target that names no metric, a folder in use or damaged, a resumed
             run that differs (what differs is named) or that has more steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
@@ -125,7 +128,7 @@ def run(
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
     check_requirements(learner, problem)
-    _check_target(target or {}, problem)
+    _check_target(target or {}, learner, problem)
     if params is not None:
         _check_params(params, problem)
         params = jax.tree.map(jnp.asarray, params)
@@ -186,7 +189,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(f"a resumed run must be the run that was stopped, but {changes}")
 
 
-def _check_target(target: Mapping[str, float], problem: Problem) -> None:
+def _check_target(target: Mapping[str, float], learner: Learner, problem: Problem) -> None:
     """Refuses what no record will show, before anything is compiled."""
     if not target:
         return
@@ -197,6 +200,9 @@ def _check_target(target: Mapping[str, float], problem: Problem) -> None:
             return test.evaluate(test.init(key), test.sample(key, 0)).metrics
 
         known = ["loss", *jax.eval_shape(evaluate, test, jax.random.key(0))]
+    if SOLVED in target:
+        state = jax.eval_shape(learner.init, jax.random.key(0), problem)
+        known += [name for name in zero_sums(learner, problem, state) if name == SOLVED]
     for name, level in target.items():
         if name not in known:
             raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
@@ -308,7 +314,10 @@ class _Loop:
         if not (self.target and self.rows):
             return False
         for name, level in self.target.items():
-            value = float(np.mean(self.rows[-1].get(f"held_out/{name}", np.nan)))
+            row, name_in_row = self.rows[-1], f"held_out/{name}"
+            if name == SOLVED and SOLVED in row:
+                name_in_row = SOLVED
+            value = float(np.mean(row.get(name_in_row, np.nan)))
             if not (value <= level if lower_is_better(name) else value >= level):
                 return False
         return True

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxevo import statistics
 from jaxevo.compare import CLOCKS, compare
-from jaxevo.core import learner
+from jaxevo.core import Problem, learner
 from jaxevo.estimators import Backprop
-from jaxevo.learners import GradientLearner
+from jaxevo.learners import GradientLearner, SafeMutation
+from jaxevo.models import recurrent
+from jaxevo.tasks import recurrent_parity
 from tests.test_run import PROBLEM
 
 SLOW = GradientLearner(estimator=Backprop(), learning_rate=1e-4)
@@ -110,3 +113,32 @@ def test_bad_calls_are_refused(bad, shown):
     call = {"entries": {"slow": (SLOW, PROBLEM)}, "amount": 100} | bad
     with pytest.raises(ValueError, match=shown):
         compare(jax.random.key(0), call.pop("entries"), **call)
+
+
+def test_learners_that_solve_a_task_are_tested_against_a_reference(tmp_path):
+    problem = Problem(recurrent_parity(num_bits=2), recurrent((1,), 2, hidden_sizes=(4,)))
+    sizes = {"population_size": 4, "tournament_size": 2}
+    entries = {
+        "bold": (SafeMutation(variant="control", sigma=0.5, **sizes), problem),
+        "timid": (SafeMutation(variant="control", sigma=1e-6, **sizes), problem),
+        "bptt": (GradientLearner(estimator=Backprop(), learning_rate=1e-9), problem),
+    }
+    found = compare(
+        jax.random.key(0), entries, amount=400, budget="steps", num_seeds=6, reference="timid",
+        folder=tmp_path / "c",
+    )  # fmt: skip
+    rows = {row["learner"]: row for row in found.table}
+    bold, timid = rows["bold"], rows["timid"]
+    assert bold["solved"] == 1 > timid["solved"]
+    assert bold["evaluations"] < timid["evaluations"]
+    assert bold["steps"] < timid["steps"] == 400  # ended once all seeds had solved it
+    runs = {name: np.asarray(found.runs[name].state.solved_at) for name in ("bold", "timid")}
+    assert bold["p_mann_whitney"] == statistics.mann_whitney(runs["bold"], runs["timid"])
+    assert bold["p_barnard"] == statistics.barnard(runs["bold"], runs["timid"])
+    assert "p_barnard" not in timid and "solved" not in rows["bptt"]
+    # populations are drawn from one seed, and differ by member
+    losses = found.runs["timid"].state.losses
+    assert losses.shape == (6, 4) and len(np.unique(losses)) > 12
+    assert {file.name for file in (tmp_path / "c").iterdir()} >= {"table.csv", "solved.png"}
+    with pytest.raises(ValueError, match="reference must be one of None, bold"):
+        compare(jax.random.key(0), entries, amount=1.0, budget="steps", reference="bald")

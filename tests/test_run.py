@@ -14,10 +14,10 @@ import pytest
 from jaxevo.core import Cost, Problem, Resized, learner, pytree
 from jaxevo.estimators import Backprop
 from jaxevo.folder import RunFolder, load_params
-from jaxevo.learners import GradientLearner
-from jaxevo.models import mlp
+from jaxevo.learners import GradientLearner, SafeMutation
+from jaxevo.models import mlp, recurrent
 from jaxevo.run import run
-from jaxevo.tasks import sine
+from jaxevo.tasks import recurrent_parity, sine
 from jaxevo.train import train
 
 PROBLEM = Problem(sine(num_points=8), mlp((1,), 1, hidden_sizes=(4,)))
@@ -191,6 +191,17 @@ def test_a_target_that_no_record_shows_is_refused_before_anything_is_done(tmp_pa
     )
     with pytest.raises(ValueError, match=r"held-out metrics \[\], got 'mse'"):
         run(jax.random.key(0), LEARNER, untested, num_steps=20, target={"mse": 0.1})
+
+
+def test_a_run_ends_once_all_seeds_have_solved_the_task():
+    learner = SafeMutation(variant="control", population_size=4, tournament_size=2, sigma=0.3)
+    problem = Problem(recurrent_parity(num_bits=1), recurrent((1,), 2, hidden_sizes=(2,)))
+    settings = {"record_every": 5, "num_seeds": 2, "progress": False, "target": {"solved": 1.0}}
+    result = run(jax.random.key(0), learner, problem, num_steps=400, **settings)
+    assert result.summary["target_reached"] and result.summary["steps"] < 400
+    assert np.all(np.asarray(result.state.solved_at) <= 4 + result.summary["steps"])
+    with pytest.raises(ValueError, match=r"held-out metrics \['loss', 'mse'\], got 'solved'"):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=20, target={"solved": 1.0})
 
 
 def test_the_best_network_is_kept_beside_the_last():

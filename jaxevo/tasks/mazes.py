@@ -86,6 +86,7 @@ class Maze:
 
     input_shape = (1 + len(RANGEFINDERS) + len(RADAR),)
     num_outputs = 2
+    solved_when = ("solved", 1.0)
 
     @property
     def max_steps(self) -> int:

@@ -64,6 +64,7 @@ class PixelMaze:
         require_integer("max_steps", 1, self.max_steps)
 
     num_outputs = len(MOVES)
+    solved_when = ("solved", 1.0)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
