@@ -148,7 +148,6 @@ _PATHS_ACTING = {
     "value_weight": 0.05,
     "clip_norm": 0.5,
     "learning_rate": 3e-3,
-    "stochastic": True,
     "value_head": True,
     "num_active": 4,
     "steps": 50,
@@ -325,6 +324,7 @@ LEARNERS = _by_name(
         "evolved paths through shared modules, which all learn to act at once",
         estimator="jaxevo.estimators.actor_critic:ActorCritic",
         preset=_PATHS_ACTING,
+        on=dict.fromkeys(_POLES, {"stochastic": True}),
         model="modular",
     ),
     _mutation(

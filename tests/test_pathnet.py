@@ -395,7 +395,7 @@ def test_a_round_replaces_those_that_lose(num_rivals):
 # ------------------------------------------------------------------------------------ the rest
 
 
-@pytest.mark.parametrize("form", ["serial", "parallel"])
+@pytest.mark.parametrize("form", ["serial", pytest.param("parallel", marks=pytest.mark.slow)])
 def test_any_estimator_trains_the_modules(form):
     learner = PathNet(
         estimator=NodePerturbation(rule="np", num_draws=2), population_size=4, num_batches=20,

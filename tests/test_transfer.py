@@ -86,6 +86,7 @@ def test_a_replicate_is_a_run_of_its_own():
     assert row["fitness"] == pytest.approx(float(state.best))
 
 
+@pytest.mark.slow
 def test_side_by_side_as_one_after_another():
     together = study(sequences(), num_seeds=2, chunk_size=4, methods=("pathnet",))
     for one, other in zip(together.rows, unbroken().rows, strict=False):
@@ -114,6 +115,7 @@ def test_a_stopped_study_goes_on(tmp_path):
     assert (folder / "table.csv").read_text().count("\n") == 1 + len(METHODS)
 
 
+@pytest.mark.slow
 def test_three_tasks_in_turn():
     found = study(sequences(2, 3), methods=("pathnet",))
     own = [row for row in found.rows if row["method"] == "pathnet"]
