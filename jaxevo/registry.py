@@ -139,6 +139,7 @@ _PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) 
     "binary-mnist": {"threshold": 0.998},
     "binary-digits": {"threshold": 0.998},
 }
+_DRAWN = {"stochastic": True}
 _PATHS_ACTING = {
     "form": "parallel",
     "num_rivals": 5,
@@ -324,7 +325,7 @@ LEARNERS = _by_name(
         "evolved paths through shared modules, which all learn to act at once",
         estimator="jaxevo.estimators.actor_critic:ActorCritic",
         preset=_PATHS_ACTING,
-        on=dict.fromkeys(_POLES, {"stochastic": True}),
+        on=dict.fromkeys(_POLES, _DRAWN),
         model="modular",
     ),
     _mutation(

@@ -122,9 +122,7 @@ def test_the_gathered_form_equals_the_masked_one():
     masked = GradientLearner(
         estimator=Backprop(), optimizer=optimizer(optax.sgd), learning_rate=0.1
     )
-    result = train(
-        jax.random.key(2), masked, whole, num_steps=5, params=state.shared.params
-    )
+    result = train(jax.random.key(2), masked, whole, num_steps=5, params=state.shared.params)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
         after.shared.params,
