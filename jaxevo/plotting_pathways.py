@@ -11,12 +11,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Wedge
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from jaxevo.core import Params, require
 from jaxevo.plotting import BLACK, COLOURS, GREY, MARKERS, _figure, _plain, _tidy
 
 PALE = "#d9d9d9"
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -200,7 +207,9 @@ def overlap(
         ax.axvline(chance, color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
         ax.set_title(f"dashed: overlap by chance, {chance:.2f}", fontsize=8.5, loc="right",
                      color=GREY)  # fmt: skip
-    ax.set_yscale("log", base=2)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(FixedLocator(RATIOS))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("modules in both paths", fontsize=9)
