@@ -409,3 +409,9 @@ def test_build_gives_a_trainable_combination_by_name():
     assert state.step == 0
     with pytest.raises(ValueError, match=r"sigm is no setting .* \(did you mean sigma\?\)"):
         registry.build("evolution-strategy", "sine", sigm=1.0)
+
+
+def test_settings_in_brackets_may_be_flags():
+    text = "kmnist[colour=True;standardize=false;pool=2]"
+    words = ["--colour", "--no-standardize", "--pool", "2"]
+    assert learner_list(text) == [(text, "kmnist", words)]
