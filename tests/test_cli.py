@@ -10,6 +10,7 @@ import pytest
 import jaxevo
 from jaxevo import cli, registry
 from jaxevo.compare import CLOCKS
+from jaxevo.options import learner_list
 from jaxevo.folder import load_params
 from jaxevo.options import first_paragraph
 
