@@ -10,9 +10,8 @@ import pytest
 import jaxevo
 from jaxevo import cli, registry
 from jaxevo.compare import CLOCKS
-from jaxevo.options import learner_list
 from jaxevo.folder import load_params
-from jaxevo.options import first_paragraph
+from jaxevo.options import first_paragraph, learner_list
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
