@@ -13,7 +13,7 @@ import io
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxevo import checkpoint
+from jaxevo import checkpoint, replicates
 from jaxevo.checkpoint import write_whole
 from jaxevo.core import (
     Problem,
-    Supervised,
     check_key,
     check_requirements,
     require,
@@ -34,10 +33,8 @@ from jaxevo.core import (
 from jaxevo.folder import RunFolder, for_json, read_json
 from jaxevo.learners.pathnet import PathNet, PathNetState, network_of
 from jaxevo.pathways import module_use, overlap, use_entropy
-from jaxevo.population import map_members
 from jaxevo.pytree import described
 from jaxevo.run import check_unchanged, stoppable
-from jaxevo.train import stacked
 from jaxevo.transfer_measures import summary
 
 CALL_SECONDS = 10.0  # of one jitted call: how long Ctrl-C may wait
@@ -172,7 +169,8 @@ class _Study:
         self.chunk_size = chunk_size or (1 if on_cpu else self.num_replicates)
         replicated = [sequence for sequence in sequences for _ in range(num_seeds)]
         self.problems = [
-            Replicates.of([sequence[task] for sequence in replicated]) for task in range(num_tasks)
+            replicates.Replicates.of([sequence[task] for sequence in replicated])
+            for task in range(num_tasks)
         ]
         self.keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(
             jnp.arange(self.num_replicates)
@@ -219,7 +217,7 @@ class _Study:
         elif phase.method in ("pathnet", "fine-tuning") and phase.task:
             origin = self.states["current"]
         problems = self.problems[phase.task]
-        current = _begin(
+        current = replicates.begin(
             self.keys_of(phase)[0], self.learner_of(phase.method), problems.shared, problems.own,
             origin, structure=problems.structure, chunk_size=self.chunk_size,
         )  # fmt: skip
@@ -229,7 +227,7 @@ class _Study:
 
     def advance(self, phase: Phase, last: int) -> None:
         problems = self.problems[phase.task]
-        self.states["current"] = _advance(
+        self.states["current"] = replicates.advance(
             self.keys_of(phase)[1], self.learner_of(phase.method), problems.shared, problems.own,
             self.states["current"], jnp.int32(last), structure=problems.structure,
             chunk_size=self.chunk_size,
@@ -259,7 +257,7 @@ class _Study:
         """The rows of a phase that has come to its end."""
         state = self.current
         problems = self.problems[phase.task]
-        held_out = _held_out(
+        held_out = replicates.held_out(
             state.shared.params, problems.shared, problems.own, structure=problems.structure,
             chunk_size=self.chunk_size,
         )  # fmt: skip
@@ -268,7 +266,7 @@ class _Study:
             for task in range(phase.task):
                 earlier = self.problems[task]
                 before, after = (
-                    np.asarray(_outputs(
+                    np.asarray(replicates.outputs(
                         s.shared.params, jnp.int32(task), earlier.shared, earlier.own,
                         structure=earlier.structure, chunk_size=self.chunk_size,
                     ))
@@ -390,7 +388,7 @@ class _Study:
             problems = self.problems[0]
             return jax.eval_shape(
                 functools.partial(
-                    _begin, structure=problems.structure, chunk_size=self.chunk_size
+                    replicates.begin, structure=problems.structure, chunk_size=self.chunk_size
                 ),
                 self.keys, self.learner_of(method), problems.shared, problems.own, None,
             )  # fmt: skip
@@ -400,96 +398,6 @@ class _Study:
         alone = phase.method == "independent-fixed"
         origin = own if chained or alone else whole
         return {"current": own, "origin": origin, "first": whole}
-
-
-# ------------------------------------------------------------------- replicates as one program
-
-
-class Replicates(NamedTuple):
-    """The problems of all replicates: leaves that all share, and those of each, [R, ...]."""
-
-    shared: list[Any]
-    own: list[Any]
-    structure: Any  # static: where each leaf goes
-
-    @classmethod
-    def of(cls, problems: list[Problem]) -> "Replicates":
-        problem, axes = stacked("sequences", problems)
-        assert axes is not None
-        leaves, structure = jax.tree.flatten(problem)
-        own = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
-        shared = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is None]
-        return cls(shared, own, (structure, axes))
-
-
-def _joined(structure: Any, shared: list[Any], own: list[Any]) -> Problem:
-    tree, axes = structure
-    sources: dict[bool, Iterator[Any]] = {True: iter(shared), False: iter(own)}
-    return jax.tree.unflatten(tree, [next(sources[axis is None]) for axis in axes])
-
-
-_STATIC = ("structure", "chunk_size")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _begin(keys, learner, shared, own, origin, *, structure, chunk_size):
-    def one(member):
-        key, own, state = member
-        problem = _joined(structure, shared, own)
-        if state is None:
-            return learner.init(key, problem)
-        return learner.next_problem(key, state, problem)
-
-    return map_members(one, (keys, own, origin), chunk_size)
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _advance(keys, learner, shared, own, states, last, *, structure, chunk_size):
-    """Every replicate up to its criterion, or to the generation `last`."""
-
-    def one(member):
-        key, own, state = member
-        problem = _joined(structure, shared, own)
-
-        def going(state):
-            return ~state.done & (state.step < last)
-
-        def generation(state):
-            return learner.step(jax.random.fold_in(key, state.step), state, problem)[0]
-
-        return jax.lax.while_loop(going, generation, state)
-
-    return map_members(one, (keys, own, states), chunk_size)
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _held_out(params, shared, own, *, structure, chunk_size):
-    def one(member):
-        own, params = member
-        test = _joined(structure, shared, own).held_out()
-        if test is None:
-            return {}
-        evaluation = test.evaluate(params, test.sample(jax.random.key(0), 0))
-        found = {"loss": evaluation.loss} | evaluation.metrics
-        return {f"held_out/{name}": value for name, value in found.items()}
-
-    return map_members(one, (own, params), chunk_size)
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _outputs(params, task, shared, own, *, structure, chunk_size):
-    """On an earlier task, with the path and the read-out that learned it."""
-
-    def one(member):
-        own, params = member
-        problem = _joined(structure, shared, own)
-        test = problem.held_out() or problem
-        batch = test.sample(jax.random.key(0), 0)
-        if isinstance(test, Supervised):
-            return test.outputs(params | {"task": task}, batch)
-        return test.evaluate(params | {"task": task}, batch).loss
-
-    return map_members(one, (own, params), chunk_size)
 
 
 # ------------------------------------------------------------------------------------- files

@@ -120,7 +120,7 @@ class PathNet:
     estimator: Estimator = Backprop()
     optimizer: Optimizer = optimizer(optax.sgd)
     learning_rate: Scalar | CosineDecay = 1e-2
-    population_size: int = static(default=64)
+    population_size: int = static(default=20)
     num_batches: int = static(default=50)
     threshold: Scalar | None = None
     mutation_rate: Scalar | None = None
