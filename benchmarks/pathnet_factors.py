@@ -1,4 +1,4 @@
-"""PathNet on pairs of binary MNIST tasks, one factor at a time from the defaults.
+"""PathNet on pairs of binary MNIST tasks, one factor at a time from 64 paths and a reachable past.
 
 Each variant is a transfer study with all controls in a folder of its own; those that are finished
 are read, and one that was stopped goes on. Prints a row for each as markdown.
@@ -15,6 +15,7 @@ from jaxevo import registry
 from jaxevo.core import Problem
 from jaxevo.transfer import load_transfer, transfer
 
+BASE = {"population_size": 64, "frozen_path": "reachable"}
 FACTORS = {
     "default": {},
     "learning rate / 3": {"learning_rate": 1e-2 / 3},
@@ -47,7 +48,8 @@ COLUMNS = ("independent", "independent-fixed", "fine-tuning")
 
 def study(name, args):
     folder = pathlib.Path(args.out, name.replace(" / ", "-over-").replace(" ", "-"))
-    built = registry.build("pathnet", "binary-mnist", data_dir=args.data_dir, **FACTORS[name])
+    settings = BASE | FACTORS[name]
+    built = registry.build("pathnet", "binary-mnist", data_dir=args.data_dir, **settings)
     sequences = [
         [Problem(task, built.problem.model) for task in tasks]
         for tasks in built.problem.task.sequences(args.pairs, 2, args.seed)
