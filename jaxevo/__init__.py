@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
     from jaxevo.estimators import (
+        ActorCritic,
         Backprop,
         EvolutionStrategy,
         ForwardGradient,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         DeepGA,
         GradientLearner,
         Metropolis,
+        PathNet,
         SafeMutation,
     )
     from jaxevo.mutation import Mutation
@@ -49,10 +51,12 @@ if TYPE_CHECKING:
     from jaxevo.robustness import Offspring, offspring
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
+    from jaxevo.transfer import Transfer, transfer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorCritic",
     "AdaptiveMonteCarlo",
     "Alignment",
     "Annealing",
@@ -70,10 +74,12 @@ __all__ = [
     "NodePerturbation",
     "Offspring",
     "Optimizer",
+    "PathNet",
     "Problem",
     "RunResult",
     "SafeMutation",
     "TrainResult",
+    "Transfer",
     "WeightPerturbation",
     "alignment",
     "compare",
@@ -95,6 +101,7 @@ __all__ = [
     "sweep",
     "tasks",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -112,6 +119,7 @@ _HOMES = {
         "Problem",
     ),
     "jaxevo.estimators": (
+        "ActorCritic",
         "Backprop",
         "EvolutionStrategy",
         "ForwardGradient",
@@ -125,6 +133,7 @@ _HOMES = {
         "DeepGA",
         "GradientLearner",
         "Metropolis",
+        "PathNet",
         "SafeMutation",
     ),
     "jaxevo.mutation": ("Mutation",),
@@ -145,6 +154,10 @@ _HOMES = {
         "TrainResult",
         "sweep",
         "train",
+    ),
+    "jaxevo.transfer": (
+        "Transfer",
+        "transfer",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

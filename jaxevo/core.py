@@ -344,8 +344,8 @@ class Control(Problem):
         return self.task.transition(key, env_state, action)
 
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
-        """-> action, log_prob. Greedy where `key` is None."""
-        return self.task.act(key, output)
+        """-> action, log_prob. Greedy where `key` is None; a value beside the output is left."""
+        return self.task.act(key, output[0] if isinstance(output, tuple) else output)
 
     def rollout(
         self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None

@@ -43,7 +43,7 @@ class Named:
             task and of its model may be among them.
         presets: further ones by name, which win over both of these.
         fixed: settings that the name itself decides.
-        model: of a task, the name of the model that suits it.
+        model: of a task, the name of the model that suits it; of a learner, of the one it needs.
         peers: of a task, the learners that are compared where nobody says which.
     """
 
@@ -129,6 +129,29 @@ _RELEASED_ON = {
     },
     "weather": {"window": 1, "scaling": "released"},
     "copying": {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
+}
+
+
+_PATHNET = "jaxevo.learners.pathnet:PathNet"
+_PATHS = {"optimizer": "sgd", "learning_rate": 1e-2, "steps": 500}
+_PATHS_ON_IMAGES = {"num_modules": 20, "num_active": 5, "batch_size": 16, "standardize": "image"}
+_PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) | {
+    "binary-mnist": {"threshold": 0.998},
+    "binary-digits": {"threshold": 0.998},
+}
+_DRAWN = {"stochastic": True}
+_PATHS_ACTING = {
+    "form": "parallel",
+    "num_rivals": 5,
+    "frozen_path": "always",
+    "population_size": 16,
+    "num_batches": 10,
+    "value_weight": 0.05,
+    "clip_norm": 0.5,
+    "learning_rate": 3e-3,
+    "value_head": True,
+    "num_active": 4,
+    "steps": 50,
 }
 
 
@@ -324,6 +347,34 @@ LEARNERS = _by_name(
         on=_ADAPTIVE_ON,
         presets={"authors": Preset(_RELEASED_ADAPTIVE, _RELEASED_ADAPTIVE_ON)},
     ),
+    Named(
+        "pathnet",
+        _PATHNET,
+        "evolved paths through shared modules, which back-propagation trains",
+        estimator=_BACKPROP,
+        preset=_PATHS,
+        on=_PATHS_ON,
+        model="modular",
+    ),
+    Named(
+        "pathnet-np",
+        _PATHNET,
+        "evolved paths through shared modules, which node perturbation trains",
+        estimator=_NODES,
+        preset=_PATHS | {"learning_rate": 2e-3, "clip_norm": 1.0},
+        on=_PATHS_ON,
+        fixed={"rule": "np"},
+        model="modular",
+    ),
+    Named(
+        "pathnet-actor-critic",
+        _PATHNET,
+        "evolved paths through shared modules, which all learn to act at once",
+        estimator="jaxevo.estimators.actor_critic:ActorCritic",
+        preset=_PATHS_ACTING,
+        on=dict.fromkeys(_POLES, _DRAWN),
+        model="modular",
+    ),
     _mutation(
         "abs", "safe mutation by mean absolute output gradients (SM-G-ABS)",
         sigma=0.01, toy=0.5, recurrent=0.001, hard=0.005, cartpole=0.1,
@@ -454,7 +505,7 @@ TASKS = _by_name(
         "the same for four layers of 64 units behind LayerNorm, standardised pixels, all at once",
         model="mlp",
         preset={
-            "standardized": True,
+            "standardize": "data",
             "batch_size": None,
             "hidden_sizes": (64,) * 4,
             "norm": True,
@@ -471,6 +522,20 @@ TASKS = _by_name(
         model="gru",
         preset={"hidden_sizes": (64, 64)},
         peers="adaptive-monte-carlo,bptt",
+    ),
+    Named(
+        "binary-mnist",
+        "jaxevo.tasks:binary_mnist",
+        "two handwritten digits to tell apart under salt and pepper",
+        model="modular",
+        peers="pathnet,backprop",
+    ),
+    Named(
+        "binary-digits",
+        "jaxevo.tasks:binary_digits",
+        "the same with the packaged digits of 8x8 pixels",
+        model="modular",
+        peers="pathnet,backprop",
     ),
     Named(
         "fashion-mnist",
@@ -579,6 +644,7 @@ MODELS = _by_name(
         "32 tanh layers of 125 units, a skip over every 4, sigmoid outputs",
         preset={"num_layers": 32, "width": 125, "activation": "tanh", "residual": 4},
     ),
+    Named("modular", "jaxevo.models:modular", "layers of modules of which a path uses a few"),
     Named("conv-lstm", "jaxevo.models:conv_lstm", "14 convolutions, two LSTM cells"),
     Named(
         "poorly-conditioned",
@@ -668,7 +734,7 @@ def settings_of(
     """
     learner_entry = find_learner(learner)
     task_entry = lookup("task", task, TASKS)
-    model_entry = lookup("model", model or task_entry.model, MODELS)
+    model_entry = lookup("model", model or model_of(learner, task), MODELS)
     changed = {**task_entry.preset, **model_entry.preset, **preset_of(learner, task, preset)}
     found = [
         *_learner_settings(learner_entry),
@@ -684,6 +750,11 @@ def settings_of(
             name = f"{setting.owner}_{name}"
         unique.append(setting._replace(name=name, default=changed.get(name, setting.default)))
     return unique
+
+
+def model_of(learner: str, task: str) -> str:
+    """The name of the model that a learner needs, or that suits the task."""
+    return find_learner(learner).model or lookup("task", task, TASKS).model
 
 
 def default_steps(learner: str, task: str, preset: str | None = None) -> int:
@@ -725,13 +796,14 @@ def build(
         return {s.argument: values[s.name] for s in known.values() if s.owner == owner}
 
     problem_task = load(TASKS[task].home)(**of("task"))
-    model_entry = MODELS[model or TASKS[task].model]
+    model = model or model_of(learner, task)
+    model_entry = MODELS[model]
     network = load(model_entry.home)(
         problem_task.input_shape, problem_task.num_outputs, **of("model"), **model_entry.fixed
     )
     problem = load("jaxevo.core:Problem")(problem_task, network)
     built = _build_learner(find_learner(learner), of("learner"), num_steps)
-    names = {"learner": learner, "task": task, "model": model or TASKS[task].model}
+    names = {"learner": learner, "task": task, "model": model}
     return Built(built, problem, num_steps, names | {"num_steps": num_steps} | values)
 
 
@@ -779,8 +851,14 @@ _GRADIENT_SETTINGS = [
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
         return [s for s in _dataclass_settings(entry.home) if s.name not in entry.fixed]
-    settings = [setting._replace(argument=setting.name) for setting in _GRADIENT_SETTINGS]
+    own = {setting.name: setting for setting in _dataclass_settings(entry.home)}
+    gradient = _GRADIENT_SETTINGS
+    if "max_spectral_radius" not in own:
+        gradient = [s for s in gradient if s.name != "max_spectral_radius"]
+    settings = [setting._replace(argument=setting.name) for setting in gradient]
     settings += _dataclass_settings(entry.estimator)
+    known = {"estimator", *(setting.name for setting in settings)}
+    settings += [setting for name, setting in own.items() if name not in known]
     return [setting for setting in settings if setting.name not in entry.fixed]
 
 
@@ -791,17 +869,20 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
 
     from jaxevo.optimizer import CosineDecay, optimizer
 
-    values = dict(values)
-    rate, schedule, fraction, name, clip_norm, weight_decay, radius = (
-        values.pop(setting.name) for setting in _GRADIENT_SETTINGS
+    values = {**values, **entry.fixed}
+    rate, schedule, fraction, name, clip_norm, weight_decay = (
+        values.pop(setting.name)
+        for setting in _GRADIENT_SETTINGS
+        if setting.name != "max_spectral_radius"
     )
     if schedule == "cosine":
         rate = CosineDecay(initial_value=rate, num_steps=num_steps, final_fraction=fraction)
+    of_estimator = {setting.name for setting in _dataclass_settings(entry.estimator)}
     return load(entry.home)(
-        estimator=load(entry.estimator)(**values, **entry.fixed),
+        estimator=load(entry.estimator)(**{n: v for n, v in values.items() if n in of_estimator}),
         optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm, weight_decay=weight_decay),
         learning_rate=rate,
-        max_spectral_radius=radius,
+        **{n: v for n, v in values.items() if n not in of_estimator},
     )
 
 

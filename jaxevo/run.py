@@ -164,7 +164,7 @@ def run(
             display = functools.partial(_both, shown, on_record)
             announce = functools.partial(_both, shown.compiled, on_start)
         send = stack.enter_context(running(sinks))
-        interrupted = stack.enter_context(_signals())
+        interrupted = stack.enter_context(stoppable())
         loop = _Loop(
             key, learner, problem, num_steps, description["record_every"], num_seeds, params, files,
             save_seconds, target or {}, functools.partial(_both, send, display), interrupted,
@@ -370,7 +370,7 @@ class _Loop:
         return RunResult(params, best, self.rows, program.state, self.summary, path)
 
 
-class _Interrupted:
+class Interrupted:
     """Falsy until a signal comes."""
 
     signal: int | None = None
@@ -380,9 +380,9 @@ class _Interrupted:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Interrupted]:
+def stoppable() -> Iterator[Interrupted]:
     """Turns SIGINT and SIGTERM into a flag; a second one does what the first would have done."""
-    interrupted = _Interrupted()
+    interrupted = Interrupted()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return

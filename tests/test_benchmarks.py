@@ -27,6 +27,7 @@ VARIANTS = {
         "Python loop, float(loss)",
         "Python loop, unjitted",
     },
+    "bench_pathnet": {f"{form}, M={m}" for form in ("gathered", "masked") for m in (10, 20, 40)},
     "bench_recurrent": {
         "forward",
         "BPTT",
@@ -218,6 +219,12 @@ def test_population_benchmark_without_optional_packages(tmp_path):
     assert "evosax is not installed: its variants are skipped" in stdout
     check(stdout, blocks, VARIANTS["bench_population"])
     assert all(row["Open_ES / this"] is None for row in blocks[0]["rows"])
+
+
+@pytest.mark.slow
+def test_pathnet_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_pathnet.py"))
+    check(stdout, blocks, VARIANTS["bench_pathnet"])
 
 
 @pytest.fixture

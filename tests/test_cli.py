@@ -11,7 +11,7 @@ import jaxevo
 from jaxevo import cli, registry
 from jaxevo.compare import CLOCKS
 from jaxevo.folder import load_params
-from jaxevo.options import first_paragraph
+from jaxevo.options import first_paragraph, learner_list
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
@@ -416,3 +416,9 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "jaxevo", "--version"], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.startswith("jaxevo ") and done.returncode == 0
+
+
+def test_settings_in_brackets_may_be_flags():
+    text = "kmnist[colour=True;fresh=false;pool=2]"
+    words = ["--colour", "--no-fresh", "--pool", "2"]
+    assert learner_list(text) == [(text, "kmnist", words)]

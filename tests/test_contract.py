@@ -10,6 +10,7 @@ import pytest
 from jaxevo import checkpoint, registry
 from jaxevo.core import Cost, Estimator, Learner, Problem
 from jaxevo.estimators import (
+    ActorCritic,
     Backprop,
     EvolutionStrategy,
     ForwardGradient,
@@ -21,12 +22,13 @@ from jaxevo.learners import (
     DeepGA,
     GradientLearner,
     Metropolis,
+    PathNet,
     SafeMutation,
 )
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
-from jaxevo.models import from_functions, mlp, recurrent
+from jaxevo.models import from_functions, mlp, modular, recurrent
 from jaxevo.run import run
-from jaxevo.tasks import examples, stream
+from jaxevo.tasks import cartpole, examples, stream
 from jaxevo.train import train
 
 
@@ -43,6 +45,18 @@ def in_time() -> Problem:
     waves = np.sin(np.arange(60)[:, None, None] / 3 + np.arange(3)[None, :, None])
     task = stream(waves[:-1].repeat(4, 2), waves[1:].repeat(2, 2), window=6)
     return Problem(task, recurrent((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def through_modules() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, num_active=2, hidden=4)
+    return Problem(feed_forward().task, model)
+
+
+@functools.cache
+def balancing() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, hidden=4, value_head=True)
+    return Problem(cartpole(stochastic=True, num_episodes=2, max_steps=10), model)
 
 
 SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
@@ -114,6 +128,23 @@ TABLE = {
         AdaptiveMonteCarlo(sigma=0.02, minibatch=True, population_size=4),
         in_time,
     ),
+    "pathnet": (PathNet(population_size=4, num_batches=2, threshold=0.0), through_modules),
+    "pathnet-np": (
+        PathNet(
+            estimator=NodePerturbation(rule="np"), form="parallel", population_size=4, num_batches=1
+        ),
+        through_modules,
+    ),
+    "pathnet-actor-critic": (
+        PathNet(
+            estimator=ActorCritic(horizon=4, num_environments=2),
+            form="parallel",
+            num_rivals=2,
+            population_size=4,
+            num_batches=1,
+        ),
+        balancing,
+    ),
     "evolution-strategy, in time": (
         GradientLearner(
             estimator=EvolutionStrategy(population_size=8, shaping="standardized"),
@@ -124,6 +155,8 @@ TABLE = {
 }
 
 every_learner = pytest.mark.parametrize("name", TABLE)
+# what trains any network; paths are through networks of their own (tests/test_pathnet.py)
+OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
 
 
 @functools.cache
@@ -278,7 +311,7 @@ def first_layer_frozen(params):
     return mask | {path: jax.tree.map(lambda _: False, params[path])}
 
 
-@every_learner
+@pytest.mark.parametrize("name", OF_ANY_NETWORK)
 def test_untrainable_leaves_keep_their_bits(name):
     learner, problem, _ = first_state(name)
     network = problem.model
@@ -307,7 +340,8 @@ def test_untrainable_leaves_keep_their_bits(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TABLE if "DifferentialEvolution" not in n and "adaptive" not in n]
+    "name",
+    [n for n in OF_ANY_NETWORK if "DifferentialEvolution" not in n and "adaptive" not in n],
 )
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
     """A population heals, its other members have losses; an adaptive chain counts failures."""

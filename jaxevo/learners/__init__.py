@@ -6,6 +6,7 @@ from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
 from jaxevo.learners.langevin import Langevin, LangevinState
 from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
+from jaxevo.learners.pathnet import PathNet, PathNetState
 from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "LangevinState",
     "Metropolis",
     "MetropolisState",
+    "PathNet",
+    "PathNetState",
     "SafeMutation",
     "SafeMutationState",
 ]

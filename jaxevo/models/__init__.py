@@ -14,6 +14,7 @@ from jaxevo.models.from_flax import (
     register_layer,
 )
 from jaxevo.models.mlp import MLP, mlp
+from jaxevo.models.modular import Modular, Pathway, modular
 from jaxevo.models.normalised import NormalisedModel, normalised
 from jaxevo.models.recurrent import FusedCell, RecurrentLinear, RecurrentNet, recurrent
 
@@ -26,8 +27,10 @@ __all__ = [
     "FunctionModel",
     "FusedCell",
     "LinenModel",
+    "Modular",
     "NNXModel",
     "NormalisedModel",
+    "Pathway",
     "PoorlyConditioned",
     "RecurrentLinear",
     "RecurrentNet",
@@ -39,6 +42,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "mlp",
+    "modular",
     "normalised",
     "poorly_conditioned",
     "recurrent",

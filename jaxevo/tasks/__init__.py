@@ -9,6 +9,7 @@ from jaxevo.tasks.baselines import (
     persistence,
     reservoir,
 )
+from jaxevo.tasks.binary_mnist import BinaryDigits, binary_digits, binary_mnist
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
 from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
@@ -25,6 +26,7 @@ from jaxevo.tasks.toy import toy_easy, toy_medium, toy_washout
 from jaxevo.tasks.weather import weather
 
 __all__ = [
+    "BinaryDigits",
     "Copying",
     "Environment",
     "ExampleBatch",
@@ -37,6 +39,8 @@ __all__ = [
     "SequenceSet",
     "Stream",
     "baselines",
+    "binary_digits",
+    "binary_mnist",
     "blind",
     "cartpole",
     "cartpole_masked",
