@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         noise,
         plotting,
         registry,
+        sensitivity,
         sinks,
+        statistics,
         tasks,
     )
     from jaxevo.alignment import Alignment, alignment
@@ -34,8 +36,17 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import AdaptiveMonteCarlo, Annealing, GradientLearner, Metropolis
+    from jaxevo.learners import (
+        AdaptiveMonteCarlo,
+        Annealing,
+        DeepGA,
+        GradientLearner,
+        Metropolis,
+        SafeMutation,
+    )
+    from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
+    from jaxevo.robustness import Offspring, offspring
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
 
@@ -49,15 +60,19 @@ __all__ = [
     "Comparison",
     "CosineDecay",
     "Cost",
+    "DeepGA",
     "Evaluation",
     "EvolutionStrategy",
     "ForwardGradient",
     "GradientLearner",
     "Metropolis",
+    "Mutation",
     "NodePerturbation",
+    "Offspring",
     "Optimizer",
     "Problem",
     "RunResult",
+    "SafeMutation",
     "TrainResult",
     "WeightPerturbation",
     "alignment",
@@ -69,11 +84,14 @@ __all__ = [
     "models",
     "nodes",
     "noise",
+    "offspring",
     "optimizer",
     "plotting",
     "registry",
     "run",
+    "sensitivity",
     "sinks",
+    "statistics",
     "sweep",
     "tasks",
     "train",
@@ -90,9 +108,18 @@ _HOMES = {
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("AdaptiveMonteCarlo", "Annealing", "GradientLearner", "Metropolis"),
+    "jaxevo.learners": (
+        "AdaptiveMonteCarlo",
+        "Annealing",
+        "DeepGA",
+        "GradientLearner",
+        "Metropolis",
+        "SafeMutation",
+    ),
+    "jaxevo.mutation": ("Mutation",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),
+    "jaxevo.robustness": ("Offspring", "offspring"),
     "jaxevo.run": ("RunResult", "run"),
     "jaxevo.train": ("TrainResult", "sweep", "train"),
 }

@@ -37,7 +37,8 @@ class Comparison(NamedTuple):
     """What `compare` returns.
 
     Attributes:
-        table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it.
+        table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it. Where
+            all count evaluations until solved, the best solved most runs, then soonest.
         runs: the run of each learner, by name, with its records over seeds.
         problems: what each learner was trained on, by name.
         metric: the held-out metric that ranks the table.
@@ -153,7 +154,7 @@ def compare(
         row = {"learner": name} | _row(result, learner.cost(problem)) | tuned
         row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
         rows.append(row)
-        if reference in runs:
+        if reference is not None and reference in runs:
             rows = [row | _tests(row["learner"], reference, runs) for row in rows]
         if path is not None:
             _write(_ranked(rows, runs, problems), path)
@@ -166,7 +167,13 @@ def compare(
 def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
     metric = rows[0]["metric"]
     sign = 1 if lower_is_better(metric) else -1
-    best_first = sorted(rows, key=lambda row: (not np.isfinite(row["mean"]), sign * row["mean"]))
+
+    def rank(row):
+        if all("solved" in row for row in rows):
+            return -row["solved"], row["evaluations"]
+        return not np.isfinite(row["mean"]), sign * row["mean"]
+
+    best_first = sorted(rows, key=rank)
     return Comparison(best_first, runs, problems, metric)
 
 

@@ -449,7 +449,7 @@ def check_key(key: Any) -> None:
     Raises:
         ValueError: with how to make one.
     """
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
         raise ValueError(f"key must be made by jax.random.key(seed), got {type(key).__name__}")
 
 

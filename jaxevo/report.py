@@ -145,16 +145,17 @@ def comparison_table(
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("learner", min_width=18, max_width=18, overflow="fold")
     solving = any("solved" in row for row in rows)
-    for column in (metric, *(["solved"] if solving else []), "spent", "passes", "run + compile"):
+    # a terminal of 80 columns holds no more: the table on disk has all
+    for column in (metric, "solved" if solving else "passes", "spent", "run + compile"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         seconds, compiling = row["seconds"], row["compile_seconds"]
+        passes = f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw."
         table.add_row(
             escape(row["learner"] + (f" ({row['tuned']})" if "tuned" in row else "")),
             f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
-            *([_solved_text(row)] if solving else []),
+            _solved_text(row) if solving else passes,
             f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
-            f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw.",
             f"{seconds:.1f} + {compiling:.1f} s\n{(row['temp_bytes'] or 0) / 1e6:.2f} MB",
         )
     for name, levels in baselines.items():
@@ -164,15 +165,13 @@ def comparison_table(
 
 
 def _solved_text(row: Mapping[str, Any]) -> str:
-    """How many runs solved the task, in the median after how many evaluations, and p values."""
+    """How many runs solved the task, the median of their evaluations, and p (Mann-Whitney)."""
     if "solved" not in row:
         return "-"
-    median = row["evaluations"]
-    text = f"{round(row['solved'] * row['seeds'])} of {row['seeds']}"
-    text += f", {compact(int(median))} ev." if math.isfinite(median) else ""
-    if "p_mann_whitney" in row:
-        text += f"\np {row['p_mann_whitney']:.1g}, {row['p_barnard']:.1g}"
-    return text
+    median, p = row["evaluations"], row.get("p_mann_whitney")
+    text = f"{round(row['solved'] * row['seeds'])} of {row['seeds']}\n"
+    text += f"{compact(int(median))}" if math.isfinite(median) else "-"
+    return text + ("" if p is None else f", p {p:.0e}")
 
 
 def compact(number: int) -> str:

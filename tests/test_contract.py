@@ -247,7 +247,7 @@ RUN_TABLE = ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum"
 
 
 @pytest.mark.parametrize("name", RUN_TABLE)
-def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path):
+def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path, optimised):
     learner, problem, _ = first_state(name)
     settings = {"record_every": 2, "num_seeds": 2}
     key = jax.random.key(2)
