@@ -105,19 +105,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "jaxevo.alignment": (
-        "Alignment",
-        "alignment",
-    ),
-    "jaxevo.compare": (
-        "Comparison",
-        "compare",
-    ),
-    "jaxevo.core": (
-        "Cost",
-        "Evaluation",
-        "Problem",
-    ),
+    "jaxevo.alignment": ("Alignment", "alignment"),
+    "jaxevo.compare": ("Comparison", "compare"),
+    "jaxevo.core": ("Cost", "Evaluation", "Problem"),
     "jaxevo.estimators": (
         "ActorCritic",
         "Backprop",
@@ -137,28 +127,11 @@ _HOMES = {
         "SafeMutation",
     ),
     "jaxevo.mutation": ("Mutation",),
-    "jaxevo.optimizer": (
-        "CosineDecay",
-        "Optimizer",
-        "optimizer",
-    ),
-    "jaxevo.robustness": (
-        "Offspring",
-        "offspring",
-    ),
-    "jaxevo.run": (
-        "RunResult",
-        "run",
-    ),
-    "jaxevo.train": (
-        "TrainResult",
-        "sweep",
-        "train",
-    ),
-    "jaxevo.transfer": (
-        "Transfer",
-        "transfer",
-    ),
+    "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
+    "jaxevo.robustness": ("Offspring", "offspring"),
+    "jaxevo.run": ("RunResult", "run"),
+    "jaxevo.train": ("TrainResult", "sweep", "train"),
+    "jaxevo.transfer": ("Transfer", "transfer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -6,8 +6,8 @@ by unit, the forward pass is elementwise in (member, point), and compilers fuse 
 points of a batch are laid in a row, [1, K], as if they were the outputs of one example: with one
 input, one output and the mean of squared errors, all losses stay what they are.
 
-1-30-1 on 24 points, 1,000 members, two CPU cores: 4 million forward passes a second, where matrix
-products make 0.4 (`benchmarks/bench_metropolis.py`).
+1-30-1 on 24 points, 1,000 members, two busy CPU cores: 1.3 to 2 million mutations tried a second,
+2.5 times what matrix products do (`benchmarks/bench_metropolis.py`).
 """
 
 from typing import Any

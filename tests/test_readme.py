@@ -14,7 +14,7 @@ def test_readme_blocks_run_and_learn():
         exec(compile(block, "README.md", "exec"), names)
         reached.append({key: names.get(key) for key in ("result", "results", "problem", "found")})
 
-    digits, sweep, forecast, labels, copier, chains = reached
+    digits, sweep, forecast, labels, copier, chains, *_ = reached
     assert held_out(digits)["accuracy"] > 0.95
     assert sweep["results"].history["loss"].shape == (3, 3, 50)
     assert held_out(forecast)["mse"] < 0.02  # the variance of a sine is 0.5
