@@ -121,8 +121,10 @@ def test_dispatch_benchmark(tmp_path):
 def test_metropolis_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_metropolis"))
     check(stdout, blocks, VARIANTS["bench_metropolis"])
-    temps = [row["temp MB"] for row in blocks[1]["rows"]]
-    assert max(temps) == pytest.approx(min(temps), rel=0.01)  # flat in attempts
+    short, *_, long = blocks[1]["rows"]
+    more = long["attempts"] - short["attempts"]
+    # flat, but for the four bytes of each attempt's number in the scan of `train`
+    assert 1e6 * (long["temp MB"] - short["temp MB"]) <= 4 * more + 256
 
 
 def script(monkeypatch, name):
