@@ -155,6 +155,12 @@ TABLE = {
 }
 
 every_learner = pytest.mark.parametrize("name", TABLE)
+# of what `train` and `run` do alike with all states
+one_of_each_kind = pytest.mark.parametrize(
+    "name",
+    ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga",
+     "metropolis", "pathnet"),
+)  # fmt: skip
 # what trains any network; paths are through networks of their own (tests/test_pathnet.py)
 OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
 
@@ -247,7 +253,7 @@ def test_scan_equals_loop(name):
     assert_trees(np.testing.assert_allclose, whole(name).state, state, rtol=1e-3, atol=2e-5)
 
 
-@every_learner
+@one_of_each_kind
 def test_resumed_equals_unbroken_bit_for_bit(name):
     learner, problem, _ = first_state(name)
     half = train(RUN_KEY, learner, problem, num_steps=2)
@@ -266,6 +272,16 @@ def test_a_state_comes_back_from_a_checkpoint_as_it_was(name, tmp_path):
 
 
 @every_learner
+def test_seeds_may_be_vmapped(name):
+    """Traced, not compiled: the axis of the seeds leads every leaf of the state."""
+    learner, problem, state = first_state(name)
+    keys = jnp.stack([RUN_KEY, jax.random.key(5)])
+    result = jax.eval_shape(jax.vmap(lambda k: train(k, learner, problem, num_steps=1)), keys)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, result.state)
+    assert shapes == jax.tree.map(lambda leaf: (2, *leaf.shape), state)
+
+
+@one_of_each_kind
 def test_vmapped_seeds_equal_single_runs(name):
     learner, problem, _ = first_state(name)
     keys = jnp.stack([RUN_KEY, jax.random.key(5)])
@@ -275,11 +291,7 @@ def test_vmapped_seeds_equal_single_runs(name):
     assert_trees(np.testing.assert_allclose, member, whole(name).params, rtol=1e-3, atol=5e-5)
 
 
-# `run` treats all states alike: one learner of each kind
-RUN_TABLE = ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga")
-
-
-@pytest.mark.parametrize("name", RUN_TABLE)
+@one_of_each_kind
 def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path, optimised):
     learner, problem, _ = first_state(name)
     settings = {"record_every": 2, "num_seeds": 2}

@@ -6,20 +6,22 @@ import re
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-def test_readme_blocks_run_and_learn():
+def test_readme_blocks_run_and_learn(optimised):
     text = README.read_text(encoding="utf-8")
     names: dict = {}
     reached = []
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "README.md", "exec"), names)
-        reached.append({key: names.get(key) for key in ("result", "results", "problem", "found")})
+        found = ("result", "results", "problem", "found", "child")
+        reached.append({key: names.get(key) for key in found})
 
-    digits, sweep, forecast, labels, copier, chains, *_ = reached
+    digits, sweep, forecast, labels, copier, mutation, chains = reached
     assert held_out(digits)["accuracy"] > 0.95
     assert sweep["results"].history["loss"].shape == (3, 3, 50)
     assert held_out(forecast)["mse"] < 0.02  # the variance of a sine is 0.5
     assert held_out(labels)["accuracy"] > 0.85  # a coin: 0.5
     assert held_out(copier)["recall"] > 0.5  # a guess: 1/8
+    assert mutation["child"]["readout"]["kernel"].shape == (32, 2)
     assert chains["found"].agreement.correlation[-1] > 0.99
 
 
