@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import DeepGA, GradientLearner, SafeMutation
+    from jaxevo.learners import DeepGA, DifferentiableStructure, GradientLearner, SafeMutation
+    from jaxevo.models import compact
     from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.robustness import Offspring, offspring
@@ -51,6 +52,7 @@ __all__ = [
     "CosineDecay",
     "Cost",
     "DeepGA",
+    "DifferentiableStructure",
     "Evaluation",
     "EvolutionStrategy",
     "ForwardGradient",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainResult",
     "WeightPerturbation",
     "alignment",
+    "compact",
     "compare",
     "estimators",
     "learners",
@@ -96,7 +99,8 @@ _HOMES = {
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("DeepGA", "GradientLearner", "SafeMutation"),
+    "jaxevo.learners": ("DeepGA", "DifferentiableStructure", "GradientLearner", "SafeMutation"),
+    "jaxevo.models": ("compact",),
     "jaxevo.mutation": ("Mutation",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.folder": ("load_params",),

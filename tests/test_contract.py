@@ -16,9 +16,9 @@ from jaxevo.estimators import (
     NodePerturbation,
     WeightPerturbation,
 )
-from jaxevo.learners import DeepGA, GradientLearner, SafeMutation
+from jaxevo.learners import DeepGA, DifferentiableStructure, GradientLearner, SafeMutation
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
-from jaxevo.models import from_functions, mlp, recurrent
+from jaxevo.models import from_functions, growing_recurrent, mlp, recurrent
 from jaxevo.run import run
 from jaxevo.tasks import examples, stream
 from jaxevo.train import train
@@ -37,6 +37,12 @@ def in_time() -> Problem:
     waves = np.sin(np.arange(60)[:, None, None] / 3 + np.arange(3)[None, :, None])
     task = stream(waves[:-1].repeat(4, 2), waves[1:].repeat(2, 2), window=6)
     return Problem(task, recurrent((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def growing() -> Problem:
+    model = growing_recurrent((4,), 2, capacity=8, num_nodes=2, weight_scale=0.3)
+    return Problem(in_time().task, model)
 
 
 SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
@@ -98,6 +104,13 @@ TABLE = {
     "forward-gradient": (
         GradientLearner(estimator=ForwardGradient(num_draws=2), learning_rate=0.01),
         in_time,
+    ),
+    "differentiable-structure": (
+        # births and deaths in every few steps
+        DifferentiableStructure(
+            population_size=3, spontaneous_probability=0.5, threshold=1.0, delete_probability=0.2
+        ),
+        growing,
     ),
     "evolution-strategy, in time": (
         GradientLearner(
@@ -228,7 +241,8 @@ def test_vmapped_seeds_equal_single_runs(name):
 
 
 # `run` treats all states alike: one learner of each kind
-RUN_TABLE = ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga")
+RUN_TABLE = ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga",
+             "differentiable-structure")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RUN_TABLE)
@@ -275,6 +289,8 @@ def test_untrainable_leaves_keep_their_bits(name):
         initial_carry=network.initial_carry,
         trainable=lambda params: first_layer_frozen(params) | {"count": False, "odd": False},
     )
+    if hasattr(network, "groups"):  # a growing network stays one
+        object.__setattr__(frozen, "groups", network.groups)
     problem = Problem(problem.task, frozen)
     # one network for all members: in a population each row may hold another member later
     params = frozen.init(jax.random.key(0))
@@ -296,7 +312,9 @@ def test_a_nan_loss_is_counted_and_changes_nothing(name):
     """Of learners with one network. A population heals: its other members still have losses."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
-    params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)
+    params = jax.tree.map(
+        lambda leaf: leaf.at[:].set(jnp.nan) if leaf.dtype.kind == "f" else leaf, state.params
+    )
     state = state._replace(params=params)
     after, metrics = step(jax.random.key(0), learner, state, problem)
     assert metrics["num_nonfinite"] >= 1

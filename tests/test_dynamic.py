@@ -26,7 +26,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def some_dead(model):
-    """A network with holes: other slots alive than the first ones, and not as many in each layer."""
+    """A network with holes among its slots, and not the same ones in each layer."""
     params = model.init(jax.random.key(0))
     alive = {}
     for i, (name, entry) in enumerate(params[LEDGER].items()):
