@@ -133,7 +133,7 @@ def node_axes(small: Any, large: Any, group: str, is_state: bool = False) -> tup
         grown = after[path].shape
         for axis in range(-len(grown), 0):
             if blocks := grown[axis] - leaf.shape[axis]:
-                role = "state" if is_state else {-1: "in", -2: "out"}.get(axis)
+                role: Any = "state" if is_state else {-1: "in", -2: "out"}.get(axis)
                 if role is None:
                     raise ValueError(
                         f"nodes must be on the last two axes of a leaf, got axis {axis} of {path}"
@@ -161,7 +161,8 @@ def _by_path(groups: tuple[Group, ...]) -> dict[str, list[NodeAxis]]:
     return table
 
 
-def _map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
+def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
+    """`fn(path, leaf)` of every leaf, with the paths of `named_leaves`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: fn(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
     )
@@ -188,7 +189,7 @@ def _product(masks: Masks, axes: list[NodeAxis], leaf: Any) -> Bool[Array, "..."
 def alive_mask(groups: tuple[Group, ...], params: Params) -> Any:
     """For each leaf, True where all slots that it belongs to are alive; None: it has no slots."""
     alive, table = alive_in(params), _by_path(groups)
-    return _map_paths(
+    return map_paths(
         lambda path, leaf: _product(alive, table[path], leaf) if path in table else None, params
     )
 
@@ -196,7 +197,7 @@ def alive_mask(groups: tuple[Group, ...], params: Params) -> Any:
 def without_dead(groups: tuple[Group, ...], tree: Any, masks: Masks) -> Any:
     """`tree`, of the structure of the params or a part of it, with zeros where a slot is dead."""
     table = _by_path(groups)
-    return _map_paths(
+    return map_paths(
         lambda path, leaf: (
             jnp.where(_product(masks, table[path], leaf), leaf, jnp.zeros_like(leaf))
             if path in table
@@ -305,7 +306,7 @@ def changed(
         return leaf
 
     ledger = {name: entry | {"alive": alive[name]} for name, entry in params[LEDGER].items()}
-    return _map_paths(one, params | {LEDGER: ledger})
+    return map_paths(one, params | {LEDGER: ledger})
 
 
 def _newborn(key, leaf, axis: NodeAxis, group: Group, table, change: Change, rule: Rule) -> Array:
@@ -369,7 +370,7 @@ def reset_moments(
         leaf = jnp.where(_product(old, table[path], leaf), leaf, jnp.asarray(value, leaf.dtype))
         return jnp.where(_product(alive, table[path], leaf), leaf, jnp.zeros_like(leaf))
 
-    return map_like(lambda part: _map_paths(one, part), moments, tree_floats(params))
+    return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
 
 
 def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, kept: Masks) -> Any:
@@ -386,7 +387,7 @@ def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, kept: Masks) 
         mask = _along(kept[states[path].group], states[path], leaf.ndim)
         return jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, jnp.zeros_like(leaf))
 
-    return map_like(lambda part: _map_paths(one, part), carry, like)
+    return map_like(lambda part: map_paths(one, part), carry, like)
 
 
 def on_slots(
@@ -411,7 +412,7 @@ def on_slots(
             leaf = jnp.moveaxis(moved, -1, axis.axis)
         return leaf
 
-    return _map_paths(one, tree)
+    return map_paths(one, tree)
 
 
 def padded(num: int) -> Callable[[Array, str], Array]:

@@ -1,6 +1,8 @@
-"""Networks with differentiable structure: the source's cycle, its events, growth and what is kept."""
+"""Differentiable structure: the cycle of its source, events, growth, and what is kept."""
 
 import functools
+import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,16 @@ from jaxevo.structure import LEDGER, alive_in, without_dead
 from jaxevo.train import train
 from jaxevo.tree import named_leaves, tree_row
 
-STILL = {
+STILL: dict[str, Any] = {
     "add_probability": 0.0,
     "delete_probability": 0.0,
     "spontaneous_probability": 0.0,
 }
-RESTLESS = {"spontaneous_probability": 0.6, "threshold": 1.0, "delete_probability": 0.1}
+RESTLESS: dict[str, Any] = {
+    "spontaneous_probability": 0.6,
+    "threshold": 1.0,
+    "delete_probability": 0.1,
+}
 
 
 @functools.cache
@@ -63,7 +69,7 @@ class Transcript:
     def cycle(self, text, A):
         W, m = self.weights, self.weights.get("m", 1.0)
         hs, ps, loss = {-1: self.h}, {}, 0.0
-        for t, (now, following) in enumerate(zip(text[:-1], text[1:], strict=True)):
+        for t, (now, following) in enumerate(itertools.pairwise(text)):
             hs[t] = np.tanh(W["Wxh"][:, now] + W["Whh"] @ hs[t - 1] + W["bh"])
             o = W["Why"] @ (m * hs[t]) + W["by"]
             ps[t] = np.exp(o) / np.exp(o).sum()

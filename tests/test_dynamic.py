@@ -1,6 +1,7 @@
 """Growing networks: slots, the zero invariant, and the dense network that they are."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurre
 from jaxevo.structure import LEDGER, alive_in, without_dead
 from jaxevo.tree import named_leaves, tree_floats, tree_masked
 
-SMALL = {"capacity": 8, "num_nodes": 5}
+SMALL: dict[str, Any] = {"capacity": 8, "num_nodes": 5}
 MODELS = {
     "rnn": growing_recurrent((4,), 3, weight_scale=0.5, **SMALL),
     "multipliers": growing_recurrent((4,), 3, weight_scale=0.5, multipliers=True, **SMALL),

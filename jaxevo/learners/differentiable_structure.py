@@ -177,7 +177,7 @@ class DifferentiableStructure:
             return Member(params, state, carry, births, counts, jnp.full((), jnp.nan, float))
 
         members = self.over_members(first, jnp.arange(self.population_size))
-        return DifferentiableStructureState(*members, jnp.int32(0))
+        return _joined(members, jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: DifferentiableStructureState, problem: Problem
@@ -202,7 +202,7 @@ class DifferentiableStructure:
             "blocked": members.counts.blocked.mean(),
             "num_nonfinite": jnp.sum(~finite),
         }
-        return DifferentiableStructureState(*members, state.step + 1), metrics
+        return _joined(members, state.step + 1), metrics
 
     def solution(self, state: DifferentiableStructureState, problem: Problem) -> Params:
         best = jnp.argmin(jnp.where(jnp.isfinite(state.loss), state.loss, jnp.inf))
@@ -324,7 +324,7 @@ class DifferentiableStructure:
             }
             leaves = named_leaves(params)
             least = {path: jnp.maximum(leaves[path], floor) for path, floor in least.items()}
-            return structure._map_paths(lambda path, leaf: least.get(path, leaf), params)
+            return structure.map_paths(lambda path, leaf: least.get(path, leaf), params)
 
         def shrink(weight):
             pull = self.l1 * jnp.sign(weight)
@@ -458,7 +458,7 @@ def clipped_rmsprop(
         )
         return updates, optax.ScaleByRmsState(nu=nu)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 def clipped_adagrad(
@@ -478,10 +478,14 @@ def clipped_adagrad(
         updates = jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + eps), gradient, total)
         return updates, optax.ScaleByRssState(sum_of_squares=total)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 PUBLISHED = {"outgoing_l1": clipped_rmsprop, "multiplier": clipped_adagrad}
+
+
+def _joined(members: Member, step: Any) -> DifferentiableStructureState:
+    return DifferentiableStructureState(**members._asdict(), step=step)
 
 
 def _is_amount(x: Any) -> Any:
@@ -491,7 +495,7 @@ def _is_amount(x: Any) -> Any:
 def _on_paths(fn: Any, paths: set[str], tree: Any, *others: Any) -> Any:
     """`fn` of the leaves at these paths, and of those of `others` there."""
     beside = [named_leaves(other) for other in others]
-    return structure._map_paths(
+    return structure.map_paths(
         lambda path, leaf: fn(leaf, *(b[path] for b in beside)) if path in paths else leaf, tree
     )
 

@@ -86,6 +86,11 @@ class Grammar(TimedTask):
         """Shape of one time step's input."""
         return (len(ALPHABET),)
 
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Steps at which a new phase begins."""
+        return tuple(self.phase_steps * i for i in range(1, self.texts.shape[0]))
+
     def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
         step = jnp.asarray(step, jnp.int32)
         phase = jnp.minimum(step // self.phase_steps, self.texts.shape[0] - 1)
