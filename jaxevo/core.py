@@ -410,7 +410,8 @@ class Learner(Protocol):
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
     another task), `edit(state, change, problem)` (a structural change from outside) and
-    `resize(before, after, problem) -> Resized | None` (on the host, between chunks).
+    `resize(before, after, problem) -> Resized | None` (on the host, between chunks), and with it
+    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size).
     """
 
     def init(self, key: Key[Array, ""], problem: Any, params: Params | None = None) -> State:

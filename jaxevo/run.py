@@ -261,7 +261,7 @@ class _Loop:
         }
 
     def restore(self) -> None:
-        found = checkpoint.restore(self.files.checkpoints, self.program.saved())
+        found = checkpoint.restore(self.files.checkpoints, self.program.saved_like)
         if found.step > self.num_steps:
             raise ValueError(
                 f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"

@@ -186,7 +186,7 @@ def test_empty_slots_are_given_up():
     learner = DifferentiableStructure(**RESTLESS)
     before = restless(32, steps=10).state
     moved = problem(64)
-    wide = learner.with_slots(before, moved.model.groups, _padded(64), moved)
+    wide = learner.with_capacity(64, before, problem(32)).state
     full = wide._replace(counts=wide.counts._replace(roomy=jnp.full(2, 2000)))
     resized = learner.resize(full, full, moved)
     assert resized is not None
@@ -205,12 +205,6 @@ def test_empty_slots_are_given_up():
     )
     np.testing.assert_allclose(now[1]["loss"], later[1]["loss"], rtol=1e-5)
     assert learner.resize(full, wide, moved) is None
-
-
-def _padded(num):
-    from jaxevo.structure import padded
-
-    return padded(num)
 
 
 def test_only_outgoing_weights_are_penalised():
@@ -276,6 +270,21 @@ def test_a_growing_perceptron_compacts_to_a_plain_one():
     ours = grown.evaluate(tree_row(state.params, 1), batch).loss
     np.testing.assert_allclose(Problem(grown.task, dense).evaluate(params, batch).loss, ours,
                                rtol=1e-5)  # fmt: skip
+
+
+def test_a_run_that_grew_is_resumed_and_evaluated_at_its_size(tmp_path):
+    learner = DifferentiableStructure(population_size=2, **RESTLESS)
+    settings = {"record_every": 10, "progress": False}
+    key, folder = jax.random.key(4), tmp_path / "run"
+    whole = run(key, learner, problem(4), num_steps=30, **settings)
+    part = run(key, learner, problem(4), num_steps=20, folder=folder, **settings)
+    assert part.state.births["layer0"].shape[1] > 4
+    resumed = run(key, learner, problem(4), num_steps=30, resume_from=folder, **settings)
+    assert resumed.summary["resumed_at"] == 20
+    np.testing.assert_array_equal(resumed.rows[-1]["births"], whole.rows[-1]["births"])
+    np.testing.assert_allclose(resumed.rows[-1]["loss"], whole.rows[-1]["loss"], rtol=1e-4)
+    assert (folder / "growth.png").stat().st_size > 1000
+    assert problem(4).model.fitted(part.params).capacity == part.state.births["layer0"].shape[1]
 
 
 def test_by_name():

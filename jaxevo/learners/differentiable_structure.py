@@ -10,6 +10,8 @@ the code. Differs: a population of networks in one program, in slots whose numbe
 host; where it runs out, the steps since the last look are taken again with twice as many.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -226,23 +228,32 @@ class DifferentiableStructure:
         """
         if not (self.resizes and isinstance(problem.model, DynamicModel)):
             return None
-        capacity, groups = problem.model.capacity, problem.model.groups
-        rerun = bool(jnp.any(after.counts.blocked > before.counts.blocked))
-        if rerun:
-            num, state, change = 2 * capacity, before, structure.padded
-        elif capacity >= 2 * LEAST_CAPACITY and bool(jnp.all(after.counts.roomy >= ROOMY_STEPS)):
-            num, state = capacity // 2, after
-            alive = structure.alive_in(state.params)
+        capacity = problem.model.capacity
+        if bool(jnp.any(after.counts.blocked > before.counts.blocked)):
+            return self.with_capacity(2 * capacity, before, problem)._replace(rerun=True)
+        if capacity >= 2 * LEAST_CAPACITY and bool(jnp.all(after.counts.roomy >= ROOMY_STEPS)):
+            return self.with_capacity(capacity // 2, after, problem)
+        return None
 
-            def change(num):
-                return structure.compacted(alive, num)
-        else:
+    def at_size(
+        self, shapes: Mapping[str, str], state: DifferentiableStructureState, problem: Problem
+    ) -> Resized | None:
+        """`state` with the slots of a checkpoint's, given its shapes by path."""
+        path = f"state/params/{structure.LEDGER}/{problem.model.groups[0].name}/alive"
+        num = int(re.findall(r"\d+", shapes.get(path, "0"))[-1])
+        if num in (0, problem.model.capacity):
             return None
-        moved = type(problem)(problem.task, problem.model.resized(num))
-        return Resized(moved, self.with_slots(state, groups, change(num), problem), rerun)
+        return self.with_capacity(num, state, problem)
 
-    def with_slots(self, state, groups, change, problem) -> DifferentiableStructureState:
-        """`state` after a change of the number of slots, `change` as for `structure.on_slots`."""
+    def with_capacity(
+        self, num: int, state: DifferentiableStructureState, problem: Problem
+    ) -> Resized:
+        """Problem and state with `num` slots, as many as there are living nodes or more."""
+        groups = problem.model.groups
+        if num < problem.model.capacity:
+            change = structure.compacted(structure.alive_in(state.params), num)
+        else:
+            change = structure.padded(num)
         params = structure.on_slots(groups, state.params, change)
         ledger = {
             name: entry | {"alive": change(entry["alive"][..., None, :], name)[..., 0, :]}
@@ -263,13 +274,14 @@ class DifferentiableStructure:
             for name, steps in state.births.items()
         }
         counts = state.counts._replace(roomy=jnp.zeros_like(state.counts.roomy))
-        return state._replace(
+        state = state._replace(
             params=params | {structure.LEDGER: ledger},
             optimizer=moments,
             carry=carry,
             births=births,
             counts=counts,
         )
+        return Resized(type(problem)(problem.task, problem.model.resized(num)), state, False)
 
     # ------------------------------------------------------------------------ one member
 

@@ -147,7 +147,12 @@ class DynamicModel:
         return mask | {LEDGER: frozen}
 
     def resized(self, capacity: int) -> "DynamicModel":
+        """The same with other slots."""
         return dataclasses.replace(self, capacity=capacity)
+
+    def fitted(self, params: Params) -> "DynamicModel":
+        """The same with as many slots as a network has, such as one that was read from a file."""
+        return self.resized(next(iter(params[LEDGER].values()))["alive"].shape[-1])
 
 
 def compact(model: Model, params: Params, member: int | None = None) -> tuple[Model, Params]:
