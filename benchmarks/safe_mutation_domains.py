@@ -22,7 +22,7 @@ from jaxevo import plotting, registry, statistics, train
 from jaxevo.plotting_mutations import solved as solved_picture
 
 GRID = (1e-1, 5e-2, 1e-2, 5e-3, 1e-3, 1e-4)  # of the paper, for every method
-POLE_GRID = (0.02, 0.05, 0.1, 0.2, 0.5)
+POLE_GRID = [0.02, 0.05, 0.1, 0.2, 0.5]
 RUN_SEED, TUNING_SEED = 1, 1000
 NUM_CHUNKS = 25
 SOLVED_RETURN = 475.0  # on 32 held-out episodes
@@ -167,7 +167,7 @@ def deep(args: argparse.Namespace) -> None:
             print(f"{layers} layers, {name}: {shown}; {result.seconds:.0f} s", flush=True)
     if args.picture:
         rows = {
-            name: [{"evaluations": e, "way left": loss[0]}
+            name: [{"step": e, "evaluations": e, "way left": loss[0]}
                    for e, loss in zip(r.evaluations.tolist(), r.best_loss.tolist(), strict=True)]
             for name, r in curves.items()
         }  # fmt: skip
@@ -183,7 +183,13 @@ def pole(args: argparse.Namespace) -> None:
         built = registry.build(
             name, "cartpole-masked", sigma=sigma, num_steps=num_steps, **settings
         )
-        result = runs(built, num_runs, seed, num_chunks=num_steps)
+        above = np.zeros(num_runs, bool)
+
+        def until(held_out, _):
+            above[:] |= held_out["return"] >= SOLVED_RETURN
+            return above.all()
+
+        result = runs(built, num_runs, seed, num_steps, until)
         reached = result.held_out["return"] >= SOLVED_RETURN
         first = np.where(reached.any(0), 1 + reached.argmax(0), np.inf)
         return first, result.held_out["return"].max(0)
@@ -193,7 +199,7 @@ def pole(args: argparse.Namespace) -> None:
     best = {}
     for name in args.methods:
         found = {}
-        for sigma in POLE_GRID[: 2 if args.quick else None]:
+        for sigma in args.sigmas[: 2 if args.quick else None]:
             first, _ = generations(name, sigma, TUNING_SEED, 5)
             found[sigma] = statistics.median_evaluations(first), np.sort(first).tolist()
             print(f"| {name} | {sigma:g} | {found[sigma][1]} |", flush=True)
@@ -221,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, help="independent runs of each method")
     parser.add_argument("--evaluations", type=int, help="of each run, in maze and deep")
     parser.add_argument("--offspring", type=int, default=10, help="per step, in maze and deep")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=POLE_GRID, help="in pole")
     parser.add_argument("--picture", help="file to draw to, in maze and deep")
     parser.add_argument("--quick", action="store_true", help="a trial of some seconds")
     args = parser.parse_args(arguments)

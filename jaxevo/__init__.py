@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxevo import (
+        correspondence,
         estimators,
         learners,
         models,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxevo.compare import Comparison, compare
     from jaxevo.core import Cost, Evaluation, Problem
     from jaxevo.estimators import (
+        ActorCritic,
         Backprop,
         EvolutionStrategy,
         ForwardGradient,
@@ -35,18 +37,31 @@ if TYPE_CHECKING:
         WeightPerturbation,
     )
     from jaxevo.folder import load_params
-    from jaxevo.learners import DeepGA, DifferentiableStructure, GradientLearner, SafeMutation
+    from jaxevo.learners import (
+        AdaptiveMonteCarlo,
+        Annealing,
+        DeepGA,
+        DifferentiableStructure,
+        GradientLearner,
+        Metropolis,
+        PathNet,
+        SafeMutation,
+    )
     from jaxevo.models import compact
     from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.robustness import Offspring, offspring
     from jaxevo.run import RunResult, run
     from jaxevo.train import TrainResult, sweep, train
+    from jaxevo.transfer import Transfer, transfer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorCritic",
+    "AdaptiveMonteCarlo",
     "Alignment",
+    "Annealing",
     "Backprop",
     "Comparison",
     "CosineDecay",
@@ -57,18 +72,22 @@ __all__ = [
     "EvolutionStrategy",
     "ForwardGradient",
     "GradientLearner",
+    "Metropolis",
     "Mutation",
     "NodePerturbation",
     "Offspring",
     "Optimizer",
+    "PathNet",
     "Problem",
     "RunResult",
     "SafeMutation",
     "TrainResult",
+    "Transfer",
     "WeightPerturbation",
     "alignment",
     "compact",
     "compare",
+    "correspondence",
     "estimators",
     "learners",
     "load_params",
@@ -86,6 +105,7 @@ __all__ = [
     "sweep",
     "tasks",
     "train",
+    "transfer",
 ]
 
 _HOMES = {
@@ -93,20 +113,31 @@ _HOMES = {
     "jaxevo.compare": ("Comparison", "compare"),
     "jaxevo.core": ("Cost", "Evaluation", "Problem"),
     "jaxevo.estimators": (
+        "ActorCritic",
         "Backprop",
         "EvolutionStrategy",
         "ForwardGradient",
         "NodePerturbation",
         "WeightPerturbation",
     ),
-    "jaxevo.learners": ("DeepGA", "DifferentiableStructure", "GradientLearner", "SafeMutation"),
+    "jaxevo.folder": ("load_params",),
+    "jaxevo.learners": (
+        "AdaptiveMonteCarlo",
+        "Annealing",
+        "DeepGA",
+        "DifferentiableStructure",
+        "GradientLearner",
+        "Metropolis",
+        "PathNet",
+        "SafeMutation",
+    ),
     "jaxevo.models": ("compact",),
     "jaxevo.mutation": ("Mutation",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
-    "jaxevo.folder": ("load_params",),
     "jaxevo.robustness": ("Offspring", "offspring"),
     "jaxevo.run": ("RunResult", "run"),
     "jaxevo.train": ("TrainResult", "sweep", "train"),
+    "jaxevo.transfer": ("Transfer", "transfer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

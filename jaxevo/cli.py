@@ -31,6 +31,7 @@ commands:
   eval FOLDER [OPTIONS]         held-out metrics of a run's network
   show FOLDER                   what a run was and what it reached
   compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
+  transfer LEARNER TASK [OPTIONS]  one task after the other, beside learning each afresh
   doctor                        versions, devices, memory, caches
 
   jaxevo train evolution-strategy digits
@@ -62,6 +63,19 @@ jaxevo compare TASK --help shows every option.
 """
 
 
+TRANSFER_USAGE = """usage: jaxevo transfer LEARNER TASK [OPTIONS]
+
+Learns one task after the other, as the pathnet learners do, and beside it each later task afresh,
+by one random path, and by going on with the path that learned the task before; leaves rows.jsonl,
+table.csv and pictures in a new folder under runs/. jaxevo resume FOLDER goes on with one stopped.
+
+  jaxevo transfer pathnet binary-mnist --pairs 40
+  jaxevo transfer pathnet cifar10 --then svhn --seeds 5
+
+jaxevo transfer LEARNER TASK --help shows every option.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, or 2 after a mistake of one clear line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -72,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "eval": evaluate,
         "show": show,
         "compare": compare,
+        "transfer": transfer,
         "doctor": doctor,
     }
     try:
@@ -138,7 +153,12 @@ def train(words: list[str]) -> int:
             Option("steps", int, registry.default_steps(learner, task, preset), "of training"),
             Option("seeds", int, 1, "independent repetitions, side by side in one program"),
             Option("seed", int, 0, "of the run"),
-            Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
+            Option(
+                "model",
+                str,
+                registry.model_of(learner, task),
+                f"network: {', '.join(registry.MODELS)}",
+            ),
             Option("preset", str | None, None, f"named defaults: {presets or 'there are none'}"),
             Option("beside", str | None, None, "another learner to train, for the table"),
             *FOLDER_OPTIONS,
@@ -178,6 +198,8 @@ FOLDER_OPTIONS = (
 def resume(words: list[str]) -> int:
     """`jaxevo resume FOLDER`."""
     (folder,) = need_folder("resume", words, "Goes on with a run that was stopped.")
+    if (words_before := transfer_words(folder)) is not None:
+        return transfer(words_before + words[1:], resume_from=folder)
     values, config = settings_on_disk(folder)
     names = ("out", "record_every", "config")
     options = [
@@ -338,6 +360,13 @@ def show(words: list[str]) -> int:
     config = read_json(pathlib.Path(folder) / "config.json")
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
+    if transfer_words(folder) is not None:
+        from jaxevo.report import transfer_table
+        from jaxevo.transfer import load_transfer
+
+        if table := load_transfer(folder).table:
+            console.print(transfer_table("result", table))
+        return 0
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")
         try:
@@ -464,6 +493,115 @@ def pair(build: Any) -> Any:
         return built.learner, built.problem
 
     return learner_and_problem
+
+
+def transfer(words: list[str], resume_from: str | None = None) -> int:
+    """`jaxevo transfer LEARNER TASK`."""
+    names = leading_names(words, 2)
+    if len(names) < 2:
+        if wants_help(words, TRANSFER_USAGE):
+            return 0
+        mistake("transfer needs a learner and a task, such as: transfer pathnet binary-mnist")
+    learner, task = names
+    if not hasattr(registry.load(registry.find_learner(learner).home), "next_problem"):
+        mistake(f"learner must be one that goes on to another task, such as pathnet, got {learner}")
+    inner = with_config(words[2:])
+    model = value_of("--model", inner)
+    of_learner = learner_options(learner, task, model)
+    values = parse(
+        [
+            Option("pairs", int, 40, "sequences of tasks, drawn at random where the task has many"),
+            Option("tasks", int, 2, "in each sequence"),
+            Option("then", str | None, None, "the second task instead, as 'svhn[data_dir=...]'"),
+            Option("seeds", int, 1, "independent repetitions of each sequence"),
+            Option("seed", int, 0, "of the study"),
+            Option("max_generations", int, 500, "that a task may take"),
+            Option("controls", str, "independent,independent-fixed,fine-tuning",
+                   "what to learn beside it"),
+            Option("replicates_at_once", int | None, None,
+                   "None: all; one after another on a CPU"),
+            Option("model", str, registry.model_of(learner, task), "network: modular"),
+            Option("out", str | None, None, "folder; None: a new one under runs/"),
+            Option("config", str | None, None, "TOML or JSON file of settings"),
+            *of_learner,
+        ],
+        inner,
+        prog=f"jaxevo transfer {learner} {task}",
+        what=f"transfer {learner} {task}",
+        about=f"{registry.find_learner(learner).summary}; {registry.TASKS[task].summary}",
+    )  # fmt: skip
+    require_seeds(values["seeds"], values["seed"])
+    settings = {option.name: values[option.name] for option in of_learner}
+    built = registry.build(learner, task, model=values["model"], **settings)
+    sequences = sequences_of(built, values, settings)
+
+    import jax
+    from rich.console import Console
+
+    from jaxevo import transfer as run_study
+    from jaxevo.report import transfer_table
+
+    console = Console(stderr=True)
+    shown: list[Any] = [None]
+
+    def on_chunk(phase, generation, working):
+        if phase != shown[0] or not working:
+            where = f"{phase.method}, task {phase.task + 1}"
+            console.print(f"{where}: generation {generation}, {working} at work", highlight=False)
+        shown[0] = phase
+
+    place: dict[str, Any] = {"resume_from": resume_from}
+    if resume_from is None:
+        place = {"folder": values["out"] or new_folder(f"transfer-{learner}-{task}")}
+    study = run_study(
+        jax.random.key(values["seed"]),
+        built.learner,
+        sequences,
+        num_seeds=values["seeds"],
+        max_generations=values["max_generations"],
+        methods=("pathnet", *filter(None, values["controls"].split(","))),
+        chunk_size=values["replicates_at_once"],
+        config={"transfer": words},
+        on_chunk=on_chunk,
+        **place,
+    )
+    if study.table:
+        title = f"{learner} on {task}: {len(sequences)} sequences x {values['seeds']} seeds"
+        Console().print(transfer_table(title, study.table))
+    print(study.folder)
+    return 130 if study.interrupted else 0
+
+
+def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -> list[list[Any]]:
+    """The problems of a transfer study."""
+    from jaxevo.core import Problem
+
+    model, first = built.problem.model, built.problem.task
+    if values["then"] is None:
+        if not hasattr(first, "sequences"):
+            mistake(f"transfer needs --then TASK where the first task is {built.settings['task']}")
+        drawn = first.sequences(values["pairs"], values["tasks"], values["seed"])
+        return [[Problem(task, model) for task in tasks] for tasks in drawn]
+    ((_, then, inner),) = learner_list(values["then"])
+    learner, name = built.settings["learner"], built.settings["model"]
+    known = {setting.name: setting for setting in registry.settings_of(learner, then, name)}
+    kept = {n: v for n, v in settings.items() if n in known and known[n].owner != "task"}
+    options = learner_options(learner, then, name)
+    changed = parse(options, [*as_words(kept), *inner], prog="jaxevo transfer", what=then)
+    second = registry.build(learner, then, model=name, **changed).problem
+    for ability in ("input_shape", "num_outputs"):
+        wanted, got = getattr(first, ability), getattr(second.task, ability)
+        if wanted != got:
+            mistake(f"then must be a task whose {ability} is {wanted}, got {then} with {got}")
+    return [[built.problem, Problem(second.task, model)]]
+
+
+def transfer_words(folder: str) -> list[str] | None:
+    """What a transfer study in this folder was asked for; None where there is another run."""
+    from jaxevo.folder import read_json
+
+    path = pathlib.Path(folder) / "config.json"
+    return read_json(path).get("transfer") if path.is_file() else None
 
 
 def doctor(words: list[str]) -> int:

@@ -344,8 +344,8 @@ class Control(Problem):
         return self.task.transition(key, env_state, action)
 
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
-        """-> action, log_prob. Greedy where `key` is None."""
-        return self.task.act(key, output)
+        """-> action, log_prob. Greedy where `key` is None; a value beside the output is left."""
+        return self.task.act(key, output[0] if isinstance(output, tuple) else output)
 
     def rollout(
         self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None
@@ -409,9 +409,10 @@ class Learner(Protocol):
     """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
-    another task), `edit(state, change, problem)` (a structural change from outside) and
-    `resize(before, after, problem) -> Resized | None` (on the host, between chunks), and with it
-    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size).
+    another task), `edit(state, change, problem)` (a structural change from outside),
+    `resize(before, after, problem) -> Resized | None` (on the host, between chunks),
+    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size) and
+    `advice(metrics) -> str | None` (on the host, for a person, at a record).
     """
 
     def init(self, key: Key[Array, ""], problem: Any, params: Params | None = None) -> State:

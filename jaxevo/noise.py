@@ -75,6 +75,16 @@ def rademacher(
     return (signs.reshape(-1)[:size].reshape(shape).astype(dtype) * 2 - 1).astype(dtype)
 
 
+def uniform(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32, source: Source = "mix"
+) -> Float[Array, "..."]:
+    """Uniform numbers in (0, 1], [*shape]: their logarithms are finite."""
+    if source == "threefry":
+        return 1 - jax.random.uniform(key, shape, dtype)
+    # the top 24 bits, as many as a float32 holds
+    return (((_bits(key, shape) >> 8).astype(jnp.float32) + 1) * 2.0**-24).astype(dtype)
+
+
 def tree_normal(key: Key[Array, ""], like: Any, source: Source = "mix") -> Any:
     """Standard normal numbers in the shapes and dtypes of `like`; zeros for leaves of integers."""
     leaves, structure = jax.tree.flatten(like)

@@ -6,15 +6,16 @@ would compile anew each time. Here the factory is kept, with its settings as lea
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jaxevo.core import Scalar, learner, pytree, require, static
+from jaxevo.core import Mask, Params, Scalar, learner, pytree, require, static
+from jaxevo.tree import tree_fill, tree_finite, tree_floats, tree_masked
 
 
 @pytree
@@ -127,3 +128,32 @@ class CosineDecay:
 def rate_at(learning_rate: Any, step: Any) -> Any:
     """A learning rate, or a schedule's value at `step`."""
     return learning_rate(step) if callable(learning_rate) else learning_rate
+
+
+class Descent(NamedTuple):
+    """One step down an estimated gradient."""
+
+    params: Params  # moved, those that the mask leaves out too: some optimisers move without one
+    state: Any  # of the optimiser
+    finite: Bool[Array, ""]  # whether all that the mask lets move is
+
+
+def descend(
+    transform: optax.GradientTransformation,
+    gradient: Params,
+    state: Any,
+    params: Params,
+    mask: Mask,
+) -> Descent:
+    """Follows `gradient` where `mask` lets it.
+
+    Args:
+        state: of `transform.init(tree_floats(params))`.
+        mask: of `Model.trainable`; what it leaves out has no gradient here, and is to be put back
+            by `tree_masked(mask, descent.params, params)`.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, gradient)
+    gradient, weights = tree_floats((tree_masked(mask, gradient, zeros), params))
+    updates, state = transform.update(gradient, state, weights)
+    moved = tree_fill(optax.apply_updates(weights, updates), params)
+    return Descent(moved, state, tree_finite((gradient, tree_masked(mask, moved, zeros))))

@@ -172,7 +172,8 @@ def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
                 mistake(
                     f"learners must give {key.strip()!r} of {name} a value, as in [{key.strip()}=1]"
                 )
-            words += [flag(key.strip()), value.strip()]
+            truth = {"true": True, "false": False}.get(value.strip().lower())
+            words += as_words({key.strip(): value.strip() if truth is None else truth})
         found.append((part.strip(), name, words))
     labels = [label for label, _, _ in found]
     if twice := [label for label in labels if labels.count(label) > 1]:

@@ -1,7 +1,7 @@
 """Pictures of runs, comparisons and networks, as matplotlib figures.
 
-With the other `plotting_*` files the only one that imports matplotlib, and without
-pyplot: a figure belongs to whoever holds it, so scripts, notebooks and threads may draw at once.
+With its neighbours `plotting_*` the only file that imports matplotlib, and without pyplot: a
+figure belongs to whoever holds it, so scripts, notebooks and threads may draw at once.
 Lines differ in dashes and markers as well as in colour, so that they stay apart in grey.
 Source of the colours: Okabe and Ito, Color Universal Design (2008), without the yellow.
 """

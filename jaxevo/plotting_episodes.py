@@ -229,7 +229,8 @@ def _positions(episodes: Episode) -> np.ndarray:
 
 
 def _score(task: Maze, episodes: Episode) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(episodes.final.solved), -np.asarray(episodes.rewards).sum(1)
+    # 0.0 - x: the negative of 0 would be shown as -0
+    return np.asarray(episodes.final.solved), 0.0 - np.asarray(episodes.rewards).sum(1)
 
 
 def _draw_maze(task: Maze, episodes: Episode, title: str = "") -> Figure:

@@ -43,7 +43,7 @@ class Named:
             task and of its model may be among them.
         presets: further ones by name, which win over both of these.
         fixed: settings that the name itself decides.
-        model: of a task, the name of the model that suits it.
+        model: of a task, the name of the model that suits it; of a learner, of the one it needs.
         peers: of a task, the learners that are compared where nobody says which.
     """
 
@@ -132,6 +132,29 @@ _RELEASED_ON = {
 }
 
 
+_PATHNET = "jaxevo.learners.pathnet:PathNet"
+_PATHS = {"optimizer": "sgd", "learning_rate": 1e-2, "steps": 500}
+_PATHS_ON_IMAGES = {"num_modules": 20, "num_active": 5, "batch_size": 16, "standardize": "image"}
+_PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) | {
+    "binary-mnist": {"threshold": 0.998},
+    "binary-digits": {"threshold": 0.998},
+}
+_DRAWN = {"stochastic": True}
+_PATHS_ACTING = {
+    "form": "parallel",
+    "num_rivals": 5,
+    "frozen_path": "always",
+    "population_size": 16,
+    "num_batches": 10,
+    "value_weight": 0.05,
+    "clip_norm": 0.5,
+    "learning_rate": 3e-3,
+    "value_head": True,
+    "num_active": 4,
+    "steps": 50,
+}
+
+
 def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
     on = {"mackey-glass": _RELEASED_ON["mackey-glass"] | {"learning_rate": rate}}
     return Named(
@@ -145,6 +168,35 @@ def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
         fixed={"rule": rule},
     )
 
+
+# Chains measure all losses on one batch: the whole of the data, so that of MNIST 5,000 images.
+_SINES = ("sine", "sine-30", "sine-40", "sine-256", "sine-deep")
+_WHOLE = {"batch_size": None, "population_size": 1}
+_CHAINS_ON = {
+    **{name: {"sigma": 2.5e-3} for name in _SINES},
+    "digits": _WHOLE,
+    "pixel-digits": _WHOLE | {"steps": 5000},
+    **dict.fromkeys(_GREY_IMAGES, _WHOLE | {"pool": 2}),
+    "mnist": _WHOLE | {"pool": 2, "num_train": 5000, "steps": 40_000},
+    "mnist-layernorm": _WHOLE | {"num_train": 5000, "steps": 10_000},
+}
+_ADAPTIVE_ON = {
+    # the drift learns weights of pixels that are seldom lit: 86 % held out on MNIST, and 91 without
+    name: settings | ({"sigma": 1e-3} if name in _SINES else {"drift_rate": 0.0})
+    for name, settings in _CHAINS_ON.items()
+}
+# The released configuration (github.com/reproducible-science/aMC), on all of the data.
+_RELEASED_ADAPTIVE = {"sigma": 1e-3, "drift_rate": 1e-3, "patience": 100}
+_RELEASED_ADAPTIVE_ON = {
+    "mnist-layernorm": {"num_train": None, "steps": 1_000_000},
+    "pixel-digits": {
+        "source": "mnist",
+        "batch_size": 1500,
+        "minibatch": True,
+        "drift_rate": 0.0,
+        "steps": 100_000,
+    },
+}
 
 # Settings of the paper (arXiv 1712.06563, tables S1 and S2) where it has the task.
 _TOY = {
@@ -222,6 +274,7 @@ LEARNERS = _by_name(
         on={
             "sine": {"learning_rate": 1e-2, "schedule": "cosine"},
             **dict.fromkeys(_GREY_IMAGES, _GREY_BACKPROP),
+            "mnist-layernorm": {"batch_size": 128},
             "mackey-glass": {"window": 50, "clip_norm": 1.0, "schedule": "cosine", "steps": 8000},
         },
     ),
@@ -234,6 +287,7 @@ LEARNERS = _by_name(
         on={
             "mackey-glass": {"window": None},
             "permuted-mnist": {"learning_rate": 1e-3, "loss_at": "last"},
+            "pixel-digits": {"learning_rate": 1e-3, "batch_size": 64},
             "weather": {"window": None, "steps": 200},
         },
     ),
@@ -287,6 +341,50 @@ LEARNERS = _by_name(
         preset=_PERTURBED,
         on=_WEIGHTS_ON,
     ),
+    Named(
+        "metropolis",
+        "jaxevo.learners.metropolis:Metropolis",
+        "mutation of all weights, accepted by the Metropolis rule: gradient descent with noise",
+        preset={"steps": 20_000},
+        on=_CHAINS_ON,
+        fixed={"propose": None},
+    ),
+    Named(
+        "adaptive-monte-carlo",
+        "jaxevo.learners.adaptive_monte_carlo:AdaptiveMonteCarlo",
+        "mutations that follow accepted ones and shrink where all fail",
+        preset={"steps": 20_000},
+        on=_ADAPTIVE_ON,
+        presets={"authors": Preset(_RELEASED_ADAPTIVE, _RELEASED_ADAPTIVE_ON)},
+    ),
+    Named(
+        "pathnet",
+        _PATHNET,
+        "evolved paths through shared modules, which back-propagation trains",
+        estimator=_BACKPROP,
+        preset=_PATHS,
+        on=_PATHS_ON,
+        model="modular",
+    ),
+    Named(
+        "pathnet-np",
+        _PATHNET,
+        "evolved paths through shared modules, which node perturbation trains",
+        estimator=_NODES,
+        preset=_PATHS | {"learning_rate": 2e-3, "clip_norm": 1.0},
+        on=_PATHS_ON,
+        fixed={"rule": "np"},
+        model="modular",
+    ),
+    Named(
+        "pathnet-actor-critic",
+        _PATHNET,
+        "evolved paths through shared modules, which all learn to act at once",
+        estimator="jaxevo.estimators.actor_critic:ActorCritic",
+        preset=_PATHS_ACTING,
+        on=dict.fromkeys(_POLES, _DRAWN),
+        model="modular",
+    ),
     _mutation(
         "abs", "safe mutation by mean absolute output gradients (SM-G-ABS)",
         sigma=0.01, toy=0.5, recurrent=0.001, hard=0.005, cartpole=0.1,
@@ -338,6 +436,10 @@ LEARNERS = _by_name(
 
 _PEERS = "backprop,evolution-strategy"
 _MUTATIONS = "safe-mutation-sum,safe-mutation-so,safe-mutation-abs,safe-mutation-rescale,control"
+_CHAINS = "metropolis,adaptive-monte-carlo,backprop"
+# The networks and curves of Whitelam et al. (2021), as far as its text was at hand.
+_WHOLE_SINE = {"low": 0.0, "high": 1.0, "endpoint": False, "num_points": 50}
+_WIDE_SINE = {"low": -1.0, "high": 1.0, "num_points": 50}
 
 TASKS = _by_name(
     Named(
@@ -346,6 +448,40 @@ TASKS = _by_name(
         "regression of one period of a sine",
         model="mlp",
         peers=_PEERS,
+    ),
+    Named(
+        "sine-30",
+        "jaxevo.tasks:sine",
+        "the same on [0, 1) for 30 hidden units without output bias, all weights near 0",
+        model="mlp",
+        preset=_WHOLE_SINE
+        | {"hidden_sizes": (30,), "output_bias": False, "first_weights": "normal"},
+        peers=_CHAINS,
+    ),
+    Named(
+        "sine-40",
+        "jaxevo.tasks:sine",
+        "the same on [-1, 1] for 40 hidden units, first weights as PyTorch's",
+        model="mlp",
+        preset=_WIDE_SINE | {"hidden_sizes": (40,), "first_weights": "uniform"},
+        peers=_CHAINS,
+    ),
+    Named(
+        "sine-256",
+        "jaxevo.tasks:sine",
+        "the same on [0, 1) for 256 hidden units",
+        model="mlp",
+        preset=_WHOLE_SINE
+        | {"hidden_sizes": (256,), "output_bias": False, "first_weights": "normal"},
+        peers=_CHAINS,
+    ),
+    Named(
+        "sine-deep",
+        "jaxevo.tasks:sine",
+        "the same on [-1, 1] for 8 hidden layers of 32 units",
+        model="mlp",
+        preset=_WIDE_SINE | {"hidden_sizes": (32,) * 8, "first_weights": "uniform"},
+        peers=_CHAINS,
     ),
     Named(
         "digits",
@@ -386,6 +522,44 @@ TASKS = _by_name(
         peers="anp,bptt",
     ),
     Named("mnist", "jaxevo.tasks:mnist", "70,000 handwritten digits", model="mlp", peers=_PEERS),
+    Named(
+        "mnist-layernorm",
+        "jaxevo.tasks:mnist",
+        "the same for four layers of 64 units behind LayerNorm, standardised pixels, all at once",
+        model="mlp",
+        preset={
+            "standardize": "data",
+            "batch_size": None,
+            "hidden_sizes": (64,) * 4,
+            "norm": True,
+            "hidden_bias": False,
+            "first_weights": "normal",
+            "weight_scale": 1e-3,
+        },
+        peers="adaptive-monte-carlo,backprop",
+    ),
+    Named(
+        "pixel-digits",
+        "jaxevo.tasks:pixel_digits",
+        "zeros and ones of 8x8 pixels, or of MNIST, black or white, one pixel at a time",
+        model="gru",
+        preset={"hidden_sizes": (64, 64)},
+        peers="adaptive-monte-carlo,bptt",
+    ),
+    Named(
+        "binary-mnist",
+        "jaxevo.tasks:binary_mnist",
+        "two handwritten digits to tell apart under salt and pepper",
+        model="modular",
+        peers="pathnet,backprop",
+    ),
+    Named(
+        "binary-digits",
+        "jaxevo.tasks:binary_digits",
+        "the same with the packaged digits of 8x8 pixels",
+        model="modular",
+        peers="pathnet,backprop",
+    ),
     Named(
         "fashion-mnist",
         "jaxevo.tasks:fashion_mnist",
@@ -529,6 +703,7 @@ MODELS = _by_name(
         "32 tanh layers of 125 units, a skip over every 4, sigmoid outputs",
         preset={"num_layers": 32, "width": 125, "activation": "tanh", "residual": 4},
     ),
+    Named("modular", "jaxevo.models:modular", "layers of modules of which a path uses a few"),
     Named("conv-lstm", "jaxevo.models:conv_lstm", "14 convolutions, two LSTM cells"),
     Named(
         "poorly-conditioned",
@@ -618,7 +793,7 @@ def settings_of(
     """
     learner_entry = find_learner(learner)
     task_entry = lookup("task", task, TASKS)
-    model_entry = lookup("model", model or task_entry.model, MODELS)
+    model_entry = lookup("model", model or model_of(learner, task), MODELS)
     changed = {**task_entry.preset, **model_entry.preset, **preset_of(learner, task, preset)}
     found = [
         *_learner_settings(learner_entry),
@@ -634,6 +809,11 @@ def settings_of(
             name = f"{setting.owner}_{name}"
         unique.append(setting._replace(name=name, default=changed.get(name, setting.default)))
     return unique
+
+
+def model_of(learner: str, task: str) -> str:
+    """The name of the model that a learner needs, or that suits the task."""
+    return find_learner(learner).model or lookup("task", task, TASKS).model
 
 
 def default_steps(learner: str, task: str, preset: str | None = None) -> int:
@@ -675,13 +855,14 @@ def build(
         return {s.argument: values[s.name] for s in known.values() if s.owner == owner}
 
     problem_task = load(TASKS[task].home)(**of("task"))
-    model_entry = MODELS[model or TASKS[task].model]
+    model = model or model_of(learner, task)
+    model_entry = MODELS[model]
     network = load(model_entry.home)(
         problem_task.input_shape, problem_task.num_outputs, **of("model"), **model_entry.fixed
     )
     problem = load("jaxevo.core:Problem")(problem_task, network)
     built = _build_learner(find_learner(learner), of("learner"), num_steps)
-    names = {"learner": learner, "task": task, "model": model or TASKS[task].model}
+    names = {"learner": learner, "task": task, "model": model}
     return Built(built, problem, num_steps, names | {"num_steps": num_steps} | values)
 
 
@@ -729,8 +910,14 @@ _GRADIENT_SETTINGS = [
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
         return [s for s in _dataclass_settings(entry.home) if s.name not in entry.fixed]
-    settings = [setting._replace(argument=setting.name) for setting in _GRADIENT_SETTINGS]
+    own = {setting.name: setting for setting in _dataclass_settings(entry.home)}
+    gradient = _GRADIENT_SETTINGS
+    if "max_spectral_radius" not in own:
+        gradient = [s for s in gradient if s.name != "max_spectral_radius"]
+    settings = [setting._replace(argument=setting.name) for setting in gradient]
     settings += _dataclass_settings(entry.estimator)
+    known = {"estimator", *(setting.name for setting in settings)}
+    settings += [setting for name, setting in own.items() if name not in known]
     return [setting for setting in settings if setting.name not in entry.fixed]
 
 
@@ -741,17 +928,20 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
 
     from jaxevo.optimizer import CosineDecay, optimizer
 
-    values = dict(values)
-    rate, schedule, fraction, name, clip_norm, weight_decay, radius = (
-        values.pop(setting.name) for setting in _GRADIENT_SETTINGS
+    values = {**values, **entry.fixed}
+    rate, schedule, fraction, name, clip_norm, weight_decay = (
+        values.pop(setting.name)
+        for setting in _GRADIENT_SETTINGS
+        if setting.name != "max_spectral_radius"
     )
     if schedule == "cosine":
         rate = CosineDecay(initial_value=rate, num_steps=num_steps, final_fraction=fraction)
+    of_estimator = {setting.name for setting in _dataclass_settings(entry.estimator)}
     return load(entry.home)(
-        estimator=load(entry.estimator)(**values, **entry.fixed),
+        estimator=load(entry.estimator)(**{n: v for n, v in values.items() if n in of_estimator}),
         optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm, weight_decay=weight_decay),
         learning_rate=rate,
-        max_spectral_radius=radius,
+        **{n: v for n, v in values.items() if n not in of_estimator},
     )
 
 

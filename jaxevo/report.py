@@ -164,6 +164,33 @@ def comparison_table(
     return table
 
 
+def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost."""
+
+    def between(row, name):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{row[name]:.2f}\n[{low:.2f}, {high:.2f}]"
+
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    accuracy = "held_out/accuracy" if "held_out/accuracy" in rows[0] else "fitness"
+    several = len({row["task"] for row in rows}) > 1
+    table.add_column("method", min_width=17, overflow="fold")
+    for column in ("generations", "batches", "x", "x in all", accuracy.split("/")[-1]):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        ratios = ["", ""]
+        if row["method"] != "pathnet":
+            ratios = [between(row, f"{kind}speedup_batches") for kind in ("", "total_")]
+        table.add_row(
+            row["method"] + (f", task {row['task'] + 1}" if several else ""),
+            f"{row['generations']:.0f}\n{100 * row['reached']:.0f} % done",
+            compact(round(row["batches"])),
+            *ratios,
+            f"{row[accuracy]:.4g}",
+        )
+    return table
+
+
 def _solved_text(row: Mapping[str, Any]) -> str:
     """How many runs solved the task, the median of their evaluations, and p (Mann-Whitney)."""
     if "solved" not in row:

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -163,7 +164,7 @@ def run(
             display = functools.partial(_both, shown, on_record)
             announce = functools.partial(_both, shown.compiled, on_start)
         send = stack.enter_context(running(sinks))
-        interrupted = stack.enter_context(_signals())
+        interrupted = stack.enter_context(stoppable())
         loop = _Loop(
             key, learner, problem, num_steps, description["record_every"], num_seeds, params, files,
             save_seconds, target or {}, functools.partial(_both, send, display), interrupted,
@@ -240,6 +241,7 @@ class _Loop:
     ):  # fmt: skip
         self.started = time.perf_counter()
         self.num_steps, self.record_every = num_steps, record_every
+        self.advice = getattr(learner, "advice", None)
         self.files, self.save_seconds = files, save_seconds
         self.target, self.show, self.interrupted = target, show, interrupted
         self.program = Program(key, learner, problem, num_seeds, params)
@@ -304,6 +306,9 @@ class _Loop:
         held_out = self.program.evaluate()
         row = {"step": self.step, "seconds": time.perf_counter() - self.started}
         row |= metrics | held_out
+        if self.advice is not None and (text := self.advice(metrics)):
+            warnings.warn(text, stacklevel=2)
+            self.advice = None  # once is enough
         self.summary.setdefault("seconds_to_first_record", row["seconds"])
         self.rows.append(row)
         if self.files is not None:
@@ -377,7 +382,7 @@ class _Loop:
         plotting.save(figure, path / "growth.png")
 
 
-class _Interrupted:
+class Interrupted:
     """Falsy until a signal comes."""
 
     signal: int | None = None
@@ -387,9 +392,9 @@ class _Interrupted:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Interrupted]:
+def stoppable() -> Iterator[Interrupted]:
     """Turns SIGINT and SIGTERM into a flag; a second one does what the first would have done."""
-    interrupted = _Interrupted()
+    interrupted = Interrupted()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return

@@ -171,8 +171,8 @@ def sweep(
         ValueError: an empty list, or learners or problems that differ in structure; the field is
             named.
     """
-    learner, learner_axes = _stacked("learners", learners)
-    problem, problem_axes = _stacked("problems", problems)
+    learner, learner_axes = stacked("learners", learners)
+    problem, problem_axes = stacked("problems", problems)
     check_requirements(learner, problem)
     return _sweep(
         keys, learner, problem, learner_axes, problem_axes, num_steps=num_steps,
@@ -196,7 +196,7 @@ def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, rec
     return one(keys, learner, problem)
 
 
-def _stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
+def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
     """One tree with [len(parts)] leading the leaves that differ, and the axis of each leaf."""
     if not isinstance(parts, (list, tuple)):
         return parts, None

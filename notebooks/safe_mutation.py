@@ -113,7 +113,7 @@ print(f"divergence of the child: {sensitivity.divergence(before, after):.2e}")
 # are counted as in the paper: the first population, then one for each child.
 
 # %%
-RUNS, CHILDREN = (2, 20) if QUICK else (8, 12_000)
+RUNS, CHILDREN = (2, 20) if QUICK else (8, 24_000)
 solved_at, solutions = {}, {}
 for name in METHODS:
     built = registry.build(name, "recurrent-parity", num_steps=CHILDREN)

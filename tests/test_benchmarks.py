@@ -27,6 +27,7 @@ VARIANTS = {
         "Python loop, float(loss)",
         "Python loop, unjitted",
     },
+    "bench_pathnet": {f"{form}, M={m}" for form in ("gathered", "masked") for m in (10, 20, 40)},
     "bench_recurrent": {
         "forward",
         "BPTT",
@@ -34,6 +35,21 @@ VARIANTS = {
         "ANP, store",
         "ANP, two_pass",
         "ANP, per_sequence",
+    },
+    "bench_sensitivity": {
+        "forward",
+        "SUM",
+        "ABS",
+        "SO",
+        "ABS, jacrev",
+        "ABS, jacrev, scanned",
+    },
+    "bench_metropolis": {
+        "unit by unit",
+        "unit by unit, beta 1000",
+        "unit by unit, threefry",
+        "adaptive, unit by unit",
+        "matrix products",
     },
     "bench_population": {
         "floor, blocked",
@@ -102,6 +118,56 @@ def test_dispatch_benchmark(tmp_path):
 
 
 @pytest.mark.slow
+def test_metropolis_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_metropolis"))
+    check(stdout, blocks, VARIANTS["bench_metropolis"])
+    short, *_, long = blocks[1]["rows"]
+    more = long["attempts"] - short["attempts"]
+    # flat, but for the four bytes of each attempt's number in the scan of `train`
+    assert 1e6 * (long["temp MB"] - short["temp MB"]) <= 4 * more + 256
+
+
+def script(monkeypatch, name):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_correspondence_script(monkeypatch, tmp_path, capsys):
+    """At full size: what the README says of it."""
+    found = script(monkeypatch, "correspondence").main(["--picture", str(tmp_path / "a.png")])
+    (_, large), (_, one), (_, half) = found["cold"].items()
+    assert abs(one.agreement.loss_gap[-1]) < 0.02 and one.agreement.correlation[-1] > 0.999
+    assert half.agreement.delta[-1] < one.agreement.delta[-1] < large.agreement.delta[-1] / 10
+    assert large.trajectory.acceptance[-1] < 0.45 < 0.49 < one.trajectory.acceptance[-1]
+    assert found["ratio"] > 5
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "| 0.00025 |" in capsys.readouterr().out
+
+
+def test_correspondence_script_in_small(monkeypatch, capsys):
+    arguments = ["--members", "20", "--points", "6", "--time", "0.1"]
+    found = script(monkeypatch, "correspondence").main(arguments)
+    assert len(found["cold"]) == 3 and found["warm"].agreement.delta.shape == (16,)
+    assert "| n | 1 | 2 | 4 | 8 | 16 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_adaptive_script(monkeypatch, tmp_path, capsys):
+    """The drift is worth a factor of five on both curves."""
+    arguments = ["--tasks", "curves", "digits", "--seconds", "9"]
+    picture = ["--picture", str(tmp_path / "a.png")]
+    found = script(monkeypatch, "adaptive_monte_carlo").main(arguments + picture)
+    assert min(found["ratios"].values()) > 5
+    table = {row["learner"]: row["mean"] for row in found["comparisons"]["digits"].table}
+    assert table["adaptive Monte Carlo"] > 0.8 and table["Adam"] > 0.9
+    assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.slow
 def test_recurrent_benchmark_without_optional_packages(tmp_path):
     stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_recurrent"))
     variants = VARIANTS["bench_recurrent"]
@@ -120,6 +186,29 @@ def test_recurrent_benchmark_without_optional_packages(tmp_path):
 
 
 @pytest.mark.slow
+def test_sensitivity_benchmark_without_optional_packages(tmp_path):
+    stdout, (block,) = run(tmp_path, "-c", without_optional_packages("bench_sensitivity"))
+    check(stdout, [block], VARIANTS["bench_sensitivity"])
+    rows = {row["variant"]: row for row in block["rows"]}
+    assert rows["ABS"]["differs"] < 1e-5
+    for name in ("SUM", "ABS", "SO"):
+        assert rows[name]["temp / experiences x weights"] < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", ["toy", "parity", "maze", "deep", "pole"])
+def test_studies_of_safe_mutation(study):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "safe_mutation_domains.py", study, "--quick", "--runs", "2"],
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_population_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_population.py"))
     peers = {"evosax Open_ES", "evosax SNES"} if importlib.util.find_spec("evosax") else set()
@@ -132,6 +221,12 @@ def test_population_benchmark_without_optional_packages(tmp_path):
     assert "evosax is not installed: its variants are skipped" in stdout
     check(stdout, blocks, VARIANTS["bench_population"])
     assert all(row["Open_ES / this"] is None for row in blocks[0]["rows"])
+
+
+@pytest.mark.slow
+def test_pathnet_benchmark(tmp_path):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_pathnet.py"))
+    check(stdout, blocks, VARIANTS["bench_pathnet"])
 
 
 @pytest.fixture

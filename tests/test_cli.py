@@ -11,7 +11,7 @@ import jaxevo
 from jaxevo import cli, registry
 from jaxevo.compare import CLOCKS
 from jaxevo.folder import load_params
-from jaxevo.options import first_paragraph
+from jaxevo.options import first_paragraph, learner_list
 
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
@@ -409,3 +409,16 @@ def test_build_gives_a_trainable_combination_by_name():
     assert state.step == 0
     with pytest.raises(ValueError, match=r"sigm is no setting .* \(did you mean sigma\?\)"):
         registry.build("evolution-strategy", "sine", sigm=1.0)
+
+
+def test_python_dash_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxevo", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("jaxevo ") and done.returncode == 0
+
+
+def test_settings_in_brackets_may_be_flags():
+    text = "kmnist[colour=True;fresh=false;pool=2]"
+    words = ["--colour", "--no-fresh", "--pool", "2"]
+    assert learner_list(text) == [(text, "kmnist", words)]

@@ -10,17 +10,26 @@ import pytest
 from jaxevo import checkpoint, registry
 from jaxevo.core import Cost, Estimator, Learner, Problem
 from jaxevo.estimators import (
+    ActorCritic,
     Backprop,
     EvolutionStrategy,
     ForwardGradient,
     NodePerturbation,
     WeightPerturbation,
 )
-from jaxevo.learners import DeepGA, DifferentiableStructure, GradientLearner, SafeMutation
+from jaxevo.learners import (
+    AdaptiveMonteCarlo,
+    DeepGA,
+    DifferentiableStructure,
+    GradientLearner,
+    Metropolis,
+    PathNet,
+    SafeMutation,
+)
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
-from jaxevo.models import from_functions, growing_recurrent, mlp, recurrent
+from jaxevo.models import from_functions, growing_recurrent, mlp, modular, recurrent
 from jaxevo.run import run
-from jaxevo.tasks import examples, stream
+from jaxevo.tasks import cartpole, examples, stream
 from jaxevo.train import train
 
 
@@ -43,6 +52,18 @@ def in_time() -> Problem:
 def growing() -> Problem:
     model = growing_recurrent((4,), 2, capacity=8, num_nodes=2, weight_scale=0.3)
     return Problem(in_time().task, model)
+
+
+@functools.cache
+def through_modules() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, num_active=2, hidden=4)
+    return Problem(feed_forward().task, model)
+
+
+@functools.cache
+def balancing() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, hidden=4, value_head=True)
+    return Problem(cartpole(stochastic=True, num_episodes=2, max_steps=10), model)
 
 
 SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
@@ -112,6 +133,32 @@ TABLE = {
         ),
         growing,
     ),
+    "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),
+    "adaptive-monte-carlo": (
+        AdaptiveMonteCarlo(sigma=0.02, patience=2, population_size=6, norm_every=2),
+        feed_forward,
+    ),
+    "adaptive-monte-carlo, on minibatches": (
+        AdaptiveMonteCarlo(sigma=0.02, minibatch=True, population_size=4),
+        in_time,
+    ),
+    "pathnet": (PathNet(population_size=4, num_batches=2, threshold=0.0), through_modules),
+    "pathnet-np": (
+        PathNet(
+            estimator=NodePerturbation(rule="np"), form="parallel", population_size=4, num_batches=1
+        ),
+        through_modules,
+    ),
+    "pathnet-actor-critic": (
+        PathNet(
+            estimator=ActorCritic(horizon=4, num_environments=2),
+            form="parallel",
+            num_rivals=2,
+            population_size=4,
+            num_batches=1,
+        ),
+        balancing,
+    ),
     "evolution-strategy, in time": (
         GradientLearner(
             estimator=EvolutionStrategy(population_size=8, shaping="standardized"),
@@ -122,6 +169,8 @@ TABLE = {
 }
 
 every_learner = pytest.mark.parametrize("name", TABLE)
+# what trains any network; paths are through networks of their own (tests/test_pathnet.py)
+OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
 
 
 @functools.cache
@@ -246,7 +295,7 @@ RUN_TABLE = ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum"
 
 
 @pytest.mark.parametrize("name", RUN_TABLE)
-def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path):
+def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path, optimised):
     learner, problem, _ = first_state(name)
     settings = {"record_every": 2, "num_seeds": 2}
     key = jax.random.key(2)
@@ -277,7 +326,7 @@ def first_layer_frozen(params):
     return mask | {path: jax.tree.map(lambda _: False, params[path])}
 
 
-@every_learner
+@pytest.mark.parametrize("name", OF_ANY_NETWORK)
 def test_untrainable_leaves_keep_their_bits(name):
     learner, problem, _ = first_state(name)
     network = problem.model
@@ -307,9 +356,12 @@ def test_untrainable_leaves_keep_their_bits(name):
     assert moved
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if "DifferentialEvolution" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in OF_ANY_NETWORK if "DifferentialEvolution" not in n and "adaptive" not in n],
+)
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
-    """Of learners with one network. A population heals: its other members still have losses."""
+    """A population heals, its other members have losses; an adaptive chain counts failures."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
     params = jax.tree.map(

@@ -183,7 +183,7 @@ def test_statistics_of_observations_grow_with_the_generations():
 
 
 @pytest.mark.parametrize("variant", ["control", "rescale"])
-def test_lineages_are_the_stored_weights_bit_for_bit(variant):
+def test_lineages_are_the_stored_weights_bit_for_bit(optimised, variant):
     """Over seven generations, with chains of at most three mutations."""
     settings = {"variant": variant, **SMALL, "elite_evaluations": 2}
     stored, chained = DeepGA(**settings), DeepGA(**settings, chain_length=3)

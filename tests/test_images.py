@@ -34,6 +34,19 @@ def test_mnist_from_its_files(data_dir):
     np.testing.assert_array_equal(pooled.train_targets, task.train_targets)
 
 
+def test_fewer_and_standardised_images(data_dir):
+    folder = str(data_dir / "mnist")
+    task = tasks.mnist(data_dir=folder, num_train=300, standardize="data", batch_size=None)
+    plain = tasks.mnist(data_dir=folder)
+    assert task.train_inputs.shape == (300, 784) and len(task.test_inputs) == 10_000
+    np.testing.assert_array_equal(task.train_targets, plain.train_targets[:300])
+    for mine, theirs in ((task.train_inputs, plain.train_inputs[:300]),
+                         (task.test_inputs, plain.test_inputs)):  # fmt: skip
+        np.testing.assert_allclose(mine, (theirs - 0.1307) / 0.3081, atol=1e-3)
+    with pytest.raises(ValueError, match="num_train must be an integer >= 1"):
+        tasks.mnist(data_dir=folder, num_train=0)
+
+
 def test_kmnist_from_the_test_files_alone(data_dir):
     folder = str(data_dir / "kmnist")
     with pytest.raises(FileNotFoundError, match=r"only 10,000 test images.*or ask for split 'rand"):
@@ -115,3 +128,23 @@ def test_images_fit_the_networks(tmp_path):
             params = problem.init(jax.random.key(0))
             batch = problem.sample(jax.random.key(1), 0)
             assert np.isfinite(problem.evaluate(params, batch).loss)
+
+
+def test_grey_images_in_the_shape_of_coloured_ones(data_dir):
+    folder = str(data_dir / "kmnist")
+    task = tasks.kmnist(data_dir=folder, split="random", colour=True)
+    plain = tasks.kmnist(data_dir=folder, split="random")
+    assert task.input_shape == (32, 32, 3)
+    images = np.asarray(task.test_inputs)
+    middle = images[:, 2:-2, 2:-2]
+    for channel in range(3):
+        np.testing.assert_array_equal(middle[..., channel].reshape(2000, -1), plain.test_inputs)
+    assert images.sum() == pytest.approx(middle.sum())  # black around
+
+
+def test_standardized_images(data_dir):
+    task = tasks.cifar10(data_dir=str(data_dir / "cifar10_subset/cifar10_subset.npz"),
+                         standardize="image")  # fmt: skip
+    images = np.asarray(task.train_inputs)
+    np.testing.assert_allclose(images.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(images.std((1, 2, 3)), 1, atol=1e-4)

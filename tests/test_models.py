@@ -513,3 +513,21 @@ def test_lists_and_numpy_integers_do_for_sizes():
         (4,), 2, hidden_sizes=(5,)
     )
     assert inspect.unwrap(convnet)([4, 4], 2, channels=[5]) == convnet((4, 4), 2, channels=(5,))
+
+
+@pytest.mark.parametrize("kind", ["lecun", "uniform", "normal"])
+def test_first_weights_and_biases_of_an_mlp(kind):
+    """10,000 weights know a standard deviation to 0.7 %; LeCun's and PyTorch's by the fan-in."""
+    model = mlp((100,), 100, hidden_sizes=(100,), first_weights=kind, weight_scale=0.02,
+                       output_bias=False)  # fmt: skip
+    params = model.init(jax.random.key(0))
+    assert set(params["readout"]) == {"kernel"} and set(params["hidden"]["0"]) == {"kernel", "bias"}
+    spread = {"lecun": 0.1, "uniform": 0.1 / np.sqrt(3), "normal": 0.02}[kind]
+    for layer in (params["readout"], params["hidden"]["0"]):
+        assert float(layer["kernel"].std()) == pytest.approx(spread, rel=0.04)
+    bias = params["hidden"]["0"]["bias"]
+    assert float(bias.std()) == pytest.approx(0 if kind == "lecun" else spread, rel=0.3)
+    bare = mlp((3,), 2, hidden_sizes=(4, 4), hidden_bias=False, norm=True)
+    assert set(bare.init(jax.random.key(0))["hidden"]["1"]) == {"kernel"}
+    with pytest.raises(ValueError, match="weight_scale must be finite and > 0"):
+        mlp((1,), 1, weight_scale=0.0)

@@ -12,14 +12,15 @@ def test_readme_blocks_run_and_learn():
     reached = []
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(block, "README.md", "exec"), names)
-        reached.append({key: names.get(key) for key in ("result", "results", "problem")})
+        reached.append({key: names.get(key) for key in ("result", "results", "problem", "found")})
 
-    digits, sweep, forecast, labels, copier = reached
+    digits, sweep, forecast, labels, copier, chains, *_ = reached
     assert held_out(digits)["accuracy"] > 0.95
     assert sweep["results"].history["loss"].shape == (3, 3, 50)
     assert held_out(forecast)["mse"] < 0.02  # the variance of a sine is 0.5
     assert held_out(labels)["accuracy"] > 0.85  # a coin: 0.5
     assert held_out(copier)["recall"] > 0.5  # a guess: 1/8
+    assert chains["found"].agreement.correlation[-1] > 0.99
 
 
 def test_own_networks_take_fifteen_lines():

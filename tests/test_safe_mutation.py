@@ -17,7 +17,7 @@ from jaxevo.noise import member_key
 from jaxevo.population import solves
 from jaxevo.tasks import examples, sequences, toy_washout
 from jaxevo.tasks.examples import Examples
-from jaxevo.train import train
+from jaxevo.train import run_chunk, train, zero_sums
 from jaxevo.tree import tree_row
 
 RNG = np.random.default_rng(0)
@@ -261,6 +261,20 @@ def test_the_first_population():
     jax.tree.map(np.testing.assert_array_equal, state.params, each)
     with pytest.raises(ValueError, match="params must be one network, or 6 of them, got 5"):
         learner.init(jax.random.key(0), REGRESSION, jax.tree.map(lambda leaf: leaf[:5], each))
+
+
+def test_a_child_is_placed_without_a_copy_of_the_population(optimised):
+    """Temporary memory does not depend on the population, which is donated and written in place."""
+    temporary = []
+    for population_size in (16, 1024):
+        learner = SafeMutation(variant="control", population_size=population_size)
+        state = learner.init(jax.random.key(0), REGRESSION)
+        sums = zero_sums(learner, REGRESSION, state)
+        chunk = jax.jit(run_chunk, donate_argnums=(3, 4)).lower(
+            jax.random.key(1), learner, REGRESSION, state, sums, jnp.int32(1)
+        )
+        temporary.append(chunk.compile().memory_analysis().temp_size_in_bytes)
+    assert temporary[1] < temporary[0] + 4 * 1024 + 64  # one loss for each member at most
 
 
 # --------------------------------------------------------------------------------------- solving

@@ -214,6 +214,20 @@ def test_sequences_with_a_target_at_every_step():
     assert labels.targets.shape == (4, 64) and (labels.weights > 0).all()
 
 
+def test_a_sine_on_another_interval():
+    """Of whole periods the last point repeats the first, so that it may be left out."""
+    task = tasks.sine(num_points=4, low=0.0, high=1.0, endpoint=False)
+    np.testing.assert_allclose(task.train_inputs[:, 0], [0, 0.25, 0.5, 0.75])
+    np.testing.assert_allclose(task.train_targets[:, 0], [0, 1, 0, -1], atol=1e-6)
+    np.testing.assert_allclose(task.test_inputs[:, 0], [0.125, 0.375, 0.625, 0.875])
+    wide = tasks.sine(num_points=5, low=-1.0, high=1.0)
+    np.testing.assert_allclose(wide.train_inputs[:, 0], [-1, -0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(wide.train_targets[:, 0], [0, -1, 0, 1, 0], atol=1e-6)
+    assert len(wide.test_inputs) == 4
+    with pytest.raises(ValueError, match=r"high must be finite and above low \(1\), got 0.5"):
+        tasks.sine(low=1.0, high=0.5)
+
+
 def test_sine_trains_on_points_and_is_tested_between_them():
     task = tasks.sine(num_points=5, num_periods=2.0)
     np.testing.assert_allclose(task.train_inputs[:, 0], [-0.5, -0.25, 0, 0.25, 0.5])

@@ -1,5 +1,6 @@
 """Estimators: one file per way to estimate a gradient."""
 
+from jaxevo.estimators.actor_critic import ActorCritic
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.estimators.evolution_strategy import EvolutionStrategy
 from jaxevo.estimators.forward_gradient import ForwardGradient
@@ -7,6 +8,7 @@ from jaxevo.estimators.node_perturbation import NodePerturbation
 from jaxevo.estimators.weight_perturbation import WeightPerturbation
 
 __all__ = [
+    "ActorCritic",
     "Backprop",
     "EvolutionStrategy",
     "ForwardGradient",

@@ -79,7 +79,7 @@ class Backprop:
         (loss, (carry, metrics)), gradient = jax.value_and_grad(
             loss_and_rest, has_aux=True, allow_int=True
         )(params)
-        return carry, _float_gradient(gradient, params), loss, metrics
+        return carry, float_gradient(gradient, params), loss, metrics
 
     def unroll(
         self, params: Params, carry: Carry, problem: Sequence, batch: Batch
@@ -136,7 +136,7 @@ def _unroll_in_blocks(
     return carry, outputs
 
 
-def _float_gradient(gradient: Params, params: Params) -> Params:
+def float_gradient(gradient: Params, params: Params) -> Params:
     """Zeros of the leaf's own dtype in place of the `float0` gradients of integer leaves."""
     return jax.tree.map(
         lambda g, p: jnp.zeros_like(p) if g.dtype == jax.dtypes.float0 else g, gradient, params

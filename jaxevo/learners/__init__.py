@@ -1,5 +1,6 @@
 """Learners: one file per population algorithm, and gradient descent on any estimate."""
 
+from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMonteCarloState
 from jaxevo.learners.deep_ga import DeepGA, DeepGAState
 from jaxevo.learners.differentiable_structure import (
     DifferentiableStructure,
@@ -7,9 +8,15 @@ from jaxevo.learners.differentiable_structure import (
 )
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
+from jaxevo.learners.langevin import Langevin, LangevinState
+from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
+from jaxevo.learners.pathnet import PathNet, PathNetState
 from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
 
 __all__ = [
+    "AdaptiveMonteCarlo",
+    "AdaptiveMonteCarloState",
+    "Annealing",
     "DeepGA",
     "DeepGAState",
     "DifferentiableStructure",
@@ -18,6 +25,12 @@ __all__ = [
     "EvosaxStrategy",
     "GradientLearner",
     "GradientState",
+    "Langevin",
+    "LangevinState",
+    "Metropolis",
+    "MetropolisState",
+    "PathNet",
+    "PathNetState",
     "SafeMutation",
     "SafeMutationState",
 ]

@@ -22,9 +22,9 @@ from jaxevo.core import (
     learner,
     require,
 )
-from jaxevo.optimizer import CosineDecay, Optimizer, rate_at
+from jaxevo.optimizer import CosineDecay, Optimizer, descend, rate_at
 from jaxevo.stability import Radii, capped, follow, radii
-from jaxevo.tree import tree_fill, tree_finite, tree_floats, tree_masked, tree_where
+from jaxevo.tree import tree_finite, tree_floats, tree_masked, tree_where
 
 
 class GradientState(NamedTuple):
@@ -93,11 +93,8 @@ class GradientLearner:
             key_estimate, state.carry, state.params, problem, batch
         )
         mask = problem.model.trainable(state.params)
-        zeros = jax.tree.map(jnp.zeros_like, gradient)
-        gradient, weights = tree_floats((tree_masked(mask, gradient, zeros), state.params))
         transform = self.optimizer.transform(self.learning_rate_at(state.step))
-        updates, optimizer = transform.update(gradient, state.optimizer, weights)
-        moved = tree_fill(optax.apply_updates(weights, updates), state.params)
+        moved, optimizer, moves = descend(transform, gradient, state.optimizer, state.params, mask)
         known = state.radii
         if known:
             known, metrics["spectral_radius"] = follow(known, moved)
@@ -105,9 +102,7 @@ class GradientLearner:
                 known, moved = capped(known, moved, self.max_spectral_radius)
         params = tree_masked(mask, moved, state.params)
 
-        finite = jnp.isfinite(loss) & tree_finite(
-            (gradient, tree_masked(mask, moved, zeros), carry)
-        )
+        finite = jnp.isfinite(loss) & moves & tree_finite(carry)
         new = GradientState(params, optimizer, carry, known, state.step)
         new = tree_where(finite, new, state)._replace(step=state.step + 1)
         num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite

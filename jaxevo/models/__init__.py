@@ -21,6 +21,7 @@ from jaxevo.models.from_flax import (
     register_layer,
 )
 from jaxevo.models.mlp import MLP, mlp
+from jaxevo.models.modular import Modular, Pathway, modular
 from jaxevo.models.normalised import NormalisedModel, normalised
 from jaxevo.models.recurrent import FusedCell, RecurrentLinear, RecurrentNet, recurrent
 
@@ -34,8 +35,10 @@ __all__ = [
     "FunctionModel",
     "FusedCell",
     "LinenModel",
+    "Modular",
     "NNXModel",
     "NormalisedModel",
+    "Pathway",
     "PoorlyConditioned",
     "RecurrentLinear",
     "RecurrentNet",
@@ -51,6 +54,7 @@ __all__ = [
     "growing_mlp",
     "growing_recurrent",
     "mlp",
+    "modular",
     "normalised",
     "poorly_conditioned",
     "recurrent",

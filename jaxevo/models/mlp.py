@@ -3,13 +3,14 @@
 import itertools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.models.first_weights import NormalLinear, uniform_linear
 from jaxevo.models.from_flax import NNXModel, from_nnx
 
 
@@ -17,7 +18,7 @@ class MLP(nnx.Module):
     """Dense layers with an activation between them; the output is linear.
 
     Inputs of more than one axis, [B, ...], are flattened. Kernels are drawn LeCun-normal, unless
-    `linear(num_inputs, num_outputs, rngs=)` makes other layers.
+    `linear(num_inputs, num_outputs, use_bias=, rngs=)` makes other layers.
     """
 
     def __init__(
@@ -29,6 +30,8 @@ class MLP(nnx.Module):
         residual: int,
         norm: bool,
         linear: Callable[..., nnx.Linear] = nnx.Linear,
+        hidden_bias: bool = True,
+        output_bias: bool = True,
         *,
         rngs: nnx.Rngs,
     ):
@@ -37,9 +40,9 @@ class MLP(nnx.Module):
             num_inputs *= length
         sizes = (num_inputs, *hidden_sizes)
         pairs = list(itertools.pairwise(sizes))
-        self.hidden = nnx.List([linear(i, o, rngs=rngs) for i, o in pairs])
+        self.hidden = nnx.List([linear(i, o, use_bias=hidden_bias, rngs=rngs) for i, o in pairs])
         self.norms = nnx.List([nnx.LayerNorm(o, rngs=rngs) for _, o in pairs] if norm else [])
-        self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
+        self.readout = linear(sizes[-1], num_outputs, use_bias=output_bias, rngs=rngs)
         self.num_input_axes = len(input_shape)
         self.activation = activation
         self.residual = residual
@@ -66,6 +69,10 @@ def mlp(
     activation: str = "tanh",
     residual: int = 0,
     norm: bool = False,
+    hidden_bias: bool = True,
+    output_bias: bool = True,
+    first_weights: Literal["lecun", "uniform", "normal"] = "lecun",
+    weight_scale: float = 0.01,
 ) -> NNXModel:
     """A multi-layer perceptron.
 
@@ -77,12 +84,21 @@ def mlp(
         residual: layers that each skip connection spans, after the first hidden layer; 0: none.
             Hidden layers must then all be as wide.
         norm: LayerNorm between each hidden layer and its activation.
+        hidden_bias: whether hidden layers have biases; those of LayerNorm are not meant.
+        output_bias: whether the output has one.
+        first_weights: "lecun" (normal, biases 0), "uniform" (weights and biases as PyTorch draws
+            them) or "normal" (weights and biases from one normal distribution).
+        weight_scale: standard deviation of "normal" first weights, > 0.
     """
     require_sizes("input_shape", input_shape)
     require_sizes("hidden_sizes", hidden_sizes)
     require("num_outputs", "an integer >= 1", num_outputs, is_size)
     require_activation(activation)
     require("residual", "an integer >= 0", residual, lambda r: operator.index(r) >= 0)
+    require("first_weights", "'lecun', 'uniform' or 'normal'", first_weights,
+            lambda name: name in ("lecun", "uniform", "normal"))  # fmt: skip
+    require("weight_scale", "finite and > 0", weight_scale, lambda s: 0 < s < float("inf"))
+    linears = {"lecun": nnx.Linear, "uniform": uniform_linear, "normal": NormalLinear(weight_scale)}
     hidden_sizes = tuple(hidden_sizes)
     if residual and len(set(hidden_sizes)) > 1:
         raise ValueError(
@@ -96,6 +112,9 @@ def mlp(
         activation=activation,
         residual=residual,
         norm=norm,
+        linear=linears[first_weights],
+        hidden_bias=hidden_bias,
+        output_bias=output_bias,
     )
 
 

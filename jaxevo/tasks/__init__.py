@@ -10,6 +10,7 @@ from jaxevo.tasks.baselines import (
     persistence,
     reservoir,
 )
+from jaxevo.tasks.binary_mnist import BinaryDigits, binary_digits, binary_mnist
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
 from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
@@ -25,6 +26,7 @@ from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
 from jaxevo.tasks.parity import recurrent_parity
 from jaxevo.tasks.permuted_mnist import PixelSequences, permuted_mnist
+from jaxevo.tasks.pixel_digits import pixel_digits
 from jaxevo.tasks.pixel_maze import PixelMaze, pixel_maze
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
@@ -32,6 +34,7 @@ from jaxevo.tasks.toy import toy_easy, toy_medium, toy_washout
 from jaxevo.tasks.weather import weather
 
 __all__ = [
+    "BinaryDigits",
     "Copying",
     "Environment",
     "ExampleBatch",
@@ -45,6 +48,8 @@ __all__ = [
     "SequenceSet",
     "Stream",
     "baselines",
+    "binary_digits",
+    "binary_mnist",
     "blind",
     "cartpole",
     "cartpole_masked",
@@ -69,6 +74,7 @@ __all__ = [
     "mnist",
     "permuted_mnist",
     "persistence",
+    "pixel_digits",
     "pixel_maze",
     "recurrent_parity",
     "reservoir",

@@ -178,7 +178,14 @@ def environment(
 
 
 def cartpole(
-    *, num_episodes: int = 8, max_steps: int = 500, stochastic: bool = False
+    *,
+    num_episodes: int = 8,
+    max_steps: int = 500,
+    stochastic: bool = False,
+    half_length: float = 0.5,
+    pole_mass: float = 0.1,
+    cart_mass: float = 1.0,
+    force: float = 10.0,
 ) -> Environment:
     """A pole on a cart, to be kept upright by pushes to the left or right: 1 for every step.
 
@@ -186,10 +193,28 @@ def cartpole(
         num_episodes: in a batch, for a generation in common.
         max_steps: in an episode, and so the highest return.
         stochastic: draw actions with the softmax of the outputs; else take the greatest.
+        half_length: of the pole, in metres, > 0.
+        pole_mass: in kilograms, > 0.
+        cart_mass: in kilograms, > 0.
+        force: of a push, in newtons; a negative one turns the pushes around.
     """
-    return environment(
+    for name, value in {
+        "half_length": half_length, "pole_mass": pole_mass, "cart_mass": cart_mass,
+    }.items():  # fmt: skip
+        require(name, "finite and > 0", value, lambda x: 0 < x < float("inf"))
+    require("force", "finite and not 0", force, lambda f: f != 0 and abs(f) < float("inf"))
+    task = environment(
         "CartPole-v1", num_episodes=num_episodes, max_steps=max_steps, stochastic=stochastic
     )
+    settings = task.settings.replace(
+        masscart=cart_mass,
+        masspole=pole_mass,
+        total_mass=cart_mass + pole_mass,
+        length=half_length,
+        polemass_length=pole_mass * half_length,
+        force_mag=force,
+    )
+    return dataclasses.replace(task, settings=settings)
 
 
 def cartpole_masked(

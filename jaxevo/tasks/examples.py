@@ -18,24 +18,16 @@ class ExampleBatch(NamedTuple):
 
 
 @pytree
-class Examples:
-    """Supervised examples. A batch is drawn with replacement, anew at every step.
+class ExampleTask:
+    """What tasks of independent examples share: the mean loss over a batch.
 
     Attributes:
-        train_inputs: [n, ...].
-        train_targets: [n, K] floats for "squared_error", [n] integer labels for "cross_entropy".
-        test_inputs: the held-out split, or None.
-        test_targets: likewise.
         loss: "squared_error" or "cross_entropy".
         batch_size: examples in a batch; None takes all of them, in order.
         num_outputs: outputs that a network needs; classes for "cross_entropy".
         scale: one unit of the targets in the units of the data; errors are reported in these.
     """
 
-    train_inputs: Data
-    train_targets: Data
-    test_inputs: Data | None = None
-    test_targets: Data | None = None
     loss: LossName = static(default="squared_error")
     batch_size: int | None = static(default=None)
     num_outputs: int = static(default=1)
@@ -44,6 +36,40 @@ class Examples:
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
         require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
+
+    def inputs(self, batch: ExampleBatch) -> tuple:
+        return (batch.inputs,)
+
+    def losses(self, outputs: Any, batch: ExampleBatch) -> Float[Array, " B"]:
+        return LOSSES[self.loss].losses(outputs, batch.targets)
+
+    def weights(self, batch: ExampleBatch) -> Float[Array, " B"]:
+        num = batch.inputs.shape[0]
+        return jnp.full(num, 1 / num)
+
+    def loss_differences(self, new: Any, old: Any, batch: ExampleBatch) -> Float[Array, " B"]:
+        return LOSSES[self.loss].differences(new, old, batch.targets)
+
+    def metrics(self, outputs: Any, batch: ExampleBatch) -> dict[str, Any]:
+        weights = self.weights(batch)
+        return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
+
+
+@pytree
+class Examples(ExampleTask):
+    """Supervised examples. A batch is drawn with replacement, anew at every step.
+
+    Attributes:
+        train_inputs: [n, ...].
+        train_targets: [n, K] floats for "squared_error", [n] integer labels for "cross_entropy".
+        test_inputs: the held-out split, or None.
+        test_targets: likewise.
+    """
+
+    train_inputs: Data
+    train_targets: Data
+    test_inputs: Data | None = None
+    test_targets: Data | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -66,23 +92,6 @@ class Examples:
             num_outputs=self.num_outputs,
             scale=self.scale,
         )
-
-    def inputs(self, batch: ExampleBatch) -> tuple:
-        return (batch.inputs,)
-
-    def losses(self, outputs: Any, batch: ExampleBatch) -> Float[Array, " B"]:
-        return LOSSES[self.loss].losses(outputs, batch.targets)
-
-    def weights(self, batch: ExampleBatch) -> Float[Array, " B"]:
-        num = batch.inputs.shape[0]
-        return jnp.full(num, 1 / num)
-
-    def loss_differences(self, new: Any, old: Any, batch: ExampleBatch) -> Float[Array, " B"]:
-        return LOSSES[self.loss].differences(new, old, batch.targets)
-
-    def metrics(self, outputs: Any, batch: ExampleBatch) -> dict[str, Any]:
-        weights = self.weights(batch)
-        return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
 
 
 def examples(

@@ -6,12 +6,15 @@ once into a cache; `jaxevo.tasks.files` says what is checked.
 
 import importlib.resources
 import math
+from typing import Literal
 
 import numpy as np
 
-from jaxevo.core import require
+from jaxevo.core import require, require_integer
 from jaxevo.tasks.examples import Examples
 from jaxevo.tasks.files import PUBLISHED, Split, load
+
+Standardize = Literal["image", "data"] | None
 
 
 def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: int = 0) -> Examples:
@@ -48,6 +51,9 @@ def mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    num_train: int | None = None,
+    colour: bool = False,
+    standardize: Standardize = None,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -61,6 +67,10 @@ def mnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        num_train: training images that are used, the first of them; None: all.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
+            together ("data"); None: pixels in [0, 1].
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -69,13 +79,16 @@ def mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("mnist", data_dir, pool, batch_size, split, seed)
+    require_integer("num_train", 1, num_train)
+    return _images("mnist", data_dir, pool, colour, standardize, batch_size, split, seed, num_train)
 
 
 def fashion_mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    colour: bool = False,
+    standardize: Standardize = None,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -89,6 +102,9 @@ def fashion_mnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (31 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
+            together ("data"); None: pixels in [0, 1].
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -97,13 +113,15 @@ def fashion_mnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("fashion-mnist", data_dir, pool, batch_size, split, seed)
+    return _images("fashion-mnist", data_dir, pool, colour, standardize, batch_size, split, seed)
 
 
 def kmnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    colour: bool = False,
+    standardize: Standardize = None,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -118,6 +136,9 @@ def kmnist(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (21 MB).
         pool: side of the blocks that are averaged, a divisor of 28.
+        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
+        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
+            together ("data"); None: pixels in [0, 1].
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -126,13 +147,14 @@ def kmnist(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("kmnist", data_dir, pool, batch_size, split, seed)
+    return _images("kmnist", data_dir, pool, colour, standardize, batch_size, split, seed)
 
 
 def cifar10(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    standardize: Standardize = None,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -147,6 +169,8 @@ def cifar10(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (170 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
+        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
+            together ("data"); None: pixels in [0, 1].
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -155,13 +179,14 @@ def cifar10(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("cifar10", data_dir, pool, batch_size, split, seed)
+    return _images("cifar10", data_dir, pool, False, standardize, batch_size, split, seed)
 
 
 def svhn(
     *,
     data_dir: str | None = None,
     pool: int = 1,
+    standardize: Standardize = None,
     batch_size: int | None = 128,
     split: Split = "published",
     seed: int = 0,
@@ -176,6 +201,8 @@ def svhn(
             or an npz file of train_images, train_labels, test_images and test_labels, or of
             images and labels. None: the cache, then a download (246 MB).
         pool: side of the blocks that are averaged, a divisor of 32.
+        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
+            together ("data"); None: pixels in [0, 1].
         batch_size: images in a batch; None: all of them.
         split: "published", or "random": all images found, a fifth held out.
         seed: of the random split.
@@ -184,24 +211,39 @@ def svhn(
         FileNotFoundError: a file is nowhere; says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
-    return _images("svhn", data_dir, pool, batch_size, split, seed)
+    return _images("svhn", data_dir, pool, False, standardize, batch_size, split, seed)
 
 
 def _images(
     name: str,
     data_dir: str | None,
     pool: int,
+    colour: bool,
+    standardize: Standardize,
     batch_size: int | None,
     split: Split,
     seed: int,
+    num_train: int | None = None,
 ) -> Examples:
+    require("standardize", "'image', 'data' or None", standardize, lambda s: s in ("image", "data"))
     side = PUBLISHED[name].image_shape[0]
+    side = 32 if colour else side
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = load(name, data_dir, split, seed)
+
+    def inputs(images):
+        return _inputs(_coloured(images) if colour else images, pool)
+
+    train_inputs, test_inputs = inputs(train.images), inputs(test.images)
+    if standardize == "data":
+        mean, deviation = train_inputs.mean(), train_inputs.std()
+        train_inputs, test_inputs = ((x - mean) / deviation for x in (train_inputs, test_inputs))
+    elif standardize == "image":
+        train_inputs, test_inputs = _standardized(train_inputs), _standardized(test_inputs)
     return Examples(
-        train_inputs=_inputs(train.images, pool),
-        train_targets=train.labels,
-        test_inputs=_inputs(test.images, pool),
+        train_inputs=train_inputs[:num_train],
+        train_targets=train.labels[:num_train],
+        test_inputs=test_inputs,
         test_targets=test.labels,
         loss="cross_entropy",
         batch_size=batch_size,
@@ -217,3 +259,16 @@ def _inputs(images: np.ndarray, pool: int) -> np.ndarray:
         images = blocks.sum(axis=(2, 4), dtype=np.uint32)
     inputs = np.divide(images, 255 * pool**2, dtype=np.float32)
     return inputs if channels else inputs.reshape(num, -1)
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    """Grey images of 28x28 in the middle of 32x32, over three channels."""
+    return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1)
+
+
+def _standardized(images: np.ndarray) -> np.ndarray:
+    """Each image less its mean and over its standard deviation; a flat one is 0."""
+    axes = tuple(range(1, images.ndim))
+    centred = images - images.mean(axes, keepdims=True)
+    deviation = centred.std(axes, keepdims=True)
+    return np.divide(centred, deviation, where=deviation > 0, out=np.zeros_like(images))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxevo.core import Data, pytree, require, require_integer, static
+from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.files import PUBLISHED, Split, load
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
@@ -37,6 +37,7 @@ class PixelSequences(TimedTask):
         test_targets: likewise.
         batch_size: images in a batch, drawn with replacement; None takes all of them, in order.
         pool: side of the blocks that are averaged, a divisor of S.
+        threshold: pixels are shown as [x <= threshold, x > threshold], 0 and 1; None: as x.
         loss_at: "every_step": the mean loss over time. "last": that of the last step. The
             accuracy is the last step's in either case.
     """
@@ -48,6 +49,7 @@ class PixelSequences(TimedTask):
     test_targets: Data | None = None
     batch_size: int | None = static(default=None)
     pool: int = static(default=1)
+    threshold: Scalar | None = None
     loss_at: LossAt = static(default="every_step")
 
     def __post_init__(self):
@@ -62,7 +64,7 @@ class PixelSequences(TimedTask):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one time step's input."""
-        return (1,)
+        return (1 if self.threshold is None else 2,)
 
     def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
         images, labels = self.train_images, self.train_targets
@@ -81,14 +83,18 @@ class PixelSequences(TimedTask):
             jnp.full(num_images, True),
         )
 
-    def pixels(self, images: Data) -> Float[Array, "T B 1"]:
-        """Pixels in [0, 1] in their order, time first."""
+    def pixels(self, images: Data) -> Float[Array, "T B I"]:
+        """Pixels in their order, time first: grey in [0, 1], or two numbers, dark and bright."""
         num_images, side, _ = images.shape
         blocks = images.reshape(
             num_images, side // self.pool, self.pool, side // self.pool, self.pool
         )
         means = blocks.mean((2, 4)).reshape(num_images, -1) / 255
-        return means[:, self.permutation].T[..., None]
+        grey = means[:, self.permutation].T[..., None]
+        if self.threshold is None:
+            return grey
+        bright = (grey > self.threshold).astype(grey.dtype)
+        return jnp.concatenate([1 - bright, bright], axis=-1)
 
     def held_out(self) -> "PixelSequences | None":
         if self.test_images is None or self.test_targets is None:

@@ -7,27 +7,40 @@ from jaxevo.tasks.examples import Examples
 
 
 def sine(
-    *, num_points: int = 50, num_periods: float = 1.0, batch_size: int | None = None
+    *,
+    num_points: int = 50,
+    num_periods: float = 1.0,
+    low: float = -0.5,
+    high: float = 0.5,
+    endpoint: bool = True,
+    batch_size: int | None = None,
 ) -> Examples:
-    """y = sin(2 pi num_periods x) at points x of [-1/2, 1/2], equally spaced.
+    """A sine at equally spaced points: y = sin(2 pi num_periods x / (high - low)).
 
     Args:
-        num_points: K training points, >= 2. As many held-out points lie half way between them.
+        num_points: K training points, >= 2. The held-out points lie half way between them.
         num_periods: periods over the interval, > 0.
+        low: where the interval begins.
+        high: where it ends, above `low`.
+        endpoint: whether `high` is a point itself. For whole periods it repeats `low`.
         batch_size: points in a batch; None: all of them.
     """
     require("num_points", ">= 2", num_points, lambda n: n >= 2)
     require("num_periods", "finite and > 0", num_periods, lambda n: 0 < n < float("inf"))
-    train = np.linspace(-0.5, 0.5, num_points, dtype=np.float32)[:, None]
-    test = train[:-1] + 0.5 / (num_points - 1)
+    require("high", f"finite and above low ({low:g})", high, lambda h: low < h < float("inf"))
+    train, gap = np.linspace(low, high, num_points, endpoint=endpoint, retstep=True)
+    test = (train[:-1] if endpoint else train) + gap / 2
+
+    def column(x):
+        return x.astype(np.float32)[:, None]
 
     def curve(x):
-        return np.sin(2 * np.pi * num_periods * x).astype(np.float32)
+        return column(np.sin(2 * np.pi * num_periods / (high - low) * x))
 
     return Examples(
-        train_inputs=train,
+        train_inputs=column(train),
         train_targets=curve(train),
-        test_inputs=test,
+        test_inputs=column(test),
         test_targets=curve(test),
         batch_size=batch_size,
     )

@@ -1,0 +1,112 @@
+"""Mutation attempts per second of a population of small networks, and memory by their number.
+
+A 1-30-1 tanh network of 90 weights on 24 points. Written out unit by unit it is one loop over
+members and points; as matrix products, as any other network runs, each layer is a call.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import timing
+from timing import SEED, Program
+
+from jaxevo.core import Problem, pytree
+from jaxevo.learners import AdaptiveMonteCarlo, Metropolis
+from jaxevo.models import mlp
+from jaxevo.tasks import Examples, sine
+from jaxevo.train import train
+from jaxevo.tree import tree_size
+
+NUM_POINTS = 24
+ATTEMPTS = 200  # of a timed call
+LENGTHS = (100, 1000, 10_000)  # of the calls whose memory is compared
+
+
+@pytree
+class GeneralExamples(Examples):
+    """The same task under a name of its own: networks on it are not written out."""
+
+
+def curve(general: bool = False) -> Problem:
+    task = sine(num_points=NUM_POINTS, low=0.0, high=1.0, endpoint=False)
+    if general:
+        fields = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+        task = GeneralExamples(**fields)
+    return Problem(task, mlp((1,), 1, hidden_sizes=(30,), output_bias=False))
+
+
+def attempts(learner: Any, problem: Problem, num: int, name: str = "") -> Program:
+    """`train` for `num` attempts of each member, from a state that is there."""
+    state = learner.init(jax.random.key(SEED), problem)
+
+    def go(key, learner, problem, state):
+        return train(key, learner, problem, num_steps=num, record_every=num, state=state)
+
+    return timing.compiled(name, go, jax.random.key(SEED), learner, problem, state, units=num)
+
+
+def programs(num_members: int) -> Iterator[Program]:
+    size = {"sigma": 2.5e-4, "population_size": num_members}
+    yield attempts(Metropolis(**size), curve(), ATTEMPTS, "unit by unit")
+    yield attempts(Metropolis(**size, beta=1e3), curve(), ATTEMPTS, "unit by unit, beta 1000")
+    threefry = Metropolis(**size, noise="threefry")
+    yield attempts(threefry, curve(), ATTEMPTS, "unit by unit, threefry")
+    yield attempts(AdaptiveMonteCarlo(**size), curve(), ATTEMPTS, "adaptive, unit by unit")
+    yield attempts(Metropolis(**size), curve(general=True), ATTEMPTS, "matrix products")
+
+
+def rows_of(timings: list[timing.Timing], num_members: int) -> list[dict[str, Any]]:
+    base = timings[0]
+    return [
+        {
+            "variant": t.program.name,
+            "us/attempt": 1e6 * t.median,
+            "x unit by unit": timing.ratio(t, base),
+            "member-attempts/s": num_members / t.median,
+            "fastest round": num_members / min(t.seconds),
+        }
+        | timing.memory_and_compile(t)
+        for t in timings
+    ]
+
+
+def memory_rows(num_members: int) -> list[dict[str, Any]]:
+    learner = Metropolis(population_size=num_members)
+    found = [attempts(learner, curve(), num) for num in LENGTHS]
+    return [
+        {
+            "attempts": num,
+            "temp MB": None if p.temp_bytes is None else p.temp_bytes / 1e6,
+            "compile s": p.compile_seconds,
+        }
+        for num, p in zip(LENGTHS, found, strict=True)
+    ]
+
+
+def sizes(args: argparse.Namespace) -> list[int]:
+    if args.quick:
+        return [200]
+    return [10_000] if timing.on_gpu() else [1000, 4000]
+
+
+def main(arguments=None) -> None:
+    args = timing.options(__doc__, arguments)
+    blocks = []
+    num_weights = tree_size(jax.eval_shape(curve().init, jax.random.key(SEED)))
+    shown = {"D": num_weights, "B": NUM_POINTS}
+    for num_members in sizes(args):
+        settings = timing.header(args, N=num_members, **shown)
+        rows = rows_of(timing.measure(list(programs(num_members)), args), num_members)
+        timing.table(rows)
+        blocks.append({"settings": settings, "rows": rows})
+    settings = timing.header(args, N=sizes(args)[0], **shown)
+    rows = memory_rows(sizes(args)[0])
+    timing.table(rows)
+    timing.write(args, [*blocks, {"settings": settings, "rows": rows}])
+
+
+if __name__ == "__main__":
+    main()

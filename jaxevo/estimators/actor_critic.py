@@ -1,0 +1,208 @@
+"""Advantage actor-critic: a policy and the value of states, learned from windows of episodes.
+
+Some environments run side by side, and go on from window to window; an episode that ends is
+followed by the next. With the advantages A[t] of a window,
+
+    loss = mean of -A[t] log pi(a[t]) + value_weight (V[t] + A[t] held fixed - V[t])^2 / 2
+           - entropy_weight H(pi[t])
+
+is differentiated through time. Source: Mnih et al. (2016), arXiv 1602.01783, synchronous;
+advantages: Schulman et al. (2016), arXiv 1506.02438 (`trace` 1 is the n-step return of the
+former). Differs: an episode that is cut off at its longest counts as ended.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Control,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    has_carry,
+    learner,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.estimators.backprop import float_gradient
+from jaxevo.tree import tree_where
+
+
+class Worker(NamedTuple):
+    """One environment and what its network knows, [E] of them."""
+
+    env_state: Any
+    observation: Any
+    hidden: Carry
+    return_so_far: Float[Array, "..."]  # of the episode under way
+    last_return: Float[Array, "..."]  # of the latest that ended
+    has_ended: Bool[Array, "..."]  # whether one has
+
+
+class Seen(NamedTuple):
+    """One step of a worker."""
+
+    log_prob: Float[Array, "..."]
+    entropy: Float[Array, "..."]
+    value: Float[Array, "..."]
+    reward: Float[Array, "..."]
+    ended: Bool[Array, "..."]
+
+
+@learner
+class ActorCritic:
+    """The gradient of the actor-critic loss, on discrete actions drawn with the softmax.
+
+    The network has two outputs, (action logits [A], value []), as `modular(value_head=True)` has.
+    The loss that it reports is minus the return: the mean over environments of the latest episode
+    that ended, or before that of the one under way. `sample` of the task is not used.
+
+    Attributes:
+        horizon: steps of a window, k >= 1.
+        num_environments: side by side, E >= 1.
+        discount: of rewards per step, in [0, 1].
+        trace: how far advantages look beyond a step, in [0, 1]: 0 the one-step error, 1 all of
+            the window.
+        value_weight: of the squared error of values, >= 0.
+        entropy_weight: of the entropy of actions, >= 0.
+    """
+
+    horizon: int = static(default=20)
+    num_environments: int = static(default=4)
+    discount: Scalar = 0.99
+    trace: Scalar = 0.95
+    value_weight: Scalar = 0.5
+    entropy_weight: Scalar = 0.01
+    requires = Control
+
+    def __post_init__(self):
+        require_integer("horizon", 1, self.horizon)
+        require_integer("num_environments", 1, self.num_environments)
+        for name in ("discount", "trace"):
+            require(name, "in [0, 1]", getattr(self, name), lambda x: (x >= 0) & (x <= 1))
+        for name in ("value_weight", "entropy_weight"):
+            require(name, "finite and >= 0", getattr(self, name),
+                    lambda x: (x >= 0) & (x < float("inf")))  # fmt: skip
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+        assert isinstance(problem, Control)  # `requires`, refused at the door
+        _check_stochastic(problem)
+
+        def one(key):
+            env_state, observation = problem.reset(key)
+            hidden = problem.model.initial_carry(params, ())
+            nothing = jnp.zeros(())
+            return Worker(env_state, observation, hidden, nothing, nothing, jnp.array(False))
+
+        return jax.vmap(one)(jax.random.split(key, self.num_environments))
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        assert isinstance(problem, Control)
+
+        def loss(params):
+            def step(workers, key):
+                keys = jax.random.split(key, self.num_environments)
+                return jax.vmap(lambda key, one: self.step(key, params, problem, one))(
+                    keys, workers
+                )
+
+            keys = jax.random.split(key, self.horizon)
+            workers, seen = jax.lax.scan(step, carry, keys)
+            _, (_, last_value) = jax.vmap(
+                lambda one: _run(params, problem, one.hidden, one.observation)
+            )(workers)
+            held = jax.lax.stop_gradient((seen.value, last_value))
+            advantages = self.advantages(seen.reward, seen.ended, *held)
+            targets = held[0] + advantages
+            each = (
+                -advantages * seen.log_prob
+                + self.value_weight * (targets - seen.value) ** 2 / 2
+                - self.entropy_weight * seen.entropy
+            )
+            return each.mean(), (workers, seen.entropy.mean(), jnp.mean(seen.ended))
+
+        gradient, (workers, entropy, ends) = jax.grad(loss, has_aux=True, allow_int=True)(params)
+        returns = jnp.where(workers.has_ended, workers.last_return, workers.return_so_far).mean()
+        metrics = {"return": returns, "entropy": entropy, "episodes_ended": ends}
+        return workers, float_gradient(gradient, params), -returns, metrics
+
+    def step(
+        self, key: Key[Array, ""], params: Params, problem: Control, worker: Worker
+    ) -> tuple[Worker, Seen]:
+        """One step of one environment, or the first look at the next episode."""
+        key_act, key_transition, key_reset = jax.random.split(key, 3)
+        hidden, (logits, value) = _run(params, problem, worker.hidden, worker.observation)
+        action, log_prob = problem.act(key_act, logits)
+        env_state, observation, reward, terminated, truncated = problem.transition(
+            key_transition, worker.env_state, jax.lax.stop_gradient(action)
+        )
+        ended = jnp.logical_or(terminated, truncated)
+        total = worker.return_so_far + reward
+        anew = (*problem.reset(key_reset), problem.model.initial_carry(params, ()))
+        env_state, observation, hidden = tree_where(ended, anew, (env_state, observation, hidden))
+        after = Worker(
+            env_state,
+            observation,
+            hidden,
+            jnp.where(ended, 0.0, total),
+            jnp.where(ended, total, worker.last_return),
+            worker.has_ended | ended,
+        )
+        log_shares = jax.nn.log_softmax(logits)
+        entropy = -jnp.sum(jnp.exp(log_shares) * log_shares)
+        return after, Seen(log_prob, entropy, value, reward, ended)
+
+    def advantages(
+        self,
+        rewards: Float[Array, "T E"],
+        ended: Bool[Array, "T E"],
+        values: Float[Array, "T E"],
+        last_value: Float[Array, " E"],
+    ) -> Float[Array, "T E"]:
+        """A[t] = d[t] + discount trace A[t + 1], d[t] = r[t] + discount V[t + 1] - V[t]."""
+
+        def back(later, now):
+            advantage, next_value = later
+            reward, ended, value = now
+            goes_on = self.discount * (1 - ended.astype(value.dtype))
+            advantage = reward + goes_on * (next_value + self.trace * advantage) - value
+            return (advantage, value), advantage
+
+        start = jnp.zeros_like(last_value), last_value
+        return jax.lax.scan(back, start, (rewards, ended, values), reverse=True)[1]
+
+    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+        return params
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(1, 1, self.horizon * self.num_environments)
+
+
+def _run(params: Params, problem: Control, hidden: Carry, observation: Any) -> tuple[Carry, Any]:
+    if has_carry(problem.model):
+        return problem.model.apply(params, hidden, observation)
+    output = problem.model.apply(params, observation)
+    if not isinstance(output, tuple):
+        raise ValueError(
+            "model must have two outputs for ActorCritic, (action logits, value), such as "
+            "jaxevo.models.modular(..., value_head=True), got one"
+        )
+    return hidden, output
+
+
+def _check_stochastic(problem: Control) -> None:
+    if not getattr(problem.task, "stochastic", True):
+        raise ValueError(
+            f"task must draw its actions for ActorCritic (stochastic=True), and "
+            f"{type(problem.task).__name__} takes the greatest output"
+        )

@@ -1,0 +1,408 @@
+"""Modular networks: layers of interchangeable modules, of which a path picks a few.
+
+A module is a small layer that ends in ReLU. The outputs of a layer's active modules are summed,
+and every active module of the next layer reads the sum. Each task has a read-out of its own.
+
+`Modular` holds all modules; `Pathway` is the network of the active ones alone, whose parameters
+are gathered from it: all modules of a layer read one input, so that they are one product with
+their kernels side by side, and cost what they cost however many modules there are.
+
+Source: Fernando et al. (2017), arXiv 1701.08734. Skips and residual modules: the modules of the
+public TensorFlow reimplementation (jsikyoon/pathnet), where module j of a later layer is the
+identity for j mod 3 = 0, dense for 1, dense plus the identity for 2.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from jaxevo import nodes
+from jaxevo.core import Carry, Mask, Params, require, require_integer
+from jaxevo.models.first_weights import uniform
+from jaxevo.models.mlp import require_sizes
+from jaxevo.pathways import Duplicates, Slots, random_path, uses_of
+
+Join = Literal["sum", "sum_then_mean"]
+Kinds = Literal["linear", "residual", "mixed"]
+LINEAR, SKIP, RESIDUAL = 0, 1, 2
+KINDS = {"linear": (LINEAR,), "residual": (RESIDUAL,), "mixed": (SKIP, LINEAR, RESIDUAL)}
+
+
+class LayerShape(NamedTuple):
+    """What a module of a layer takes and makes, without batch axes.
+
+    Attributes:
+        inputs: (I,), or (height, width, channels) of a convolution.
+        outputs: likewise.
+        size: side of a convolution's kernel; 0: a dense layer.
+        stride: of a convolution.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    size: int = 0
+    stride: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Modular:
+    """All modules and read-outs; see `modular`.
+
+    Its params are {"modules": {"0": {"kernel": [..., in, M, out], "bias": [M, out]}, ...},
+    "readouts": {"kernel": [tasks, H, K], "bias": [tasks, K]}, "uses": int [tasks, L, M],
+    "frozen": bool [L, M], "task": int []}. It applies the modules in `uses` of the task in
+    `task`, with that task's read-out: change `task` to go back to an earlier one.
+    """
+
+    input_shape: tuple[int, ...]
+    shapes: tuple[LayerShape, ...]
+    num_outputs: int
+    num_modules: int
+    num_active: int
+    module_kinds: Kinds
+    join: Join
+    duplicates: Duplicates
+    num_tasks: int
+    value_head: bool
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def num_columns(self) -> int:
+        """Of a read-out: one for each output, and one for the value."""
+        return self.num_outputs + self.value_head
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        key_modules, key_readouts, key_path = jax.random.split(key, 3)
+        path = random_path(
+            key_path, self.num_layers, self.num_modules, self.num_active, "independent"
+        )
+        uses = uses_of(path, self.num_modules, self.duplicates)
+        return {
+            "modules": self.draw_modules(key_modules),
+            "readouts": jax.vmap(self.draw_readout)(jax.random.split(key_readouts, self.num_tasks)),
+            "uses": jnp.broadcast_to(uses, (self.num_tasks, *uses.shape)),
+            "frozen": jnp.zeros(uses.shape, bool),
+            "task": jnp.int32(0),
+        }
+
+    def draw_modules(self, key: Key[Array, ""]) -> Params:
+        """First weights of all modules, as PyTorch draws them."""
+
+        def layer(key, shape: LayerShape):
+            key_kernel, key_bias = jax.random.split(key)
+            window = (shape.size, shape.size) if shape.size else ()
+            num_inputs, num_outputs = shape.inputs[-1], shape.outputs[-1]
+            draw = uniform(math.prod(window) * num_inputs)
+            return {
+                "kernel": draw(key_kernel, (*window, num_inputs, self.num_modules, num_outputs)),
+                "bias": draw(key_bias, (self.num_modules, num_outputs)),
+            }
+
+        keys = jax.random.split(key, self.num_layers)
+        return {str(i): layer(keys[i], shape) for i, shape in enumerate(self.shapes)}
+
+    def draw_readout(self, key: Key[Array, ""]) -> Params:
+        """First weights of one task's read-out."""
+        key_kernel, key_bias = jax.random.split(key)
+        num_inputs = math.prod(self.shapes[-1].outputs)
+        draw = uniform(num_inputs)
+        return {
+            "kernel": draw(key_kernel, (num_inputs, self.num_columns)),
+            "bias": draw(key_bias, (self.num_columns,)),
+        }
+
+    def kinds(self) -> np.ndarray:
+        """LINEAR, SKIP or RESIDUAL of each module, [L, M]: layers that keep their shape skip."""
+        cycle = np.resize(KINDS[self.module_kinds], self.num_modules)
+        keeps = [shape.inputs == shape.outputs for shape in self.shapes]
+        return np.where(np.array(keeps)[:, None], cycle[None], LINEAR).astype(np.int32)
+
+    def apply(self, params: Params, x: Float[Array, "..."]) -> Any:
+        task = params["task"]
+        return self.pathway(self.num_modules).apply(
+            {
+                "modules": params["modules"],
+                "readout": jax.tree.map(lambda leaf: leaf[task], params["readouts"]),
+                "uses": params["uses"][task],
+                "kinds": jnp.asarray(self.kinds()),
+                "frozen": params["frozen"],
+            },
+            x,
+        )
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
+        return ()
+
+    def trainable(self, params: Params) -> Mask:
+        task = params["task"]
+        moves = (params["uses"][task] > 0) & ~params["frozen"]
+        current = (jnp.arange(self.num_tasks) == task)[:, None]
+        return {
+            "modules": by_module(moves, params["modules"]),
+            "readouts": {"kernel": current[:, None], "bias": current},
+            **{name: np.bool_(False) for name in ("uses", "frozen", "task")},
+        }
+
+    def pathway(self, num_slots: int) -> "Pathway":
+        return Pathway(self, num_slots)
+
+    def gathered(self, params: Params, slots: Slots) -> Params:
+        """The params of the active modules alone, for `pathway(S)`, and the task's read-out."""
+        kinds = jnp.asarray(self.kinds())
+        return {
+            "modules": gather_modules(params["modules"], slots),
+            "readout": jax.tree.map(lambda leaf: leaf[params["task"]], params["readouts"]),
+            "uses": slots.uses,
+            "kinds": jnp.take_along_axis(kinds, jnp.minimum(slots.modules, kinds.shape[1] - 1), 1),
+            "frozen": slots.frozen,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathway:
+    """The active modules of a `Modular` network, in a fixed number of slots per layer.
+
+    Its params are {"modules": {"0": {"kernel": [..., in, S, out], "bias": [S, out]}, ...},
+    "readout": {"kernel": [H, K], "bias": [K]}, "uses", "kinds": int [L, S], "frozen": bool [L, S]}.
+    """
+
+    network: Modular
+    num_slots: int
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        params = self.network.init(key)
+        slots = jnp.arange(self.num_slots)
+        uses, frozen = params["uses"][0][:, : self.num_slots], params["frozen"]
+        modules = jnp.broadcast_to(slots, (self.network.num_layers, self.num_slots))
+        return self.network.gathered(params, Slots(modules, uses, frozen[:, : self.num_slots]))
+
+    def apply(self, params: Params, x: Float[Array, "..."]) -> Any:
+        network = self.network
+        last = network.num_layers - 1
+        batch_shape = x.shape[: x.ndim - len(network.input_shape)]
+        for i, shape in enumerate(network.shapes):
+            x = x.reshape(math.prod(batch_shape), *shape.inputs)
+            x = self.layer(i, params, x, mean=i == last and network.join == "sum_then_mean")
+        readout = params["readout"]
+        x = x.reshape(math.prod(batch_shape), -1)
+        y = nodes.call_layer(_readout_spec(), (readout["kernel"],), readout["bias"], (x,))
+        y = y.reshape(*batch_shape, -1)
+        return (y[..., :-1], y[..., -1]) if network.value_head else y
+
+    def layer(self, index: int, params: Params, x: Array, mean: bool) -> Array:
+        """The joined outputs of one layer's active modules."""
+        shape, modules = self.network.shapes[index], params["modules"][str(index)]
+        uses = params["uses"][index].astype(x.dtype)
+        kinds = params["kinds"][index]
+        spec = _layer_spec(index, shape)
+        outputs = nodes.call_layer(spec, (modules["kernel"],), modules["bias"], (x,))
+        outputs = jax.nn.relu(outputs).reshape(*outputs.shape[:-1], self.num_slots, -1)
+        if self.network.module_kinds == "linear" or shape.inputs != shape.outputs:
+            joined = jnp.einsum("...so,s->...o", outputs, uses)
+        else:
+            joined = jnp.einsum("...so,s->...o", outputs, uses * (kinds != SKIP))
+            joined += x * jnp.sum(uses * (kinds != LINEAR))
+        return joined / jnp.maximum(uses.sum(), 1) if mean else joined
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
+        return ()
+
+    def trainable(self, params: Params) -> Mask:
+        moves = (params["uses"] > 0) & ~params["frozen"]
+        return {
+            "modules": by_module(moves, params["modules"]),
+            "readout": jax.tree.map(lambda _: np.bool_(True), params["readout"]),
+            **{name: np.bool_(False) for name in ("uses", "kinds", "frozen")},
+        }
+
+
+def modular(
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    *,
+    num_layers: int = 3,
+    num_modules: int = 10,
+    num_active: int = 3,
+    hidden: int = 20,
+    conv_sizes: tuple[int, ...] = (),
+    conv_strides: tuple[int, ...] = (),
+    conv_channels: int = 8,
+    module_kinds: Kinds = "linear",
+    join: Join = "sum",
+    duplicates: Duplicates = "once",
+    num_tasks: int = 2,
+    value_head: bool = False,
+) -> Modular:
+    """Layers of modules for `PathNet`.
+
+    Args:
+        input_shape: of one example; flattened, but for convolutions.
+        num_outputs: of each task.
+        num_layers: L, with the convolutions.
+        num_modules: M, in each layer.
+        num_active: N, the most modules of a layer that one path uses.
+        hidden: units of a dense module.
+        conv_sizes: sides of the kernels of the first layers, which are then convolutions.
+        conv_strides: of these; () is 1 for all.
+        conv_channels: kernels of a convolutional module.
+        module_kinds: "linear" (with ReLU), "residual" (plus its input), or "mixed": identity,
+            linear and residual modules in turn. Layers that change their shape are linear.
+        join: "sum" of the active modules' outputs, or "sum_then_mean": the last layer's mean.
+        duplicates: a module that a path names twice counts "once" or "twice".
+        num_tasks: read-outs, one for each task to be learned in turn.
+        value_head: a second output, the value of the state, for actor-critic learning.
+    """
+    require_sizes("input_shape", input_shape)
+    for name, value in {
+        "num_outputs": num_outputs, "num_layers": num_layers, "num_modules": num_modules,
+        "hidden": hidden, "conv_channels": conv_channels, "num_tasks": num_tasks,
+    }.items():  # fmt: skip
+        require_integer(name, 1, value)
+    rule = f"an integer from 1 to num_modules, {num_modules}"
+    require("num_active", rule, num_active, lambda n: 1 <= n <= num_modules and n % 1 == 0)
+    require("module_kinds", f"one of {', '.join(KINDS)}", module_kinds, lambda k: k in KINDS)
+    require("join", "'sum' or 'sum_then_mean'", join, lambda j: j in ("sum", "sum_then_mean"))
+    require("duplicates", "'once' or 'twice'", duplicates, lambda d: d in ("once", "twice"))
+    require_sizes("conv_sizes", conv_sizes)
+    require_sizes("conv_strides", conv_strides)
+    rule = f"at most num_layers, {num_layers}, sizes"
+    require("conv_sizes", rule, conv_sizes, lambda sizes: len(sizes) <= num_layers)
+    rule = f"one for each of conv_sizes, {tuple(conv_sizes)}, or none"
+    require("conv_strides", rule, conv_strides, lambda s: len(s) in (0, len(conv_sizes)))
+    if conv_sizes and len(input_shape) != 3:
+        raise ValueError(
+            "input_shape must be (height, width, channels) for convolutions, got "
+            f"{tuple(input_shape)}"
+        )
+
+    shapes, inputs = [], tuple(input_shape)
+    for size, stride in zip(conv_sizes, conv_strides or (1,) * len(conv_sizes), strict=True):
+        outputs = (*(math.ceil(length / stride) for length in inputs[:2]), conv_channels)
+        shapes.append(LayerShape(inputs, outputs, size, stride))
+        inputs = outputs
+    for _ in range(num_layers - len(conv_sizes)):
+        shapes.append(LayerShape((math.prod(inputs),), (hidden,)))
+        inputs = (hidden,)
+    return Modular(
+        input_shape=tuple(input_shape),
+        shapes=tuple(shapes),
+        num_outputs=num_outputs,
+        num_modules=num_modules,
+        num_active=num_active,
+        module_kinds=module_kinds,
+        join=join,
+        duplicates=duplicates,
+        num_tasks=num_tasks,
+        value_head=value_head,
+    )
+
+
+# ------------------------------------------------------------------------- the axis of modules
+
+
+def module_axis(leaf: Any) -> int:
+    """Of a leaf that has one number or array per module: the last but one, or the only one."""
+    return max(leaf.ndim - 2, 0)
+
+
+def by_module(values: Shaped[Array, "L M"], layers: Params) -> Mask:
+    """One value for each module, broadcastable to leaves [..., M, out] or [M] by layer."""
+    return {
+        name: jax.tree.map(
+            lambda leaf, row=values[int(name)]: row[:, None] if leaf.ndim > 1 else row,
+            layer,
+        )
+        for name, layer in layers.items()
+    }
+
+
+def gather_modules(layers: Params, slots: Slots) -> Params:
+    """Of leaves [..., M, out] or [M], by layer, those in the slots: [..., S, out] or [S]."""
+    return {
+        name: jax.tree.map(
+            lambda leaf, index=slots.modules[int(name)]: jnp.take(
+                leaf, index, axis=module_axis(leaf), mode="clip"
+            ),
+            layer,
+        )
+        for name, layer in layers.items()
+    }
+
+
+def scatter_modules(layers: Params, gathered: Params, targets: Int[Array, "L S"]) -> Params:
+    """`layers` with the modules `targets` as in `gathered`; a target of M is dropped.
+
+    Modules that are no target keep their bits: nothing is added to them.
+    """
+    return {
+        name: jax.tree.map(
+            lambda leaf, new, index=targets[int(name)]: leaf.at[_at(leaf, index)].set(
+                new, mode="drop"
+            ),
+            layer,
+            gathered[name],
+        )
+        for name, layer in layers.items()
+    }
+
+
+def add_modules(layers: Params, gathered: Params, targets: Int[Array, "L S"]) -> Params:
+    """`layers` plus `gathered` at the modules `targets`; a target of M is dropped."""
+    return {
+        name: jax.tree.map(
+            lambda leaf, new, index=targets[int(name)]: leaf.at[_at(leaf, index)].add(
+                new, mode="drop"
+            ),
+            layer,
+            gathered[name],
+        )
+        for name, layer in layers.items()
+    }
+
+
+def _at(leaf: Array, index: Int[Array, " S"]) -> tuple:
+    return (*(slice(None),) * module_axis(leaf), index)
+
+
+# ----------------------------------------------------------------------------- the node view
+
+
+@functools.cache
+def _layer_spec(index: int, shape: LayerShape) -> nodes.LayerSpec:
+    path = f"modules/{index}"
+    kind, run = ("conv", functools.partial(_convolve, shape.stride)) if shape.size else (
+        "dense", _multiply
+    )  # fmt: skip
+    return nodes.LayerSpec(path, kind, (f"{path}/kernel",), f"{path}/bias", run)
+
+
+@functools.cache
+def _readout_spec() -> nodes.LayerSpec:
+    return nodes.LayerSpec("readout", "dense", ("readout/kernel",), "readout/bias", _multiply)
+
+
+def _multiply(kernels: tuple, bias: Any, inputs: tuple) -> Array:
+    """x W of all modules side by side, [B, S * out]."""
+    (kernel,), (x,) = kernels, inputs
+    return _shifted(x @ kernel.reshape(kernel.shape[0], -1), bias)
+
+
+def _convolve(stride: int, kernels: tuple, bias: Any, inputs: tuple) -> Array:
+    (kernel,), (x,) = kernels, inputs
+    kernel = kernel.reshape(*kernel.shape[:3], -1)
+    layout = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    return _shifted(y, bias)
+
+
+def _shifted(y: Array, bias: Any) -> Array:
+    return y if bias is None else y + jnp.broadcast_to(bias.reshape(-1), y.shape)

@@ -1,0 +1,110 @@
+"""Paths through layers of modules: how they are drawn, mutated, counted and compared.
+
+A path names N modules in each of L layers, [L, N], out of M; the same one may be named twice. What
+it comes to is `uses`, [L, M]: how often each module is active. Slots list the active modules of
+each layer once, so that a network of the active modules alone has a fixed shape.
+
+Source: Fernando et al. (2017), arXiv 1701.08734.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxevo.core import Data, Scalar
+
+Duplicates = Literal["once", "twice"]
+Draw = Literal["independent", "distinct"]
+
+
+class Slots(NamedTuple):
+    """The active modules of each layer, ascending, in S slots; those left over hold M."""
+
+    modules: Int[Array, "L S"]
+    uses: Int[Array, "L S"]  # 0 in a slot that is left over
+    frozen: Bool[Array, "L S"]
+
+
+def random_path(
+    key: Key[Array, ""], num_layers: int, num_modules: int, num_active: int, draw: Draw
+) -> Int[Array, "L N"]:
+    """A path whose entries are uniform, each by itself or distinct within a layer."""
+    if draw == "independent":
+        return jax.random.randint(key, (num_layers, num_active), 0, num_modules)
+    order = jax.random.uniform(key, (num_layers, num_modules))
+    return jnp.argsort(order, axis=1)[:, :num_active].astype(jnp.int32)
+
+
+def mutated(
+    key: Key[Array, ""],
+    path: Int[Array, "L N"],
+    num_modules: int,
+    rate: Scalar,
+    reach: int,
+    wrap: bool,
+) -> Int[Array, "L N"]:
+    """`path` with each entry moved, with probability `rate`, by a step uniform on -reach..reach.
+
+    A step of 0 is among them. Steps wrap around the M modules, or end at the first and the last.
+    """
+    key_change, key_step = jax.random.split(key)
+    change = jax.random.uniform(key_change, path.shape) < rate
+    step = jax.random.randint(key_step, path.shape, -reach, reach + 1)
+    moved = path + jnp.where(change, step, 0)
+    return moved % num_modules if wrap else jnp.clip(moved, 0, num_modules - 1)
+
+
+def uses_of(
+    path: Int[Array, "L N"], num_modules: int, duplicates: Duplicates = "once"
+) -> Int[Array, "L M"]:
+    """How often each module counts: one that is named twice once, or twice."""
+    named = path[:, :, None] == jnp.arange(num_modules)[None, None]
+    uses = named.sum(1, dtype=jnp.int32)
+    return jnp.minimum(uses, 1) if duplicates == "once" else uses
+
+
+def slots_of(uses: Int[Array, "L M"], frozen: Bool[Array, "L M"], num_slots: int) -> Slots:
+    """The first `num_slots` active modules of each layer."""
+    num_modules = uses.shape[1]
+    order = jnp.argsort(uses == 0, axis=1, stable=True)[:, :num_slots].astype(jnp.int32)
+    counts = jnp.take_along_axis(uses, order, 1)
+    return Slots(
+        jnp.where(counts > 0, order, num_modules),
+        counts,
+        jnp.take_along_axis(frozen, order, 1),
+    )
+
+
+def module_use(population: Int[Array, "P L N"], num_modules: int) -> Float[Array, "L M"]:
+    """The share of a population's paths in which each module is active."""
+    uses = jax.vmap(lambda path: uses_of(path, num_modules))(population)
+    return uses.astype(float).mean(0)
+
+
+def use_entropy(use: Float[Array, "L M"]) -> Float[Array, " L"]:
+    """Entropy over the modules of each layer, in nats: log M where all are used alike."""
+    share = use / jnp.maximum(use.sum(1, keepdims=True), jnp.finfo(use.dtype).tiny)
+    return -jnp.sum(jax.scipy.special.xlogy(share, share), 1)
+
+
+def distance(population: Int[Array, "P L N"], num_modules: int) -> Float[Array, ""]:
+    """Mean over pairs of paths of the modules that one uses and the other does not."""
+    size = population.shape[0]
+    share = module_use(population, num_modules)
+    return jnp.sum(2 * share * (1 - share)) * size / max(size - 1, 1)
+
+
+def overlap(first: Int[Data, "L M"], second: Int[Data, "L M"]) -> Int[Data, " L"]:
+    """Modules that are active in both, per layer."""
+    return ((first > 0) & (second > 0)).sum(1)
+
+
+def chance_overlap(num_layers: int, num_modules: int, num_active: int, draw: Draw) -> float:
+    """The expected overlap, over all layers, of two paths drawn at random."""
+    distinct = float(num_active)
+    if draw == "independent":
+        distinct = num_modules * (1 - (1 - 1 / num_modules) ** num_active)
+    return float(np.round(num_layers * distinct**2 / num_modules, 12))

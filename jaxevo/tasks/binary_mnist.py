@@ -1,0 +1,220 @@
+"""Two handwritten digits to tell apart under salt-and-pepper noise, and pairs of such tasks.
+
+Source: Fernando et al. (2017), arXiv 1701.08734; the noise as in its public reimplementations.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.tasks.examples import ExampleBatch, ExampleTask
+from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load
+from jaxevo.tasks.images import _inputs
+from jaxevo.tasks.images import digits as all_digits
+
+NUM_DIGITS = 10
+
+
+@pytree
+class BinaryDigits(ExampleTask):
+    """Which of two digits an image shows. Tasks of other digits share these arrays.
+
+    Attributes:
+        images: [n, D], uint8.
+        rows: [10, longest], where the images of each digit are.
+        counts: [10], how many of them there are.
+        digits: [2], those with the labels 0 and 1.
+        noise: share of pixels that noise replaces by 0 or 1, in [0, 1], where it is fresh.
+        fresh: noise is drawn for each batch; else it is in the images.
+        test_images: the held-out split, with its noise, or None.
+        test_rows: [10, shortest] of it: as many of each digit.
+    """
+
+    images: Data
+    rows: Data
+    counts: Data
+    digits: Data
+    noise: Scalar = 0.5
+    fresh: bool = static(default=False)
+    test_images: Data | None = None
+    test_rows: Data | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.images.shape[1:]
+
+    def sample(self, key: Key[Array, ""], step: Any) -> ExampleBatch:
+        first, second = self.digits[0], self.digits[1]
+        if self.batch_size is None:
+            rows = jnp.concatenate([self.rows[first], self.rows[second]])
+            labels = jnp.repeat(jnp.arange(2, dtype=jnp.int32), self.rows.shape[1])
+            return ExampleBatch(self.images[rows] / 255, labels)
+        key_rows, key_noise = jax.random.split(key)
+        num = self.counts[self.digits]
+        drawn = jax.random.randint(key_rows, (self.batch_size,), 0, num.sum())
+        labels = (drawn >= num[0]).astype(jnp.int32)
+        pixels = self.images[self.rows[self.digits[labels], drawn - labels * num[0]]] / 255
+        if self.fresh:
+            bits = jax.random.bits(key_noise, pixels.shape, jnp.uint32)
+            replaced = (bits >> 1) * 2.0**-31 < self.noise
+            pixels = jnp.where(replaced, (bits & 1).astype(pixels.dtype), pixels)
+        return ExampleBatch(pixels, labels)
+
+    def held_out(self) -> "BinaryDigits | None":
+        if self.test_images is None or self.test_rows is None:
+            return None
+        return dataclasses.replace(
+            self,
+            images=self.test_images,
+            rows=self.test_rows,
+            counts=jnp.full(NUM_DIGITS, self.test_rows.shape[1]),
+            fresh=False,
+            test_images=None,
+            test_rows=None,
+            batch_size=None,
+        )
+
+    def sequences(self, num: int, length: int, seed: int) -> list[list["BinaryDigits"]]:
+        """`num` sequences of tasks, each of `length` different pairs of digits drawn at random."""
+        require_integer("num", 1, num)
+        pairs = [(i, j) for i in range(NUM_DIGITS) for j in range(i + 1, NUM_DIGITS)]
+        rule = f"an integer from 1 to {len(pairs)}"
+        require("length", rule, length, lambda n: 1 <= n <= len(pairs) and n % 1 == 0)
+        rng = np.random.default_rng(seed)
+
+        def task(index):
+            return dataclasses.replace(self, digits=np.array(pairs[index], np.int32))
+
+        return [[task(i) for i in rng.permutation(len(pairs))[:length]] for _ in range(num)]
+
+
+def binary_mnist(
+    *,
+    digits: tuple[int, int] = (1, 3),
+    noise: float = 0.5,
+    when: Literal["static", "fresh"] = "static",
+    data_dir: str | None = None,
+    pool: int = 1,
+    batch_size: int = 16,
+    split: Split = "published",
+    seed: int = 0,
+) -> BinaryDigits:
+    """Two digits of MNIST, in [0, 1], whose pixels are replaced at random by black or white.
+
+    The held-out split has its noise drawn once, and as many images of each digit.
+
+    Args:
+        digits: the two, different.
+        noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
+        when: noise is drawn once for the data set, "static", or "fresh" for each batch.
+        data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
+        pool: side of the blocks that are averaged, a divisor of 28, before the noise.
+        batch_size: images in a batch.
+        split: "published", or "random": all images found, a fifth held out.
+        seed: of the noise and of the random split.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a bad setting.
+    """
+    _check(digits, noise, when, batch_size)
+    side = PUBLISHED["mnist"].image_shape[0]
+    require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
+    train, test = (
+        Labelled(_bytes(_inputs(part.images, pool)), part.labels)
+        for part in load("mnist", data_dir, split, seed)
+    )
+    return _two_of(train, test, digits, noise, when, batch_size, seed)
+
+
+def binary_digits(
+    *,
+    digits: tuple[int, int] = (1, 3),
+    noise: float = 0.5,
+    when: Literal["static", "fresh"] = "static",
+    batch_size: int = 16,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> BinaryDigits:
+    """The same with the 1,797 packaged digits of 8x8 pixels, some 140 of each to train on.
+
+    Args:
+        digits: the two, different.
+        noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
+        when: noise is drawn once for the data set, "static", or "fresh" for each batch.
+        batch_size: images in a batch.
+        test_fraction: of the images, held out, in (0, 1).
+        seed: of the noise and of the shuffle before the split.
+    """
+    _check(digits, noise, when, batch_size)
+    task = all_digits(test_fraction=test_fraction, seed=seed)
+    assert task.test_inputs is not None and task.test_targets is not None  # it has a split
+    train = Labelled(_bytes(np.asarray(task.train_inputs)), np.asarray(task.train_targets))
+    test = Labelled(_bytes(np.asarray(task.test_inputs)), np.asarray(task.test_targets))
+    return _two_of(train, test, digits, noise, when, batch_size, seed)
+
+
+def _check(digits: tuple[int, ...], noise: float, when: str, batch_size: int) -> None:
+    rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
+    require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
+    require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
+    require("when", "'static' or 'fresh'", when, lambda w: w in ("static", "fresh"))
+    require_integer("batch_size", 1, batch_size)
+
+
+def _two_of(
+    train: Labelled,
+    test: Labelled,
+    digits: tuple[int, int],
+    noise: float,
+    when: str,
+    batch_size: int,
+    seed: int,
+) -> BinaryDigits:
+    rng = np.random.default_rng(seed)
+    test_images, images = salted(rng, test.images, noise), train.images
+    rows, counts = rows_by_label(train.labels)
+    test_rows, test_counts = rows_by_label(test.labels)
+    return BinaryDigits(
+        images=salted(rng, images, noise) if when == "static" else images,
+        rows=rows,
+        counts=counts,
+        digits=np.array(digits, np.int32),
+        noise=noise,
+        fresh=when == "fresh",
+        test_images=test_images,
+        test_rows=test_rows[:, : test_counts.min()],
+        loss="cross_entropy",
+        batch_size=batch_size,
+        num_outputs=2,
+    )
+
+
+def salted(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
+    """Images of bytes with a share of `noise` pixels replaced by 0 or 255, as often."""
+    drawn = rng.random(images.shape, np.float32)
+    return np.where(drawn < noise / 2, 0, np.where(drawn < noise, 255, images)).astype(np.uint8)
+
+
+def rows_by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the images of each label are, [10, longest], filled up with the first, and how many.
+
+    Raises:
+        ValueError: a digit has no image.
+    """
+    found = [np.flatnonzero(labels == label) for label in range(NUM_DIGITS)]
+    counts = np.array([len(rows) for rows in found], np.int32)
+    require("images of each digit", ">= 1 in either split", counts, lambda n: n >= 1)
+    rows = [np.pad(rows, (0, counts.max() - len(rows)), mode="edge") for rows in found]
+    return np.stack(rows).astype(np.int32), counts
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1] as bytes."""
+    return np.rint(255 * pixels).astype(np.uint8)
