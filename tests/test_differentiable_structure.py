@@ -152,14 +152,6 @@ def test_dead_slots_are_zero_everywhere_after_many_events():
     np.testing.assert_array_equal(nodes, 1 + state.counts.births - state.counts.deaths)
 
 
-def test_the_capacity_changes_nothing():
-    small, large = restless(32), restless(64)
-    assert small.state.counts.blocked.sum() == 0
-    for name in ("births", "deaths", "nodes"):
-        np.testing.assert_array_equal(small.history[name], large.history[name])
-    np.testing.assert_allclose(small.history["loss"], large.history["loss"], rtol=1e-4)
-
-
 def test_a_run_makes_slots_where_they_run_out():
     """Resized with the blocked chunk taken again, a run is what it would have been with slots
     enough from the start."""
@@ -175,16 +167,20 @@ def test_a_run_makes_slots_where_they_run_out():
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_a_static_learner_blocks_births_and_counts_them():
-    learner = DifferentiableStructure(resizes=False, **RESTLESS)
-    result = run(jax.random.key(4), learner, problem(4), num_steps=30, progress=False)
-    assert named_leaves(result.params)[f"{LEDGER}/layer0/alive"].size == 4
-    assert result.rows[-1]["blocked"] > 0
+def test_a_static_learner_keeps_its_slots():
+    before = restless(32).state
+    blocked = before.counts._replace(blocked=before.counts.blocked + jnp.array([0, 1]))
+    after = before._replace(counts=blocked)
+    resized = DifferentiableStructure(**RESTLESS).resize(before, after, problem(32))
+    assert resized is not None and resized.rerun
+    assert resized.problem.model.capacity == 64
+    static = DifferentiableStructure(resizes=False, **RESTLESS)
+    assert static.resize(before, after, problem(32)) is None
 
 
 def test_empty_slots_are_given_up():
     learner = DifferentiableStructure(**RESTLESS)
-    before = restless(32, steps=10).state
+    before = restless(32).state
     moved = problem(64)
     wide = learner.with_capacity(64, before, problem(32)).state
     full = wide._replace(counts=wide.counts._replace(roomy=jnp.full(2, 2000)))
