@@ -41,11 +41,13 @@ if TYPE_CHECKING:
         AdaptiveMonteCarlo,
         Annealing,
         DeepGA,
+        DifferentiableStructure,
         GradientLearner,
         Metropolis,
         PathNet,
         SafeMutation,
     )
+    from jaxevo.models import compact
     from jaxevo.mutation import Mutation
     from jaxevo.optimizer import CosineDecay, Optimizer, optimizer
     from jaxevo.robustness import Offspring, offspring
@@ -65,6 +67,7 @@ __all__ = [
     "CosineDecay",
     "Cost",
     "DeepGA",
+    "DifferentiableStructure",
     "Evaluation",
     "EvolutionStrategy",
     "ForwardGradient",
@@ -82,6 +85,7 @@ __all__ = [
     "Transfer",
     "WeightPerturbation",
     "alignment",
+    "compact",
     "compare",
     "correspondence",
     "estimators",
@@ -121,11 +125,13 @@ _HOMES = {
         "AdaptiveMonteCarlo",
         "Annealing",
         "DeepGA",
+        "DifferentiableStructure",
         "GradientLearner",
         "Metropolis",
         "PathNet",
         "SafeMutation",
     ),
+    "jaxevo.models": ("compact",),
     "jaxevo.mutation": ("Mutation",),
     "jaxevo.optimizer": ("CosineDecay", "Optimizer", "optimizer"),
     "jaxevo.robustness": ("Offspring", "offspring"),

@@ -85,7 +85,8 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
 
     Args:
         folder: of all the run's checkpoints.
-        target: tree of the structure, shapes and dtypes that were saved (`jax.eval_shape`).
+        target: tree of the structure, shapes and dtypes that were saved (`jax.eval_shape`), or
+            what returns it, given those shapes (`shapes`).
 
     Raises:
         FileNotFoundError: no step has passed the checks; the reasons are given.
@@ -104,9 +105,10 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
             damaged.append(f"step {step}: {error}")
             _set_aside(folder, step)
             continue
-        require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(target))
+        wanted = target(manifest["shapes"]) if callable(target) else target
+        require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
         checkpointer = ocp.StandardCheckpointer()
-        tree = checkpointer.restore(path, target)
+        tree = checkpointer.restore(path, wanted)
         checkpointer.close()
         return Restored(step, tree, manifest["notes"], damaged)
     reasons = "; ".join(damaged) or "none was finished"

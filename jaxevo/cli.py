@@ -321,6 +321,9 @@ def evaluate(words: list[str]) -> int:
 
     built = built_again(values)
     problem = built.problem
+    if hasattr(problem.model, "fitted"):  # a network that may have grown
+        model = problem.model.fitted(load_params(folder, which))
+        problem = type(problem)(problem.task, model)
     test = problem.held_out()
     if test is None:
         mistake(f"{values['task']} has no held-out split")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxevo.core import Params, Problem
+from jaxevo.core import Params, Problem, Resized
 from jaxevo.train import run_chunk, split_key, zero_sums
 from jaxevo.tree import tree_where
 
@@ -62,14 +62,17 @@ class Program:
         resized = self.learner.resize(before[0], self.state, self.problem)
         if resized is None:
             return seconds, num_steps
-        self.problem, self.state = resized.problem, resized.state
-        self.test = self.problem.held_out()
         if resized.rerun:
             self.sums = before[1]
+        self._resize(resized)
+        return seconds, 0 if resized.rerun else num_steps
+
+    def _resize(self, resized: Resized) -> None:
+        self.problem, self.state = resized.problem, resized.state
+        self.test = self.problem.held_out()
         if self.best is not None:  # the best network of the old size cannot be kept beside the new
             self.best = self._call(_first_best, (None, None, 0), self.state)
         self._compile()
-        return seconds, 0 if resized.rerun else num_steps
 
     def take_metrics(self, num_steps: int) -> dict[str, Any]:
         sums, self.sums = self.sums, jax.tree.map(jnp.copy, self.zeros)
@@ -91,6 +94,14 @@ class Program:
 
     def saved(self) -> dict[str, Any]:
         return {"state": self.state, "sums": self.sums, "best": self.best}
+
+    def saved_like(self, shapes: dict[str, str]) -> dict[str, Any]:
+        """What `saved` returns, with a network of the size that these shapes are of."""
+        if self.can_resize and hasattr(self.learner, "at_size"):
+            resized = self.learner.at_size(shapes, self.state, self.problem)
+            if resized is not None:
+                self._resize(resized)
+        return self.saved()
 
     def load(self, tree: dict[str, Any]) -> None:
         self.state, self.sums, self.best = tree["state"], tree["sums"], tree["best"]

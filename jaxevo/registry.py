@@ -254,6 +254,16 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
     )
 
 
+# The source's first method, and its settings.
+_MULTIPLIER = {
+    "kind": "multiplier",
+    "multipliers": True,
+    "learning_rate": 0.1,
+    "l1": 3e-5,
+    "add_probability": 0.05,
+    "delete_probability": 0.25,
+}
+
 LEARNERS = _by_name(
     Named(
         "backprop",
@@ -408,6 +418,19 @@ LEARNERS = _by_name(
                            "steps": 50},
             **dict.fromkeys(_POLES, _POLE_GA),
         },
+    ),
+    Named(
+        "differentiable-structure",
+        "jaxevo.learners.differentiable_structure:DifferentiableStructure",
+        "networks that grow and shed their own nodes under an L1 penalty",
+        preset={"steps": 10_000},
+        on={
+            "grammar-hard": {"steps": 20_000},
+            "grammar-easy-hard-easy": {"steps": 99_000},
+            "grammar-hard-easy": {"steps": 66_000},
+        },
+        presets={"multiplier": Preset(_MULTIPLIER)},
+        fixed={"estimator": None, "optimizer": None},
     ),
 )  # fmt: skip
 
@@ -623,7 +646,17 @@ TASKS = _by_name(
         preset={"hidden_sizes": (16,)},
         peers=_MUTATIONS,
     ),
-)
+    *(
+        Named(name, f"jaxevo.tasks:{name.replace('-', '_')}", summary, model="growing-rnn",
+              peers="differentiable-structure")
+        for name, summary in (
+            ("grammar-easy", "characters to be foretold: (ab), (abab) and so on"),
+            ("grammar-hard", "six letters that are the six before in reverse, but for one"),
+            ("grammar-easy-hard-easy", "the easy grammar, then the hard one, then the easy one"),
+            ("grammar-hard-easy", "the hard grammar, then the easy one"),
+        )
+    ),
+)  # fmt: skip
 
 MODELS = _by_name(
     Named("mlp", "jaxevo.models:mlp", "dense layers"),
@@ -636,6 +669,32 @@ MODELS = _by_name(
         "jaxevo.models:recurrent",
         "tanh cells with PyTorch's parameters and first weights",
         fixed={"cell": "elman", "readout": "uniform"},
+    ),
+    Named(
+        "growing-rnn",
+        "jaxevo.models:growing_recurrent",
+        "our recurrent cell with nodes that come and go",
+        fixed={"cell": "rnn"},
+    ),
+    Named(
+        "growing-gru",
+        "jaxevo.models:growing_recurrent",
+        "gated recurrent units that come and go",
+        preset={"num_nodes": 4, "weight_scale": None},
+        fixed={"cell": "gru"},
+    ),
+    Named(
+        "growing-lstm",
+        "jaxevo.models:growing_recurrent",
+        "long short-term memory with nodes that come and go",
+        preset={"num_nodes": 4, "weight_scale": None},
+        fixed={"cell": "lstm"},
+    ),
+    Named("growing-mlp", "jaxevo.models:growing_mlp", "dense layers whose nodes come and go"),
+    Named(
+        "growing-convnet",
+        "jaxevo.models:growing_convnet",
+        "convolutions whose channels come and go",
     ),
     Named("deep", "jaxevo.models:deep", "16 SELU layers of 8 units, sigmoid outputs"),
     Named(

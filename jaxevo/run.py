@@ -263,7 +263,7 @@ class _Loop:
         }
 
     def restore(self) -> None:
-        found = checkpoint.restore(self.files.checkpoints, self.program.saved())
+        found = checkpoint.restore(self.files.checkpoints, self.program.saved_like)
         if found.step > self.num_steps:
             raise ValueError(
                 f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"
@@ -363,11 +363,23 @@ class _Loop:
                 figure = plotting.curve(self.rows, levels, title=files.path.name)
                 plotting.save(figure, files.path / "curve.png")
                 one = jax.tree.map(lambda p: p[0], params) if program.many else params
+                if len(self.rows) > 1 and "nodes" in self.rows[-1]:
+                    self.draw_growth(levels)
                 if plotting.can_forecast(program.problem):
                     figure = plotting.forecast(program.problem, one)
                     plotting.save(figure, files.path / "forecast.png")
         path = None if files is None else files.path
         return RunResult(params, best, self.rows, program.state, self.summary, path)
+
+    def draw_growth(self, levels: Mapping[str, Mapping[str, float]]) -> None:
+        """The picture of a network that grew."""
+        from jaxevo import plotting, plotting_structure
+
+        floors = {name: level["loss"] for name, level in levels.items() if "loss" in level}
+        switches = getattr(self.program.problem.task, "switches", ())
+        path = self.files.path
+        figure = plotting_structure.growth(self.rows, floors, switches, title=path.name)
+        plotting.save(figure, path / "growth.png")
 
 
 class Interrupted:

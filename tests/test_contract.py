@@ -20,13 +20,14 @@ from jaxevo.estimators import (
 from jaxevo.learners import (
     AdaptiveMonteCarlo,
     DeepGA,
+    DifferentiableStructure,
     GradientLearner,
     Metropolis,
     PathNet,
     SafeMutation,
 )
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
-from jaxevo.models import from_functions, mlp, modular, recurrent
+from jaxevo.models import from_functions, growing_recurrent, mlp, modular, recurrent
 from jaxevo.run import run
 from jaxevo.tasks import cartpole, examples, stream
 from jaxevo.train import train
@@ -45,6 +46,12 @@ def in_time() -> Problem:
     waves = np.sin(np.arange(60)[:, None, None] / 3 + np.arange(3)[None, :, None])
     task = stream(waves[:-1].repeat(4, 2), waves[1:].repeat(2, 2), window=6)
     return Problem(task, recurrent((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def growing() -> Problem:
+    model = growing_recurrent((4,), 2, capacity=8, num_nodes=2, weight_scale=0.3)
+    return Problem(in_time().task, model)
 
 
 @functools.cache
@@ -119,6 +126,13 @@ TABLE = {
         GradientLearner(estimator=ForwardGradient(num_draws=2), learning_rate=0.01),
         in_time,
     ),
+    "differentiable-structure": (
+        # births and deaths in every few steps
+        DifferentiableStructure(
+            population_size=3, spontaneous_probability=0.5, threshold=1.0, delete_probability=0.2
+        ),
+        growing,
+    ),
     "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),
     "adaptive-monte-carlo": (
         AdaptiveMonteCarlo(sigma=0.02, patience=2, population_size=6, norm_every=2),
@@ -159,7 +173,7 @@ every_learner = pytest.mark.parametrize("name", TABLE)
 one_of_each_kind = pytest.mark.parametrize(
     "name",
     ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga",
-     "metropolis", "pathnet"),
+     "metropolis", "pathnet", "differentiable-structure"),
 )  # fmt: skip
 # what trains any network; paths are through networks of their own (tests/test_pathnet.py)
 OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
@@ -335,6 +349,8 @@ def test_untrainable_leaves_keep_their_bits(name):
         initial_carry=network.initial_carry,
         trainable=lambda params: first_layer_frozen(params) | {"count": False, "odd": False},
     )
+    if hasattr(network, "groups"):  # a growing network stays one
+        object.__setattr__(frozen, "groups", network.groups)
     problem = Problem(problem.task, frozen)
     # one network for all members: in a population each row may hold another member later
     params = frozen.init(jax.random.key(0))
@@ -359,7 +375,9 @@ def test_a_nan_loss_is_counted_and_changes_nothing(name):
     """A population heals, its other members have losses; an adaptive chain counts failures."""
     step, traces = stepper(name)
     learner, problem, state = first_state(name)
-    params = jax.tree.map(lambda leaf: leaf.at[:].set(jnp.nan), state.params)
+    params = jax.tree.map(
+        lambda leaf: leaf.at[:].set(jnp.nan) if leaf.dtype.kind == "f" else leaf, state.params
+    )
     state = state._replace(params=params)
     after, metrics = step(jax.random.key(0), learner, state, problem)
     assert metrics["num_nonfinite"] >= 1

@@ -2,6 +2,10 @@
 
 from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMonteCarloState
 from jaxevo.learners.deep_ga import DeepGA, DeepGAState
+from jaxevo.learners.differentiable_structure import (
+    DifferentiableStructure,
+    DifferentiableStructureState,
+)
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
 from jaxevo.learners.langevin import Langevin, LangevinState
@@ -15,6 +19,8 @@ __all__ = [
     "Annealing",
     "DeepGA",
     "DeepGAState",
+    "DifferentiableStructure",
+    "DifferentiableStructureState",
     "EvosaxState",
     "EvosaxStrategy",
     "GradientLearner",

@@ -4,6 +4,13 @@ from jaxevo.models.cells import ElmanCell, TwoBiasLSTMCell
 from jaxevo.models.conv_lstm import ConvLSTM, conv_lstm
 from jaxevo.models.convolutional import ConvNet, convnet
 from jaxevo.models.deep import Deep, PoorlyConditioned, deep, poorly_conditioned
+from jaxevo.models.dynamic import (
+    DynamicModel,
+    compact,
+    growing_convnet,
+    growing_mlp,
+    growing_recurrent,
+)
 from jaxevo.models.from_flax import (
     FunctionModel,
     LinenModel,
@@ -23,6 +30,7 @@ __all__ = [
     "ConvLSTM",
     "ConvNet",
     "Deep",
+    "DynamicModel",
     "ElmanCell",
     "FunctionModel",
     "FusedCell",
@@ -35,12 +43,16 @@ __all__ = [
     "RecurrentLinear",
     "RecurrentNet",
     "TwoBiasLSTMCell",
+    "compact",
     "conv_lstm",
     "convnet",
     "deep",
     "from_functions",
     "from_linen",
     "from_nnx",
+    "growing_convnet",
+    "growing_mlp",
+    "growing_recurrent",
     "mlp",
     "modular",
     "normalised",

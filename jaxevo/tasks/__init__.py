@@ -3,6 +3,7 @@
 from jaxevo.tasks.baselines import (
     baselines,
     blind,
+    entropy_floor,
     linear_taps,
     majority_class,
     mean_target,
@@ -13,6 +14,13 @@ from jaxevo.tasks.binary_mnist import BinaryDigits, binary_digits, binary_mnist
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
 from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
+from jaxevo.tasks.grammar import (
+    Grammar,
+    grammar_easy,
+    grammar_easy_hard_easy,
+    grammar_hard,
+    grammar_hard_easy,
+)
 from jaxevo.tasks.images import cifar10, digits, fashion_mnist, kmnist, mnist, svhn
 from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
@@ -31,6 +39,7 @@ __all__ = [
     "Environment",
     "ExampleBatch",
     "Examples",
+    "Grammar",
     "Maze",
     "PixelMaze",
     "PixelSequences",
@@ -47,9 +56,14 @@ __all__ = [
     "cifar10",
     "copying",
     "digits",
+    "entropy_floor",
     "environment",
     "examples",
     "fashion_mnist",
+    "grammar_easy",
+    "grammar_easy_hard_easy",
+    "grammar_hard",
+    "grammar_hard_easy",
     "hard_maze",
     "kmnist",
     "linear_taps",

@@ -11,6 +11,7 @@ import numpy as np
 from jaxevo.core import require, require_integer
 from jaxevo.tasks.copying import Copying
 from jaxevo.tasks.examples import Examples
+from jaxevo.tasks.grammar import Grammar
 from jaxevo.tasks.permuted_mnist import PixelSequences
 from jaxevo.tasks.sequences import SequenceBatch, Stream
 
@@ -58,6 +59,11 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
     prediction = _taps(test_inputs, num_taps) @ weights
     target = np.asarray(task.test_targets)[start:].reshape(len(prediction), -1)
     return {"mse": float(np.mean((prediction - target) ** 2) * task.scale**2)}
+
+
+def entropy_floor(task: Grammar) -> dict[str, dict[str, float]]:
+    """The loss of who knows each grammar of a task, by its name, in nats per 40 characters."""
+    return {f"entropy floor, {name}": {"loss": floor} for name, floor in task.floors}
 
 
 def blind(task: Copying) -> dict[str, float]:
@@ -183,6 +189,8 @@ def _rows(targets: Any, num_taps: int) -> np.ndarray:
 
 def baselines(task: Any) -> dict[str, dict[str, float]]:
     """The baselines that apply to a task, by name."""
+    if isinstance(task, Grammar):
+        return entropy_floor(task)
     if not isinstance(task, Copying | Examples | PixelSequences | Stream):
         return {}
     if task.held_out() is None:

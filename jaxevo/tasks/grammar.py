@@ -1,0 +1,239 @@
+"""Characters of two artificial grammars, to be foretold one by one, with schedules between them.
+
+Easy: "(", then "ab" once or more, then ")". Hard: "(", six letters, ")"; the next six are the six
+before in reverse with one of them flipped, so six letters must be remembered for two groups.
+Streams are drawn on the device, from a key. A batch is one window of a stream; its loss is summed
+over the window, as the source's.
+Source: Miconi, arXiv 1606.06216, and its code (github.com/ThomasMiconi/DiffRNN).
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.tasks.losses import LossName
+from jaxevo.tasks.sequences import SequenceBatch, TimedTask
+
+ALPHABET = "()ab"
+OPEN, CLOSE, A, B = range(4)
+FIRST = "abbaab"  # the six letters before the first group of the hard grammar
+HELD_OUT = (32, 25)  # series beside one another, and windows of each
+
+
+def easy_text(key: Key[Array, ""], length: int, p: Scalar = 0.6) -> Int[Array, " length"]:
+    """Characters of the easy grammar, as places in the alphabet.
+
+    Args:
+        length: characters, static.
+        p: probability of another "ab" after each, in [0, 1).
+    """
+    draws = jax.random.uniform(key, (length // 4 + 1,), minval=1e-7)  # a group is 4 or longer
+    extra = jnp.floor(jnp.log(draws) / jnp.log(p))
+    ends = jnp.cumsum(4 + 2 * jnp.where(p > 0, extra, 0).astype(int))
+    place = jnp.arange(length)
+    group = jnp.searchsorted(ends, place, side="right")
+    within = place - jnp.where(group > 0, ends[group - 1], 0)
+    letter = jnp.where(within % 2 == 1, A, B)
+    return jnp.where(within == 0, OPEN, jnp.where(place == ends[group] - 1, CLOSE, letter))
+
+
+def hard_text(key: Key[Array, ""], length: int) -> Int[Array, " length"]:
+    """Characters of the hard grammar, as places in the alphabet.
+
+    Args:
+        length: characters, static.
+    """
+    num = length // 8 + 1
+    first = jnp.array([ALPHABET.index(letter) - A for letter in FIRST])
+    flips = jax.nn.one_hot(jax.random.randint(key, (num,), 0, 6), 6, dtype=int)
+    # seen in a mirror every other time, groups differ by their flips only
+    letters = (first[None] + jnp.cumsum(flips, 0)) % 2
+    letters = jnp.where(jnp.arange(num)[:, None] % 2 == 0, letters[:, ::-1], letters)
+    column = jnp.ones((num, 1), int)
+    groups = jnp.concatenate([OPEN * column, A + letters, CLOSE * column], axis=1)
+    return groups.reshape(-1)[:length]
+
+
+@pytree
+class Grammar(TimedTask):
+    """Windows of one text after another, or of several in phases; the next character is the target.
+
+    Step s of a phase shows its text's window `s mod num_windows`. Hidden states start anew where a
+    text does, but not where a phase does.
+
+    Attributes:
+        texts: one for each phase, [phases, series, length].
+        test_texts: held out, [series, length]; None: nothing is.
+        floors: name of each grammar, and the entropy of 40 of its characters in nats.
+        window: characters of a step.
+        phase_steps: steps of a phase; the last one goes on for ever.
+    """
+
+    texts: Data
+    test_texts: Data | None = None
+    loss: LossName = static(default="cross_entropy")
+    num_outputs: int = static(default=len(ALPHABET))
+    floors: tuple[tuple[str, float], ...] = static(default=())
+    window: int = static(default=40)
+    phase_steps: int = static(default=1)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one time step's input."""
+        return (len(ALPHABET),)
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Steps at which a new phase begins."""
+        return tuple(self.phase_steps * i for i in range(1, self.texts.shape[0]))
+
+    def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
+        step = jnp.asarray(step, jnp.int32)
+        phase = jnp.minimum(step // self.phase_steps, self.texts.shape[0] - 1)
+        since = step - phase * self.phase_steps
+        num_windows = (self.texts.shape[2] - 1) // self.window
+        index = since % num_windows
+        num_series = self.texts.shape[1]
+        start = (phase, jnp.int32(0), index * self.window)
+        text = jax.lax.dynamic_slice(self.texts, start, (1, num_series, self.window + 1))
+        text = text[0].T.astype(jnp.int32)
+        reset = (index == 0) & ((since > 0) | (step == 0))
+        # a sum over the window: of 40 characters, whatever its length
+        weights = jnp.full((self.window, num_series), 40 / self.window / num_series)
+        return SequenceBatch(
+            jax.nn.one_hot(text[:-1], len(ALPHABET)),
+            text[1:],
+            weights,
+            jnp.full(num_series, reset),
+        )
+
+    def metrics(self, outputs: Any, batch: SequenceBatch) -> dict[str, Any]:
+        mean = batch._replace(weights=batch.weights / 40)
+        return super().metrics(outputs, mean)
+
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
+        return super().step_metrics(output, target, weight / 40)
+
+    def held_out(self) -> "Grammar | None":
+        if self.test_texts is None:
+            return None
+        return Grammar(
+            texts=self.test_texts[None],
+            floors=self.floors,
+            window=self.test_texts.shape[1] - 1,
+        )
+
+
+def easy_floor(p: float) -> float:
+    """Entropy of 40 characters of the easy grammar, in nats: 1 / (1 - p) choices in each group."""
+    entropy = -(p * math.log(p) if p else 0.0) - (1 - p) * math.log(1 - p)
+    choices = 1 / (1 - p)
+    return 40 * choices * entropy / (2 + 2 * choices)
+
+
+HARD_FLOOR = 5 * math.log(6)
+"""Entropy of 40 characters of the hard grammar, in nats: one of six letters in each of 5 groups."""
+
+
+def _grammar(phases: tuple[str, ...], p, num_characters, window, phase_steps, seed) -> Grammar:
+    require("p", "in [0, 1)", p, lambda p: 0 <= p < 1)
+    require_integer("window", 1, window)
+    require_integer("num_characters", window + 1, num_characters)
+    require_integer("phase_steps", 1, phase_steps)
+    keys = dict(zip(("easy", "hard"), jax.random.split(jax.random.key(seed)), strict=True))
+
+    def text(kind, key, length):
+        return easy_text(key, length, p) if kind == "easy" else hard_text(key, length)
+
+    @jax.jit
+    def draw(keys):
+        # each grammar has one text, which starts again with its phase
+        texts = {
+            kind: text(kind, jax.random.fold_in(keys[kind], 0), num_characters)
+            for kind in sorted(set(phases))
+        }
+        num_series, num_windows = HELD_OUT
+        keys_test = jax.random.split(jax.random.fold_in(keys[phases[0]], 1), num_series)
+        test = jax.vmap(lambda key: text(phases[0], key, 40 * num_windows + 1))(keys_test)
+        train = jnp.stack([texts[kind] for kind in phases])[:, None]
+        return train.astype(jnp.int8), test.astype(jnp.int8)
+
+    train, test = draw(keys)
+    floors = {"easy": easy_floor(float(p)), "hard": HARD_FLOOR}
+    return Grammar(
+        texts=train,
+        test_texts=test if len(phases) == 1 else None,
+        floors=tuple((kind, floors[kind]) for kind in dict.fromkeys(phases)),
+        window=window,
+        phase_steps=phase_steps,
+    )
+
+
+def grammar_easy(
+    *, p: float = 0.6, num_characters: int = 1_400_000, window: int = 40, seed: int = 0
+) -> Grammar:
+    """The easy grammar: "(ab)", "(abab)" and so on.
+
+    Args:
+        p: probability of another "ab" after each, in [0, 1); 0.6 in the source's code, 0.75 in
+            its text.
+        num_characters: of the text, which is shown again and again.
+        window: characters of a step.
+        seed: of the text.
+    """
+    return _grammar(("easy",), p, num_characters, window, 1, seed)
+
+
+def grammar_hard(*, num_characters: int = 1_200_000, window: int = 40, seed: int = 0) -> Grammar:
+    """The hard grammar: six letters that are the six before in reverse but for one.
+
+    Args:
+        num_characters: of the text, which is shown again and again.
+        window: characters of a step.
+        seed: of the text.
+    """
+    return _grammar(("hard",), 0.6, num_characters, window, 1, seed)
+
+
+def grammar_easy_hard_easy(
+    *,
+    p: float = 0.75,
+    phase_steps: int = 33_000,
+    num_characters: int = 1_200_000,
+    window: int = 40,
+    seed: int = 0,
+) -> Grammar:
+    """The easy grammar, then the hard one, then the easy one again.
+
+    Args:
+        p: of the easy grammar, in [0, 1).
+        phase_steps: steps (windows) of each phase.
+        num_characters: of each text, shown again and again.
+        window: characters of a step.
+        seed: of the texts.
+    """
+    return _grammar(("easy", "hard", "easy"), p, num_characters, window, phase_steps, seed)
+
+
+def grammar_hard_easy(
+    *,
+    p: float = 0.75,
+    phase_steps: int = 33_000,
+    num_characters: int = 1_200_000,
+    window: int = 40,
+    seed: int = 0,
+) -> Grammar:
+    """The hard grammar, then the easy one.
+
+    Args:
+        p: of the easy grammar, in [0, 1).
+        phase_steps: steps (windows) of each phase.
+        num_characters: of each text, shown again and again.
+        window: characters of a step.
+        seed: of the texts.
+    """
+    return _grammar(("hard", "easy"), p, num_characters, window, phase_steps, seed)
