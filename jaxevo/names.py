@@ -241,6 +241,8 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
     )
 
 
+# Off the grammars: faster births and a weaker pull.
+_GROWING = {"add_probability": 0.05, "l1": 1e-5}
 # The source's first method, and its settings.
 _MULTIPLIER = {
     "kind": "multiplier",
@@ -415,6 +417,10 @@ LEARNERS = _by_name(
             "grammar-hard": {"steps": 20_000},
             "grammar-easy-hard-easy": {"steps": 99_000},
             "grammar-hard-easy": {"steps": 66_000},
+            # with --model growing-mlp, and growing-gru
+            "digits": _GROWING | {"steps": 3000, "learning_rate": 3e-3, "newborn_scale": 0.1},
+            "mackey-glass": _GROWING | {"steps": 4000, "learning_rate": 2e-3, "window": 50,
+                                        "newborn_scale": 0.3},
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
         fixed={"estimator": None, "optimizer": None},

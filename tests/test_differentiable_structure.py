@@ -52,7 +52,7 @@ class Transcript:
     def __init__(self, params, multiplier):
         leaves = {name: np.asarray(leaf, np.float64) for name, leaf in named_leaves(params).items()}
         cell = "cells/0/linear"
-        self.weights = {
+        self.weights: dict[str, Any] = {
             "Wxh": leaves[f"{cell}/input_kernel"].T,
             "Whh": leaves[f"{cell}/recurrent_kernel"].T,
             "Why": leaves["readout/kernel"].T,
@@ -62,7 +62,9 @@ class Transcript:
         if multiplier:
             self.weights["m"] = leaves[f"{LEDGER}/layer0/multiplier"]
         memory = {"Wxh": 0.01, "bh": 0.01} if not multiplier else {}
-        self.memory = {k: np.full_like(w, memory.get(k, 0.0)) for k, w in self.weights.items()}
+        self.memory: dict[str, Any] = {
+            k: np.full_like(w, memory.get(k, 0.0)) for k, w in self.weights.items()
+        }
         self.h = np.zeros(len(self.weights["bh"]))
         self.multiplier = multiplier
 

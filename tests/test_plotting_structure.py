@@ -22,7 +22,7 @@ def test_medians_quartiles_floors_and_rates():
     assert levels[:2] == [9.0, 2.0]
     assert [np.asarray(line.get_xdata())[0] for line in nodes.lines][1] == 20
     # one birth and half a death in ten steps, but none before the first record
-    heights = [bar.get_height() for bar in events.patches]
+    heights = [bar.get_height() for bar in events.patches]  # type: ignore[attr-defined]
     np.testing.assert_allclose(heights, [0, 100, 100, 100, 0, -50, -50, -50])
 
 
