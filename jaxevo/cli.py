@@ -580,6 +580,9 @@ def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -
     if values["then"] is None:
         if not hasattr(first, "sequences"):
             mistake(f"transfer needs --then TASK where the first task is {built.settings['task']}")
+        for name in ("pairs", "tasks"):
+            if values[name] < 1:
+                mistake(f"{name} must be >= 1, got {values[name]}")
         drawn = first.sequences(values["pairs"], values["tasks"], values["seed"])
         return [[Problem(task, model) for task in tasks] for tasks in drawn]
     ((_, then, inner),) = learner_list(values["then"])

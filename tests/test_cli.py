@@ -126,6 +126,7 @@ MISTAKES = [
      "save_seconds must be >= 0, got -1.0"),
     (["train", "backprop", "digits", "--record-every", "0"],
      "record_every must be an integer >= 1"),
+    (["transfer", "pathnet", "binary-digits", "--pairs", "-3"], "pairs must be >= 1, got -3"),
     (["train", "backprop", "digits", "--stop-at", "accuracy"],
      "stop_at must be a metric and a level"),
     (["train", "backprop", "digits", "--stop-at", "acuracy=0.9"],
