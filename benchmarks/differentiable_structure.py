@@ -25,7 +25,7 @@ NO_EVENTS: dict[str, Any] = {
 }
 SIZES = (20, 37, 50, 75, 100)
 VARIANTS = {"W": (None, 33_000), "M": ("multiplier", 100_000)}  # preset, steps of a phase
-EASY, HARD = (0.3, 0.5, 0.6, 0.75, 0.9), (2, 3, 4, 5, 6)
+VALUES = ((0.3, 0.5, 0.6, 0.75, 0.9), (2, 3, 4, 5, 6))  # p of the easy grammar, letters
 
 
 class Found(NamedTuple):
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.quick:
         args.seeds, args.scale = 2, 0.01
+    args.sizes, args.values = (SIZES[:2], ((0.6,), (2,))) if args.quick else (SIZES, VALUES)
     for name in args.studies:
         print(f"\n{name}\n", flush=True)
         figure = STUDIES[name](args)
@@ -65,7 +66,7 @@ def trained(args, name: str, task: str, num_steps: int, num_seeds: int, records=
     if not (folder / "summary.json").exists() or summary(folder)["steps"] < num_steps:
         built = registry.build("differentiable-structure", task, num_steps=num_steps, **settings)
         begun = (folder / "config.json").exists()
-        place = {"resume_from": folder} if begun else {"folder": folder}
+        place: dict[str, Any] = {"resume_from": folder} if begun else {"folder": folder}
         result = run(
             jax.random.key(0), built.learner, built.problem, num_steps=num_steps,
             record_every=num_steps // records, num_seeds=num_seeds, progress=False, **place,
@@ -82,7 +83,7 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
 def against_fixed_sizes(args):
     """The hard grammar, as the source's controls: the same program without events."""
     found = {"growing": trained(args, "hard-growing", "grammar-hard", 20_000, 16)}
-    for size in SIZES:
+    for size in args.sizes:
         found[str(size)] = trained(
             args, f"hard-{size}", "grammar-hard", 20_000, 16, num_nodes=size, capacity=size,
             **NO_EVENTS,
@@ -99,7 +100,7 @@ def against_fixed_sizes(args):
             quartiles(losses, 2), f"{low:.2f} to {high:.2f}", f"{losses.min():.2f}", p,
             f"{one.seconds:.0f}")  # fmt: skip
     return plotting_structure.sizes(
-        {size: found[str(size)].last("held_out/loss") for size in SIZES},
+        {size: found[str(size)].last("held_out/loss") for size in args.sizes},
         found["growing"].last("nodes"), own, floor, title="hard grammar, 20,000 steps"
         if args.scale == 1 else "hard grammar",
     )  # fmt: skip
@@ -136,7 +137,8 @@ def by_difficulty(args):
     """Easy grammars of several p, hard ones of several letters."""
     points, seconds = [], 0.0
     for group, values, setting, label in (
-        ("easy grammar", EASY, "p", "p = {}"), ("hard grammar", HARD, "num_letters", "{} letters"),
+        ("easy grammar", args.values[0], "p", "p = {}"),
+        ("hard grammar", args.values[1], "num_letters", "{} letters"),
     ):  # fmt: skip
         task = f"grammar-{group.split()[0]}"
         for value in values:
