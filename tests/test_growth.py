@@ -11,6 +11,8 @@ import pytest
 
 from jaxevo import structure, tasks
 from jaxevo.core import Problem
+from jaxevo.estimators import NodePerturbation
+from jaxevo.estimators.node_perturbation import Plan
 from jaxevo.learners import DifferentiableStructure
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent
 from jaxevo.run import run
@@ -120,7 +122,7 @@ def test_who_is_spared(spared, expected):
 
 def test_growth_by_splitting_costs_no_loss():
     """Births at every step, no learning: the loss is that of the network that never grew."""
-    still = {"learning_rate": 0.0, "l1": 0.0, "delete_probability": 0.0}
+    still: dict[str, Any] = {"learning_rate": 0.0, "l1": 0.0, "delete_probability": 0.0}
     losses = {}
     model = growing_recurrent((4,), 4, capacity=32, num_nodes=4, weight_scale=0.7)
     grown = Problem(tasks.grammar_hard(num_characters=2000), model)
@@ -150,7 +152,42 @@ def test_a_run_that_makes_more_slots_keeps_its_best_network():
     np.testing.assert_allclose(again, min(losses), rtol=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["np", "anp"])
+@pytest.mark.parametrize("name", ["rnn", "gru", "mlp"])
+def test_node_perturbation_leaves_dead_slots_alone(name, rule):
+    """No noise on them, no signal, no part in the number of nodes."""
+    model = MODELS[name]
+    task = tasks.sine() if name == "mlp" else tasks.grammar_hard(num_characters=500, window=5)
+    if name == "mlp":
+        model = growing_mlp((1,), 1, num_layers=2, activation="sigmoid", **SMALL)
+    else:
+        model = dataclasses.replace(model, num_outputs=4)
+    grown = Problem(task, model)
+    params = grown.init(jax.random.key(0))
+    batch = grown.sample(jax.random.key(1), 0)
+    plan = Plan(NodePerturbation(rule=rule), params, grown, batch)
+    dense, weights = compact(model, params)
+    plain = Plan(NodePerturbation(rule=rule), weights, Problem(task, dense), batch)
+    assert plan.num_nodes == plain.num_nodes
+    assert {name: int(size) for name, size in plan.sizes.items()} == plain.sizes
+    assert not plain.units
+    estimator = NodePerturbation(rule=rule, method="finite")
+    carry = estimator.init(jax.random.key(2), params, grown)
+    carry, gradient, _, _ = jax.jit(estimator.estimate)(
+        jax.random.key(3), carry, params, grown, batch
+    )
+    dead = structure.without_dead(model.groups, gradient, alive_in(params))
+    weights = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
+    if name != "mlp":  # where f(0) = 0
+        for masked, leaf in zip(weights(dead), weights(gradient), strict=True):
+            np.testing.assert_array_equal(masked, leaf)
+        for state in jax.tree.leaves(carry.pair):
+            assert not np.asarray(state)[..., 5:8].any()
+
+
 def test_refusals():
+    with pytest.raises(ValueError, match="estimator's decorrelate must be 'off'"):
+        DifferentiableStructure(estimator=NodePerturbation(decorrelate="hidden"))
     with pytest.raises(ValueError, match="newborn must be 'random' for kind='multiplier'"):
         DifferentiableStructure(kind="multiplier", newborn="split")
     with pytest.raises(ValueError, match=r"max_params must be > 0, got 0"):
