@@ -223,22 +223,25 @@ pictures.growth(result.rows, title="digits, 5 seeds")
 #
 # The paper's newborns send weights of a small norm, half the threshold. With `birth_norm=0` they
 # send nothing at first, and the network computes what it computed before; gradients then wake them.
-# With learning and deaths off, and a birth in every step:
+# With `newborn="split"` a newborn is a copy of the busiest node and takes over some of what that
+# sends. Here learning and deaths are off, and there is a birth in every step, for members that
+# differ in `birth_norm`:
 
 # %%
 norms = np.array([0.0, 0.5, 1.0], np.float32)
-still = jaxevo.DifferentiableStructure(
-    population_size=3, birth_norm=jnp.array(norms), learning_rate=0.0, l1=0.0,
-    delete_probability=0.0, spontaneous_probability=1.0,
-)  # fmt: skip
 one = jax.tree.map(lambda leaf: leaf[best], growing.params)
 problem = jaxevo.Problem(hard.task, growing_model)
-wider = jaxevo.train(jax.random.key(0), still, problem, num_steps=5, params=one).state.params
-print(f"{num_alive(one)['layer0']} nodes, then", num_alive(wider)["layer0"])
 was = problem.outputs(one, batch)
-now = jax.vmap(lambda params: problem.outputs(params, batch))(wider)
-for norm, moved in zip(norms, jnp.abs(now - was[None]).max((1, 2, 3)), strict=True):
-    print(f"birth_norm {norm}: outputs moved by {moved:.1e} at most")
+for newborn in ("random",) if QUICK else ("random", "split"):
+    still = jaxevo.DifferentiableStructure(
+        newborn=newborn, population_size=3, birth_norm=jnp.array(norms), learning_rate=0.0, l1=0.0,
+        delete_probability=0.0, spontaneous_probability=1.0,
+    )  # fmt: skip
+    wider = jaxevo.train(jax.random.key(0), still, problem, num_steps=5, params=one).state.params
+    now = jax.vmap(lambda params: problem.outputs(params, batch))(wider)
+    moved = jnp.abs(now - was[None]).max((1, 2, 3))
+    print(f"{newborn}: {num_alive(one)['layer0']} nodes, then", num_alive(wider)["layer0"])
+    print("  outputs moved by", " ".join(f"{x:.1e}" for x in moved), " for birth_norm", norms)
 
 # %% [markdown]
 # What the newborn sends matters less than one might think: four networks of each kind on the easy
