@@ -108,11 +108,11 @@ pictures.growth(result.rows, floors, title="easy grammar, 8 seeds")
 # ## 3. Easy, hard, easy
 #
 # When the task turns hard, networks recruit; when it turns easy again, they shed what they do not
-# need. (The source's phases are twice as long; `jaxevo train differentiable-structure
+# need. (The source's phases are nearly three times as long; `jaxevo train differentiable-structure
 # grammar-easy-hard-easy` runs them.)
 
 # %%
-PHASE = some(15_000)
+PHASE = some(12_000)
 settings = {"phase_steps": PHASE, "num_seeds": 4, "records": 90}
 both = {}
 both["W, outgoing weights"], problem = grown("grammar-easy-hard-easy", 3 * PHASE, **settings)
@@ -143,10 +143,10 @@ pictures.beside(
 
 # %%
 OFF = {"add_probability": 0.0, "delete_probability": 0.0, "spontaneous_probability": 0.0}
-HARD = some(12_000)
+HARD = some(10_000)
 growing, hard = grown("grammar-hard", HARD, records=10)
 fixed = {}
-for size in () if QUICK else (10, 20, 40, 80):
+for size in () if QUICK else (10, 20, 40, 60):
     control, _ = grown("grammar-hard", HARD, records=10, num_nodes=size, capacity=size, **OFF)
     fixed[size] = control.rows[-1]["held_out/loss"]
 last = growing.rows[-1]
