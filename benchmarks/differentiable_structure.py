@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     args.sizes, args.values = (SIZES[:2], ((0.6,), (2,))) if args.quick else (SIZES, VALUES)
     for name in args.studies:
         print(f"\n{name}\n", flush=True)
-        figure = STUDIES[name](args)
-        if args.pictures:
-            file = plotting.save(figure, pathlib.Path(args.pictures, f"structure_{name}.png"))
-            print(f"\n{file}", flush=True)
+        for picture, figure in STUDIES[name](args).items():
+            if args.pictures:
+                file = pathlib.Path(args.pictures, f"structure_{picture}.png")
+                print(f"\n{plotting.save(figure, file)}", flush=True)
 
 
 def trained(args, name: str, task: str, num_steps: int, num_seeds: int, records=20, **settings):
@@ -100,11 +100,11 @@ def against_fixed_sizes(args):
         row("growing" if name == "growing" else "fixed", quartiles(one.last("nodes")),
             quartiles(losses, 2), f"{low:.2f} to {high:.2f}", f"{losses.min():.2f}", p,
             f"{one.seconds:.0f}")  # fmt: skip
-    return plotting_structure.sizes(
-        {size: found[str(size)].last("held_out/loss") for size in args.sizes},
-        found["growing"].last("nodes"), own, floor, title="hard grammar, 20,000 steps"
-        if args.scale == 1 else "hard grammar",
-    )  # fmt: skip
+    fixed = {size: found[str(size)].last("held_out/loss") for size in args.sizes}
+    picture = plotting_structure.sizes(
+        fixed, found["growing"].last("nodes"), own, floor, title="hard grammar"
+    )
+    return {"sizes": picture}
 
 
 def both_variants(args):
@@ -128,10 +128,15 @@ def both_variants(args):
             quartiles(nodes[-1]), quartiles(nodes[-1] / most, 2),
             f"{losses[0]:.2f}, {losses[1]:.2f}", f"{one.seconds:.0f}")  # fmt: skip
     labels = {"W": "W, outgoing weights", "M": "M, multipliers"}
-    return plotting_structure.beside(
+    picture = plotting_structure.beside(
         {labels[name]: one.rows for name, one in found.items()}, (1 / 3, 2 / 3),
         ("easy grammar", "hard grammar", "easy grammar"),
     )  # fmt: skip
+    switches = [round(args.scale * VARIANTS["W"][1]) * i for i in (1, 2)]
+    task = registry.build("differentiable-structure", "grammar-easy-hard-easy").problem.task
+    floors = {f"entropy, {name}": floor for name, floor in task.floors}
+    growth = plotting_structure.growth(found["W"].rows, floors, switches, "easy, hard, easy")
+    return {"variants": picture, "growth": growth}
 
 
 def by_difficulty(args):
@@ -157,7 +162,7 @@ def by_difficulty(args):
         row(f"{point['group'].split()[0]}, {point['label']}", f"{point['x']:.2f}",
             quartiles(point["nodes"]), quartiles(point["loss"], 2))  # fmt: skip
     print(f"\n{seconds:.0f} s")
-    return plotting_structure.difficulty(points)
+    return {"difficulty": plotting_structure.difficulty(points)}
 
 
 STUDIES = {
