@@ -92,14 +92,15 @@ def against_fixed_sizes(args):
     own = found["growing"].last("held_out/loss")
     floor = registry.build("differentiable-structure", "grammar-hard").problem.task.floors[0][1]
     print(f"entropy {floor:.2f} nats per 40 characters\n")
-    head("network", "nodes", "held-out loss", "95 % of the median", "best", "p", "seconds")
+    head("network", "nodes", "held-out loss", "95 % of the median", "best", "p",
+         "training loss", "seconds")  # fmt: skip
     for name, one in found.items():
         losses = one.last("held_out/loss")
         low, high = resampled(np.median, [losses], np.arange(len(losses)))
         p = "" if name == "growing" else f"{mann_whitney(losses, own):.2g}"
         row("growing" if name == "growing" else "fixed", quartiles(one.last("nodes")),
             quartiles(losses, 2), f"{low:.2f} to {high:.2f}", f"{losses.min():.2f}", p,
-            f"{one.seconds:.0f}")  # fmt: skip
+            quartiles(one.last("loss"), 2), f"{one.seconds:.0f}")  # fmt: skip
     fixed = {size: found[str(size)].last("held_out/loss") for size in args.sizes}
     picture = plotting_structure.sizes(
         fixed, found["growing"].last("nodes"), own, floor, title="hard grammar"

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from jaxevo.core import require
 from jaxevo.plotting import COLOURS, DASHES, GREY, MARKERS, _figure, _tidy
@@ -155,14 +161,19 @@ def sizes(
         ax.plot(np.full(len(values), size), values, ".", color=COLOURS[0], alpha=0.35,
                 markeredgewidth=0)  # fmt: skip
         _median_cross(ax, [size], values, COLOURS[0], "s", "fixed size" if i == 0 else None)
-    ax.plot(nodes, losses, ".", color=COLOURS[5], alpha=0.45, markeredgewidth=0)
+    ax.plot(nodes, losses, ".", color=COLOURS[5], alpha=0.5, markeredgewidth=0)
     _median_cross(ax, nodes, losses, COLOURS[5], "o", "growing from one node")
     if floor is not None:
         ax.axhline(floor, color=GREY, linewidth=1.1, linestyle=DASHES[2], label="entropy")
     ax.set_xlim(left=0)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("nodes", fontsize=9)
     ax.set_ylabel("held-out loss", fontsize=9)
-    ax.legend(frameon=False, fontsize=8.5, numpoints=1)
+    ax.legend(frameon=False, fontsize=8.5, numpoints=1, title="seeds, median, quartiles",
+              title_fontsize=8.5, alignment="left")  # fmt: skip
     _tidy(ax)
     return figure
 
