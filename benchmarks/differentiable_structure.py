@@ -154,13 +154,13 @@ def by_difficulty(args):
             built = registry.build("differentiable-structure", task, **settings)
             floor = built.problem.task.floors[0][1]
             points.append({
-                "group": group, "label": label.format(value), "x": floor,
+                "group": group, "label": label.format(value), "entropy": floor,
                 "nodes": one.last("nodes"), "loss": one.last("held_out/loss"),
             })  # fmt: skip
             seconds += one.seconds
     head("grammar", "entropy", "nodes", "held-out loss")
     for point in points:
-        row(f"{point['group'].split()[0]}, {point['label']}", f"{point['x']:.2f}",
+        row(f"{point['group'].split()[0]}, {point['label']}", f"{point['entropy']:.2f}",
             quartiles(point["nodes"]), quartiles(point["loss"], 2))  # fmt: skip
     print(f"\n{seconds:.0f} s")
     return {"difficulty": plotting_structure.difficulty(points)}

@@ -178,40 +178,34 @@ def sizes(
     return figure
 
 
-def difficulty(
-    points: Sequence[Mapping[str, Any]],
-    xlabel: str = "entropy of 40 characters (nats)",
-    title: str = "",
-) -> Figure:
-    """How many nodes networks grew to on tasks of several difficulties.
+def difficulty(points: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """How many nodes networks grew to on tasks of several difficulties, beside one another.
 
-    Every seed is a point; the median of each task is marked and named, with a bar between the
-    quartiles.
+    Every seed is a point; each task has its median, with a bar between the quartiles.
 
     Args:
-        points: one for each task: its `group` (a colour), its `label`, its place `x`, and the
-            `nodes` of its networks.
+        points: one for each task: its `group` (a colour), its `label`, its `entropy` in nats, and
+            the `nodes` of its networks.
 
     Raises:
         ValueError: no points.
     """
     require("points", "one or more", points, lambda points: len(points) >= 1)
-    figure = _figure(6.6, 4.2, title)
+    figure = _figure(6.6, 4.0, title)
     ax = figure.subplots()
     groups = list(dict.fromkeys(point["group"] for point in points))
-    for i, group in enumerate(groups):
-        color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        own = [point for point in points if point["group"] == group]
-        for j, point in enumerate(own):
-            x, nodes = point["x"], np.asarray(point["nodes"], float)
-            ax.plot(np.full(len(nodes), x), nodes, ".", color=color, alpha=0.35, markeredgewidth=0)
-            _median_cross(ax, [x], nodes, color, marker, group if j == 0 else None)
-            ax.annotate(point["label"], (x, np.median(nodes)), xytext=(7, 0), fontsize=8.5,
-                        textcoords="offset points", va="center", color=color)  # fmt: skip
-    ax.margins(x=0.12)
+    for i, point in enumerate(points):
+        index = groups.index(point["group"])
+        color, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        nodes = np.asarray(point["nodes"], float)
+        is_first = i == 0 or points[i - 1]["group"] != point["group"]
+        ax.plot(np.full(len(nodes), i), nodes, ".", color=color, alpha=0.4, markeredgewidth=0)
+        _median_cross(ax, [i], nodes, color, marker, point["group"] if is_first else None)
+    labels = [f"{point['label']}\n{point['entropy']:.1f} nats" for point in points]
+    ax.set_xticks(range(len(points)), labels)
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_xlabel("task and its entropy", fontsize=9)
     ax.set_ylabel("nodes at the end", fontsize=9)
     ax.legend(frameon=False, fontsize=8.5, loc="upper left", numpoints=1)
     _tidy(ax)

@@ -72,13 +72,15 @@ def test_growing_networks_beside_fixed_sizes():
 
 def test_nodes_by_difficulty():
     points = [
-        {"group": "easy", "label": "p = 0.5", "x": 9.2, "nodes": [4, 6, 9]},
-        {"group": "easy", "label": "p = 0.9", "x": 5.9, "nodes": [4, 4, 4]},
-        {"group": "hard", "label": "6 letters", "x": 9.0, "nodes": [30, 40, 35]},
+        {"group": "easy", "label": "p = 0.5", "entropy": 9.24, "nodes": [4, 6, 9]},
+        {"group": "easy", "label": "p = 0.9", "entropy": 5.91, "nodes": [4, 4, 4]},
+        {"group": "hard", "label": "6 letters", "entropy": 8.96, "nodes": [30, 40, 35]},
     ]
     ax: Any = difficulty(points).axes[0]
-    assert [(text.get_text(), text.xy) for text in ax.texts] == [
-        ("p = 0.5", (9.2, 6)), ("p = 0.9", (5.9, 4)), ("6 letters", (9.0, 35))]  # fmt: skip
+    assert [text.get_text() for text in ax.get_xticklabels()] == [
+        "p = 0.5\n9.2 nats", "p = 0.9\n5.9 nats", "6 letters\n9.0 nats"]  # fmt: skip
+    medians = [bar.lines[0].get_xydata()[0].tolist() for bar in ax.containers]
+    assert medians == [[0, 6], [1, 4], [2, 35]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["easy", "hard"]
     with pytest.raises(ValueError, match="points must be one or more"):
         difficulty([])
