@@ -459,6 +459,13 @@ def reset_moments(
     return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
 
 
+def reset_members(
+    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
+) -> Any:
+    """`reset_moments` of every member of a population: all arguments lead with [N]."""
+    return jax.vmap(lambda m, p, c: reset_moments(groups, m, p, c, value))(moments, params, change)
+
+
 def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
     """What an estimator carries, with the hidden states of the dead and the newborn at zero.
 

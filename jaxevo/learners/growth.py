@@ -26,7 +26,7 @@ from jaxevo.core import (
 from jaxevo.models.dynamic import DynamicModel
 from jaxevo.population import left_out
 from jaxevo.structure import Change, Group, Rule
-from jaxevo.tree import named_leaves
+from jaxevo.tree import named_leaves, tree_masked
 
 LEAST_CAPACITY = 16
 ROOMY_STEPS = 2000  # below a quarter of the slots, before half of them are given up
@@ -179,6 +179,19 @@ class Growth:
                 least = jnp.where(alive[group.name], self.min_multiplier, 0.0)
                 found[axis.path] = jnp.maximum(leaves[axis.path], least)
         return structure.map_paths(lambda path, leaf: found.get(path, leaf), params)
+
+    def charged(self, params: Params, problem: Problem) -> Params:
+        """`params` after the penalty on what they hold, taken without a gradient."""
+        groups = self.groups(problem)
+        if self.kind == "multiplier":
+            paths = {axis.path for group in groups for axis in group.having("multiplier")}
+            moved = structure.map_paths(
+                lambda path, leaf: leaf - self.l1 if path in paths else leaf, params
+            )
+            moved = self.clamped(moved, groups)
+        else:
+            moved = self.shrunk(params, groups)
+        return tree_masked(problem.model.trainable(params), moved, params)
 
     def first_ledger(self, params: Params) -> Ledger:
         births = {
