@@ -247,8 +247,8 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
 
 # Off the grammars: faster births and a weaker pull.
 _STRUCTURED = "jaxevo.learners.structured:StructuredLearner"
-_GROWING_CHAINS_ON: dict[str, dict[str, Any]] = {}
-_GROWING_MUTANTS_ON: dict[str, dict[str, Any]] = {}
+# Found on the sine: without gradients newborns need weights that the loss feels.
+_GROWING_UNGUIDED = {"l1": 1e-5, "proximal": True, "newborn_scale": 0.5, "add_probability": 0.05}
 _GROWING = {"add_probability": 0.05, "l1": 1e-5}
 # The source's first method, and its settings.
 _MULTIPLIER = {
@@ -439,8 +439,7 @@ LEARNERS = _by_name(
         "the Metropolis rule on networks that grow and shed their own nodes",
         learner="jaxevo.learners.metropolis:Metropolis",
         grows=True,
-        preset={"steps": 2000},
-        on=_GROWING_CHAINS_ON,
+        preset=_GROWING_UNGUIDED | {"steps": 2000, "sigma": 0.02},
         fixed={"propose": None},
     ),
     Named(
@@ -449,8 +448,8 @@ LEARNERS = _by_name(
         "safe mutation of networks that grow and shed their own nodes",
         learner="jaxevo.learners.safe_mutation:SafeMutation",
         grows=True,
-        preset={"steps": 500, "offspring_per_step": 10},
-        on=_GROWING_MUTANTS_ON,
+        preset=_GROWING_UNGUIDED
+        | {"steps": 500, "sigma": 0.05, "population_size": 64, "offspring_per_step": 16},
     ),
 )  # fmt: skip
 
