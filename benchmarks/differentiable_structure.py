@@ -24,8 +24,7 @@ NO_EVENTS: dict[str, Any] = {
     "spontaneous_probability": 0.0,
 }
 SIZES = (20, 37, 50, 75, 100)
-# preset, steps of a phase; those of M are half the published ones
-VARIANTS = {"W": (None, 33_000), "M": ("multiplier", 50_000)}
+VARIANTS = {"W": (None, 33_000), "M": ("multiplier", 100_000)}  # preset, steps of a phase
 VALUES = ((0.3, 0.5, 0.6, 0.75, 0.9), (2, 3, 4, 5, 6))  # p of the easy grammar, letters
 
 

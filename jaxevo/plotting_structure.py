@@ -167,7 +167,7 @@ def sizes(
         ax.axhline(floor, color=GREY, linewidth=1.1, linestyle=DASHES[2], label="entropy")
     ax.set_xlim(left=0)
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("nodes", fontsize=9)
