@@ -122,12 +122,12 @@ def beside(
         ax.text((edges[i] + edges[i + 1]) / 2, 1.0, name, color=GREY, fontsize=8.5, ha="center",
                 va="bottom", transform=ax.get_xaxis_transform())  # fmt: skip
     ax.set_xlim(0, 1)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.set_xlabel("share of the run", fontsize=9)
     ax.set_ylabel("living nodes", fontsize=9)
-    ax.legend(frameon=False, fontsize=8.5, loc="upper left", handlelength=3.2)
+    ax.legend(fontsize=8.5, loc="upper left", handlelength=3.2, framealpha=1, edgecolor="none")
     _tidy(ax)
     return figure
 
