@@ -112,6 +112,7 @@ class Resized(NamedTuple):
     problem: Any  # with the new model
     state: Any  # padded or compacted
     rerun: bool  # whether the chunk that overflowed is to be run again
+    carried: Callable[[Params], Params | None] | None = None  # another network at the new size
 
 
 @runtime_checkable
