@@ -199,8 +199,8 @@ def worst_of_the_dead(kind):
 def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
     """Weights, what the gradient of them is without a mask, moments and hidden states."""
     state, (worst, nodes) = worst_of_the_dead(kind)
-    assert (state.counts.births > 30).all()
-    assert (state.counts.deaths > 30).all()
+    assert (state.ledger.counts.births > 30).all()
+    assert (state.ledger.counts.deaths > 30).all()
     assert nodes.max() == 10
     assert not worst.any()
     assert np.isfinite(state.loss).all()
@@ -246,15 +246,17 @@ def test_members_are_networks_of_their_own():
     eventful = {"add_probability": 1.0, "spontaneous_probability": 1.0, "delete_probability": 0.5}
     after, _ = step(dataclasses.replace(many, **eventful), state, problem(32))
     new, _ = step(dataclasses.replace(single, **eventful), alone(state, 0), problem(32))
-    assert after.counts.births[0] > state.counts.births[0]
-    jax.tree.map(np.testing.assert_array_equal, new.births, alone(after, 0).births)
+    assert after.ledger.counts.births[0] > state.ledger.counts.births[0]
+    jax.tree.map(np.testing.assert_array_equal, new.ledger.births, alone(after, 0).ledger.births)
 
 
 def test_twice_and_eight_times_the_slots_change_nothing():
     found = {capacity: restless(capacity) for capacity in (32, 128)}
     few, many = (result.state for result in found.values())
     jax.tree.map(
-        np.testing.assert_array_equal, few.counts, many.counts._replace(roomy=few.counts.roomy)
+        np.testing.assert_array_equal,
+        few.ledger.counts,
+        many.ledger.counts._replace(roomy=few.ledger.counts.roomy),
     )
     for member in range(2):
         old, new = (

@@ -304,7 +304,7 @@ def test_a_death_changes_no_more_than_what_the_node_sent():
     for node in range(6):
         change = change_of(params, [node], -1)
         dead = structure.changed(jax.random.key(0), model.groups, params, change, RULE)
-        rest = structure.reset_states(model.groups, carry, zero, change.kept)
+        rest = structure.reset_states(model.groups, carry, zero, change)
         states, outputs = seen(dead, rest)
         others = np.arange(16) != node
         moved = np.abs(states - all_of_it[0])[others], np.abs(outputs - all_of_it[1])
