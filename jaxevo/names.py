@@ -426,9 +426,10 @@ LEARNERS = _by_name(
             "grammar-easy-hard-easy": {"steps": 99_000},
             "grammar-hard-easy": {"steps": 66_000},
             # with --model growing-mlp, and growing-gru
-            "digits": _GROWING | {"learning_rate": 3e-3, "newborn_scale": 0.1,
-                                  "add_probability": 0.2},
-            "mackey-glass": _GROWING | {"learning_rate": 2e-3, "num_spares": 4, "window": 50},
+            "digits": _GROWING | {"learning_rate": 3e-3, "add_probability": 0.2,
+                                  "threshold": 0.005, "l1": 3e-4},
+            "mackey-glass": _GROWING | {"learning_rate": 5e-3, "schedule": "cosine",
+                                        "num_spares": 4, "window": 50},
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
         fixed={"estimator": None, "optimizer": None},
