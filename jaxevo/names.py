@@ -26,6 +26,8 @@ class Named:
         summary: one line.
         preset: settings by name.
         estimator: "module:attribute" of a learner's estimator.
+        learner: "module:attribute" of the learner that a learner is wrapped around.
+        grows: whether a learner needs a growing network: "growing-" and the task's own is meant.
         on: presets for single tasks, which win over `preset`; "steps" and the settings of the
             task and of its model may be among them.
         presets: further ones by name, which win over both of these.
@@ -39,6 +41,8 @@ class Named:
     summary: str
     preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     estimator: str | None = None
+    learner: str | None = None
+    grows: bool = False
     on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -251,6 +255,9 @@ _GROWING_PERTURBED = _GROWING | {
     "clip_norm": 1.0,
     "steps": 8000,
 }
+_STRUCTURED = "jaxevo.learners.structured:StructuredLearner"
+# Found on the sine: without gradients newborns need weights that the loss feels.
+_GROWING_UNGUIDED = {"l1": 1e-5, "proximal": True, "newborn_scale": 0.5, "add_probability": 0.05}
 # The source's first method, and its settings.
 _MULTIPLIER = {
     "kind": "multiplier",
@@ -420,12 +427,12 @@ LEARNERS = _by_name(
         "differentiable-structure",
         "jaxevo.learners.differentiable_structure:DifferentiableStructure",
         "networks that grow and shed their own nodes under an L1 penalty",
+        grows=True,
         preset={"steps": 10_000},
         on={
             "grammar-hard": {"steps": 20_000},
             "grammar-easy-hard-easy": {"steps": 99_000},
             "grammar-hard-easy": {"steps": 66_000},
-            # with --model growing-mlp, and growing-gru
             "digits": _GROWING | {"learning_rate": 3e-3, "add_probability": 0.2,
                                   "threshold": 0.005, "l1": 3e-4},
             "mackey-glass": _GROWING | {"learning_rate": 5e-3, "schedule": "cosine",
@@ -439,10 +446,28 @@ LEARNERS = _by_name(
         "jaxevo.learners.differentiable_structure:DifferentiableStructure",
         "networks that grow and shed their own nodes, trained by node perturbation",
         estimator=_NODES,
+        grows=True,
         preset=_GROWING_PERTURBED,
-        on={"mackey-glass": {"window": 10}, "digits": {"newborn_scale": 0.1}},
+        on={"mackey-glass": {"window": 10}},
         fixed={"rule": "np"},
-        model="growing-gru",
+    ),
+    Named(
+        "growing-metropolis",
+        _STRUCTURED,
+        "the Metropolis rule on networks that grow and shed their own nodes",
+        learner="jaxevo.learners.metropolis:Metropolis",
+        grows=True,
+        preset=_GROWING_UNGUIDED | {"steps": 2000, "sigma": 0.02},
+        fixed={"propose": None},
+    ),
+    Named(
+        "growing-safe-mutation",
+        _STRUCTURED,
+        "safe mutation of networks that grow and shed their own nodes",
+        learner="jaxevo.learners.safe_mutation:SafeMutation",
+        grows=True,
+        preset=_GROWING_UNGUIDED
+        | {"steps": 500, "sigma": 0.05, "population_size": 64, "offspring_per_step": 16},
     ),
 )  # fmt: skip
 

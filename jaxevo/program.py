@@ -26,6 +26,7 @@ class Program:
         self.learner, self.problem = learner, problem
         self.many = num_seeds is not None
         self.compile_seconds, self.compiles = 0.0, 0
+        self.sizes = 0  # of the network so far: the step is compiled once for each
         keys = key if num_seeds is None else jax.random.split(key, num_seeds)
         key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
@@ -42,6 +43,7 @@ class Program:
         donate = () if self.can_resize else (3, 4)
         axes = (0, None, None, 0, 0, None)
         self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
+        self.sizes += 1
         self.chunk = self._compiled(run_chunk, axes, arguments, donate)
         self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
         if self.test is not None:

@@ -124,7 +124,10 @@ def settings_of(
 
 def model_of(learner: str, task: str) -> str:
     """The name of the model that a learner needs, or that suits the task."""
-    return find_learner(learner).model or lookup("task", task, TASKS).model
+    entry = find_learner(learner)
+    model = entry.model or lookup("task", task, TASKS).model
+    growing = f"growing-{'rnn' if model == 'elman' else model}"
+    return growing if entry.grows and growing in MODELS else model
 
 
 def default_steps(learner: str, task: str, preset: str | None = None) -> int:
@@ -231,10 +234,11 @@ def _takes_schedule(home: str) -> bool:
 
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
-        found = _dataclass_settings(entry.home)
+        settings = _dataclass_settings(entry.learner) if entry.learner else []
+        settings += [s for s in _dataclass_settings(entry.home) if s.name != "learner"]
         if _takes_schedule(entry.home):
-            found += [s._replace(argument=s.name) for s in _GRADIENT_SETTINGS if s.name in _RATE]
-        return [setting for setting in found if setting.name not in entry.fixed]
+            settings += [s._replace(argument=s.name) for s in _GRADIENT_SETTINGS if s.name in _RATE]
+        return [setting for setting in settings if setting.name not in entry.fixed]
     own = {setting.name: setting for setting in _dataclass_settings(entry.home)}
     gradient = _GRADIENT_SETTINGS
     if "max_spectral_radius" not in own:
@@ -254,6 +258,12 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
             values["learning_rate"] = load("jaxevo.optimizer:CosineDecay")(
                 initial_value=values["learning_rate"], num_steps=num_steps, final_fraction=fraction
             )
+    if entry.learner is not None:
+        inner = {setting.name for setting in _dataclass_settings(entry.learner)}
+        return load(entry.home)(
+            learner=load(entry.learner)(**{n: v for n, v in values.items() if n in inner}),
+            **{n: v for n, v in values.items() if n not in inner},
+        )
     if entry.estimator is None:
         return load(entry.home)(**values)
     import optax

@@ -349,10 +349,10 @@ def changed(
 ) -> Params:
     """`params` without the dead and with the newborn.
 
-    A newborn's incoming weights are normal, its biases 0. What it sends is normal as well where
-    it has a multiplier, which then is the threshold; else a random direction of a set L1 norm.
-    One that has a parent receives what that does, and sends a share of what that sent: a network
-    without normalisation layers stays the function that it was.
+    A newborn's incoming weights are normal, its biases 0 and its scales 1. What it sends is normal
+    as well where it has a multiplier, which then is the threshold; else a random direction of a
+    set L1 norm. One that has a parent receives what that does, and sends a share of what that
+    sent: a network without normalisation layers stays the function that it was.
     """
     table = _by_path(groups)
     alive = change.alive
@@ -399,8 +399,8 @@ def _newborn(key, leaf, axis: NodeAxis, group: Group, table, change: Change, rul
     """A newborn's weights on one axis of one leaf, to be broadcast along that axis by block."""
     if axis.role == "multiplier":
         return jnp.asarray(rule.threshold, leaf.dtype)
-    if leaf.ndim == 1:
-        return jnp.zeros((), leaf.dtype)
+    if leaf.ndim == 1:  # a bias, or the scale of a normalisation
+        return jnp.full((), axis.path.endswith("/scale"), leaf.dtype)
     key = jax.random.fold_in(key, axis.role == "out")
     others = [other for other in table[axis.path] if other.axis != axis.axis]
     across = -1 if axis.axis == -2 else -2
@@ -457,6 +457,13 @@ def reset_moments(
         return jnp.where(_product(alive, table[path], leaf), leaf, jnp.zeros_like(leaf))
 
     return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
+
+
+def reset_members(
+    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
+) -> Any:
+    """`reset_moments` of every member of a population: all arguments lead with [N]."""
+    return jax.vmap(lambda m, p, c: reset_moments(groups, m, p, c, value))(moments, params, change)
 
 
 def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:

@@ -142,6 +142,11 @@ def test_a_run_that_makes_more_slots_keeps_its_best_network():
                                       threshold=1.0, birth_norm=30.0)  # fmt: skip
     result = run(jax.random.key(0), learner, problem(4), num_steps=30, record_every=2,
                  progress=False)  # fmt: skip
+    slots = result.summary["slots"]
+    assert slots["capacity"] == 16
+    assert slots["sizes"] == 3  # 4, 8, 16
+    n = slots["nodes"]
+    np.testing.assert_allclose(slots["padding"], (16**2 + 9 * 16 + 4) / (n**2 + 9 * n + 4))
     losses = [row["held_out/loss"] for row in result.rows]
     assert np.argmin(losses) < 5  # while it was small
     assert alive_in(result.params)["layer0"].size > 4

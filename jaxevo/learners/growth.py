@@ -26,7 +26,7 @@ from jaxevo.core import (
 from jaxevo.models.dynamic import DynamicModel
 from jaxevo.population import left_out
 from jaxevo.structure import Change, Group, Rule
-from jaxevo.tree import named_leaves
+from jaxevo.tree import named_leaves, tree_floats, tree_masked, tree_size
 
 LEAST_CAPACITY = 16
 ROOMY_STEPS = 2000  # below a quarter of the slots, before half of them are given up
@@ -180,6 +180,19 @@ class Growth:
                 found[axis.path] = jnp.maximum(leaves[axis.path], least)
         return structure.map_paths(lambda path, leaf: found.get(path, leaf), params)
 
+    def charged(self, params: Params, problem: Problem) -> Params:
+        """`params` after the penalty on what they hold, taken without a gradient."""
+        groups = self.groups(problem)
+        if self.kind == "multiplier":
+            paths = {axis.path for group in groups for axis in group.having("multiplier")}
+            moved = structure.map_paths(
+                lambda path, leaf: leaf - self.l1 if path in paths else leaf, params
+            )
+            moved = self.clamped(moved, groups)
+        else:
+            moved = self.shrunk(params, groups)
+        return tree_masked(problem.model.trainable(params), moved, params)
+
     def first_ledger(self, params: Params) -> Ledger:
         births = {
             name: jnp.zeros(alive.shape, jnp.int32)
@@ -298,6 +311,24 @@ class Growth:
 
         problem = type(problem)(problem.task, problem.model.resized(num))
         return Resized(problem, state, rerun=False, carried=carried)
+
+    def slots(self, state: Any, problem: Problem) -> dict[str, Any]:
+        """Slots of a layer, mean nodes in use, and weights in slots over weights in use."""
+        params, groups = self.networks(state), problem.model.groups
+        alive = structure.alive_in(params)
+        lead = next(iter(alive.values())).ndim - 1  # members, and seeds
+
+        def weights(params):
+            return structure.num_params(groups, params, structure.alive_in(params))
+
+        for _ in range(lead):
+            weights = jax.vmap(weights)
+        one = tree_size(tree_floats(jax.eval_shape(problem.init, jax.random.key(0))))
+        return {
+            "capacity": problem.model.capacity,
+            "nodes": float(jnp.mean(jnp.array([mask.sum(-1).mean() for mask in alive.values()]))),
+            "padding": float(one / weights(params).mean()),
+        }
 
     def networks(self, state: Any) -> Params:
         """The members' params, [N, ...]."""
