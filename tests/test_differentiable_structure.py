@@ -19,6 +19,7 @@ from jaxevo.models import compact, growing_mlp, growing_recurrent, recurrent
 from jaxevo.optimizer import optimizer
 from jaxevo.run import run
 from jaxevo.structure import LEDGER, alive_in, without_dead
+from jaxevo.tasks.baselines import linear_taps
 from jaxevo.train import run_chunk, train
 from jaxevo.tree import named_leaves, tree_floats, tree_row
 
@@ -439,3 +440,50 @@ def test_the_easy_grammar_needs_few_nodes_and_the_hard_one_many():
             assert np.median(result.rows[-1]["held_out/loss"]) < floor + 0.2
     assert nodes["grammar-easy"] <= 12
     assert nodes["grammar-hard"] >= 3 * nodes["grammar-easy"]
+
+
+def five_seeds(learner, task, model, **settings):
+    """The end of a run by name: numbers of nodes and held-out metrics, by seed."""
+    built = registry.build(learner, task, model=model, **settings)
+    result = run(
+        jax.random.key(0), built.learner, built.problem, num_steps=built.num_steps, num_seeds=5,
+        progress=False,
+    )  # fmt: skip
+    return result.rows[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "model", "metric"),
+    [("digits", "growing-mlp", "accuracy"), ("mackey-glass", "growing-gru", "mse")],
+)
+def test_a_network_that_grew_is_as_good_as_one_of_its_final_size(task, model, metric):
+    grown = five_seeds("differentiable-structure", task, model, num_nodes=4)
+    size = round(np.median(grown["nodes"]))
+    assert size >= 16
+    fixed = five_seeds(
+        "differentiable-structure", task, model, num_nodes=size, capacity=size, **STILL
+    )
+    assert fixed["nodes"] == [size] * 5
+    others = fixed[f"held_out/{metric}"]
+    assert min(others) <= np.median(grown[f"held_out/{metric}"]) <= max(others)
+
+
+@pytest.mark.slow
+def test_a_network_grows_under_node_perturbation():
+    grown = five_seeds("differentiable-structure-np", "mackey-glass", "growing-gru")
+    assert min(grown["nodes"]) > 4
+    linear = linear_taps(tasks.mackey_glass(), num_taps=5)["mse"]
+    assert max(grown["held_out/mse"]) < linear
+
+
+@pytest.mark.slow
+def test_a_network_sheds_the_nodes_of_a_hard_phase():
+    built = registry.build("differentiable-structure", "grammar-easy-hard-easy")
+    result = run(
+        jax.random.key(0), built.learner, built.problem, num_steps=built.num_steps, num_seeds=8,
+        progress=False,
+    )  # fmt: skip
+    nodes = np.median([row["nodes"] for row in result.rows], axis=1)
+    assert nodes.max() >= 40
+    assert nodes[-1] <= 30
