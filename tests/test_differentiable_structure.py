@@ -457,7 +457,7 @@ def five_seeds(learner, task, model, **settings):
     ("task", "model", "metric"),
     [("digits", "growing-mlp", "accuracy"), ("mackey-glass", "growing-gru", "mse")],
 )
-def test_a_network_that_grew_is_as_good_as_one_of_its_final_size(task, model, metric):
+def test_a_network_that_grew_is_as_good_as_one_of_its_size(optimised, task, model, metric):
     grown = five_seeds("differentiable-structure", task, model, num_nodes=4)
     size = round(np.median(grown["nodes"]))
     assert size >= 16
@@ -470,7 +470,7 @@ def test_a_network_that_grew_is_as_good_as_one_of_its_final_size(task, model, me
 
 
 @pytest.mark.slow
-def test_a_network_grows_under_node_perturbation():
+def test_a_network_grows_under_node_perturbation(optimised):
     grown = five_seeds("differentiable-structure-np", "mackey-glass", "growing-gru")
     assert min(grown["nodes"]) > 4
     linear = linear_taps(tasks.mackey_glass(), num_taps=5)["mse"]
@@ -478,7 +478,7 @@ def test_a_network_grows_under_node_perturbation():
 
 
 @pytest.mark.slow
-def test_a_network_sheds_the_nodes_of_a_hard_phase():
+def test_a_network_sheds_the_nodes_of_a_hard_phase(optimised):
     built = registry.build("differentiable-structure", "grammar-easy-hard-easy")
     result = run(
         jax.random.key(0), built.learner, built.problem, num_steps=built.num_steps, num_seeds=8,
