@@ -413,6 +413,16 @@ def test_by_name():
     assert older.learner.learning_rate == np.float32(0.1)
     assert older.problem.model.multipliers
     assert older.num_steps == 20_000
+    gated = registry.build("differentiable-structure", "mackey-glass", model="growing-gru")
+    assert gated.learner.learning_rate(0) == np.float32(5e-3)
+    assert gated.learner.learning_rate(gated.num_steps) == pytest.approx(1e-4)
+    steady = registry.build("differentiable-structure", "digits", learning_rate=0.1)
+    assert steady.learner.learning_rate == np.float32(0.1)
+    assert steady.problem.model.capacity == 16
+    perturbed = registry.build("differentiable-structure-np", "mackey-glass", model="growing-gru")
+    assert perturbed.learner.estimator.rule == "np"
+    assert perturbed.learner.optimizer.clip_norm == 1
+    assert perturbed.learner.l1 == np.float32(1e-5)
 
 
 def test_refusals():
