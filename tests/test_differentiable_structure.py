@@ -219,7 +219,7 @@ def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     assert capacity >= 16
     compiled = [request[0] for request in program._executables]
     assert compiled.count(run_chunk) == 1 + np.log2(capacity / 4)
-    enough = run(key, learner, problem(32), **settings)
+    enough = run(key, learner, problem(128), **settings)
     for name in ("births", "deaths", "nodes", "blocked"):
         assert [row[name] for row in grown.rows] == [row[name] for row in enough.rows]
     losses = [[row["loss"] for row in result.rows] for result in (grown, enough)]
@@ -249,22 +249,6 @@ def test_members_are_networks_of_their_own():
     new, _ = step(dataclasses.replace(single, **eventful), alone(state, 0), problem(32))
     assert after.ledger.counts.births[0] > state.ledger.counts.births[0]
     jax.tree.map(np.testing.assert_array_equal, new.ledger.births, alone(after, 0).ledger.births)
-
-
-def test_twice_and_eight_times_the_slots_change_nothing():
-    found = {capacity: restless(capacity) for capacity in (32, 128)}
-    few, many = (result.state for result in found.values())
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        few.ledger.counts,
-        many.ledger.counts._replace(roomy=few.ledger.counts.roomy),
-    )
-    for member in range(2):
-        old, new = (
-            compact(problem(capacity).model, result.state.params, member)[1]
-            for capacity, result in found.items()
-        )
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), old, new)
 
 
 def test_multipliers_do_not_fall_below_their_least_value():
