@@ -200,8 +200,8 @@ def worst_of_the_dead(kind):
 def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
     """Weights, what the gradient of them is without a mask, moments and hidden states."""
     state, (worst, nodes) = worst_of_the_dead(kind)
-    assert (state.ledger.counts.births > 30).all()
-    assert (state.ledger.counts.deaths > 30).all()
+    assert (state.ledger.counts.births > 10).all()
+    assert (state.ledger.counts.deaths > 10).all()
     assert nodes.max() == 10
     assert not worst.any()
     assert np.isfinite(state.loss).all()
