@@ -64,7 +64,7 @@ from jaxevo.estimators.probe import (
 from jaxevo.estimators.timeline import Moment, Timeline
 from jaxevo.estimators.weight_perturbation import WeightPerturbation
 from jaxevo.noise import SOURCES, Source, fold_in
-from jaxevo.population import chunk_floats
+from jaxevo.population import chunk_floats, left_out
 from jaxevo.tree import named_leaves, tree_zeros
 from jaxevo.wiring import Wired, wiring
 
@@ -544,12 +544,8 @@ class Plan:
 
 
 def _untrainable(model: Any, params: Params) -> set[str]:
-    """Paths of the leaves that the model's mask leaves out whatever the params are."""
-    return {
-        path
-        for path, mask in named_leaves(model.trainable(params)).items()
-        if not isinstance(mask, Tracer) and not np.any(np.asarray(mask))
-    }
+    """Paths of the leaves that take no part in training whatever the params are."""
+    return {path for path, out in named_leaves(left_out(model, params)).items() if out}
 
 
 def _quotient(count: Any, length: Float[Array, "..."]) -> Float[Array, "..."]:
