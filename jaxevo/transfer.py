@@ -95,7 +95,8 @@ def transfer(
             they differ in arrays and numbers only, and what they share is not copied.
         num_seeds: independent repetitions of each sequence, >= 1.
         max_generations: that a task may take, >= 1; a control that trains one path alone may take
-            as many batches, and so up to twice as many generations.
+            as many batches, and so twice as many generations, or as many times as many as there
+            are paths that train together.
         methods: "pathnet", which the others follow on, and any of `METHODS`.
         chunk_size: replicates that are trained at once; None: all, and one after another on a
             CPU.
@@ -206,10 +207,9 @@ class _Study:
         return jax.vmap(split)(self.keys)
 
     def limit(self, phase: Phase) -> int:
-        """Generations that a phase may take: as many batches for one path as for two."""
-        pair = self.learner.form == "serial"
-        alone = self.learner_of(phase.method).form == "fixed" and pair
-        return self.max_generations * (2 if alone else 1)
+        """Generations that a phase may take: as many batches for one path as for several."""
+        evaluations = self.max_generations * self.learner.paths_per_generation
+        return evaluations // self.learner_of(phase.method).paths_per_generation
 
     def begin(self, phase: Phase) -> None:
         origin = None

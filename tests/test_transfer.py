@@ -1,5 +1,6 @@
 """Transfer studies: paired phases, criteria, nothing forgotten, stopped and gone on with."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -136,6 +137,15 @@ def test_three_tasks_in_turn():
     frozen = [np.mean(row["frozen"]) for row in own[::2]]
     assert frozen[0] == 0 and frozen[0] < frozen[1] < frozen[2]
     assert {line["task"] for line in found.table} == {1, 2}
+
+
+@pytest.mark.slow
+def test_one_path_alone_may_take_as_many_batches_as_all_together():
+    together = dataclasses.replace(LEARNER, form="parallel", threshold=None)
+    found = transfer(KEY, together, sequences(1), max_generations=2,
+                     methods=("pathnet", "fine-tuning"))  # fmt: skip
+    assert {row["batches"] for row in found.rows} == {2 * 4 * 4}
+    assert [row["generations"] for row in found.rows] == [2, 2, 8]
 
 
 @pytest.mark.parametrize(

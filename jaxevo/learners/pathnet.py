@@ -366,6 +366,11 @@ class PathNet:
     def num_paths(self) -> int:
         return 1 if self.form == "fixed" else self.population_size
 
+    @property
+    def paths_per_generation(self) -> int:
+        """How many are trained for T batches each."""
+        return 2 if self.form == "serial" else self.num_paths
+
     def draw_population(self, key: Key[Array, ""], network: Modular) -> Int[Array, "P L N"]:
         def one(key):
             return random_path(
@@ -412,7 +417,7 @@ class PathNet:
     def cost(self, problem: Problem) -> Cost:
         network = network_of(problem)
         inner = Problem(problem.task, network.pathway(self.num_slots(network)))
-        times = self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.form]
+        times = self.num_batches * self.paths_per_generation
         return Cost(*(times * each for each in self.estimator.cost(inner)))
 
 
