@@ -195,9 +195,9 @@ def test_without_a_criterion_the_table_compares_scores():
         | {f"gain_held_out/accuracy{end}": 0.0625 for end in ("", "_low", "_high")}
         for method in METHODS
     ]  # fmt: skip
-    console = Console(file=io.StringIO(), width=100)
-    console.print(transfer_table("a study", rows))
-    shown = console.file.getvalue()
+    written = io.StringIO()
+    Console(file=written, width=100).print(transfer_table("a study", rows))
+    shown = written.getvalue()
     assert shown.count("0.062") == 9 and "% done" not in shown and "[0.5, 0.5]" in shown
 
 
