@@ -36,6 +36,7 @@ from jaxevo.learners.shared_modules import (
     per_module,
     shared_optimizer,
     train_alone,
+    train_apart,
     train_together,
 )
 from jaxevo.models.modular import Modular, by_module
@@ -55,7 +56,7 @@ from jaxevo.tree import tree_masked
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("serial", "parallel", "fixed"),
-    "merge": ("mean", "sum"),
+    "merge": ("mean", "sum", "local"),
     "initial_paths": ("independent", "distinct"),
     "frozen_path": ("reachable", "always"),
     "on_next_problem": ("freeze", "fine_tune"),
@@ -104,7 +105,8 @@ class PathNet:
             first has left; "parallel": all paths step together on shared parameters; "fixed": one
             random path, trained alone, which is a control.
         merge: of the gradients of paths that share a module, in the parallel form: their "mean",
-            or their "sum", whose steps grow with the number of paths.
+            or their "sum", whose steps grow with the number of paths; "local": every path trains
+            copies of its modules for the T batches, and the copies of a module are averaged.
         num_rivals: in the parallel form, how many others a path is compared with, to become a
             mutated copy of the best of them if that is better; 0: disjoint pairs instead.
         frozen_path: modules frozen on earlier tasks are "reachable" by new paths, or "always" in
@@ -128,7 +130,7 @@ class PathNet:
     wrap: bool = static(default=True)
     initial_paths: Draw = static(default="independent")
     form: Literal["serial", "parallel", "fixed"] = static(default="serial")
-    merge: Literal["mean", "sum"] = static(default="mean")
+    merge: Literal["mean", "sum", "local"] = static(default="mean")
     num_rivals: int = static(default=0)
     frozen_path: Literal["reachable", "always"] = static(default="reachable")
     on_next_problem: Literal["freeze", "fine_tune"] = static(default="freeze")
@@ -321,11 +323,15 @@ class PathNet:
         slots = jax.vmap(lambda path: self.slots(network, state.shared.params, path))(
             state.population
         )
-        shared, updates, slices = train_together(
+        chunk_size = self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths)
+        settings = (
             key_train, state.shared, state.updates, slots, problem, self.estimator,
-            self.transform(state.generations), self.num_batches, self.merge,
-            self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths),
+            self.transform(state.generations), self.num_batches, self.reset_optimizer, chunk_size,
         )  # fmt: skip
+        if self.merge == "local":
+            shared, updates, slices = train_apart(*settings)
+        else:
+            shared, updates, slices = train_together(*settings, self.merge)
         best = jnp.argmax(slices.fitness)
         path = state.population[best]
         parents = self.parents(key_select, slices.fitness)
