@@ -332,6 +332,9 @@ def test_fine_tuning_goes_on_with_the_path():
     alone = dataclasses.replace(LEARNER, form="fixed", on_next_problem="fine_tune")
     state = steps(jax.random.key(1), LEARNER, init(jax.random.key(0), LEARNER, problem()),
                   problem(), 3)  # fmt: skip
+    params = state.shared.params
+    params |= {"frozen": params["uses"][0] > 0}  # as after an earlier task
+    state = state._replace(shared=state.shared._replace(params=params))
     after = go_on(jax.random.key(2), alone, state, problem(1))
     np.testing.assert_array_equal(after.population, state.path[None])
     assert not np.any(after.shared.params["frozen"])

@@ -222,6 +222,7 @@ class PathNet:
             ),
         }
         if self.on_next_problem == "fine_tune":
+            params |= {"frozen": jnp.zeros_like(params["frozen"])}
             population = jnp.broadcast_to(state.path, (self.num_paths, *state.path.shape))
         else:
             frozen = params["frozen"] | (params["uses"][task] > 0)
