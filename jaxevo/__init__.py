@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Metropolis,
         PathNet,
         SafeMutation,
+        StructuredLearner,
     )
     from jaxevo.models import compact
     from jaxevo.mutation import Mutation
@@ -81,6 +82,7 @@ __all__ = [
     "Problem",
     "RunResult",
     "SafeMutation",
+    "StructuredLearner",
     "TrainResult",
     "Transfer",
     "WeightPerturbation",
@@ -126,6 +128,7 @@ _HOMES = {
         "Annealing",
         "DeepGA",
         "DifferentiableStructure",
+        "StructuredLearner",
         "GradientLearner",
         "Metropolis",
         "PathNet",

@@ -18,7 +18,13 @@ from jaxevo import noise, small_networks
 from jaxevo.core import Batch, Metrics, Model, Params, Problem, Supervised
 from jaxevo.mutation import moved
 from jaxevo.noise import Source
-from jaxevo.population import finite_mean, finite_or_inf, trained_leaves
+from jaxevo.population import (
+    finite_mean,
+    finite_or_inf,
+    map_members,
+    members_at_once,
+    trained_leaves,
+)
 from jaxevo.small_networks import laid_out
 from jaxevo.tree import tree_where
 
@@ -116,6 +122,19 @@ def measured(problem: Problem, params: Params, batch: Batch, paired: bool) -> Me
         return Measured(problem.evaluate(params, batch).loss, None)
     outputs = small_networks.outputs(problem, params, batch)
     return Measured(problem.loss(outputs, batch), outputs if paired else None)
+
+
+def measured_members(
+    learner: Any, params: Params, seed: UInt32[Array, "2"], problem: Problem
+) -> Measured:
+    """What all networks of a learner, [N, ...], do on the batch of its chains."""
+    batch = batch_of(problem, seed)
+    paired = is_paired(problem, learner.paired)
+    return map_members(
+        lambda params: measured(problem, params, batch, paired),
+        params,
+        members_at_once(learner.population_size, learner.chunk_size, problem, batch),
+    )
 
 
 def loss_change(problem: Problem, new: Measured, old: Measured, batch: Batch) -> Float[Array, ""]:

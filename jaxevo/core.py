@@ -112,6 +112,7 @@ class Resized(NamedTuple):
     problem: Any  # with the new model
     state: Any  # padded or compacted
     rerun: bool  # whether the chunk that overflowed is to be run again
+    carried: Callable[[Params], Params | None] | None = None  # another network at the new size
 
 
 @runtime_checkable
@@ -409,9 +410,10 @@ class Learner(Protocol):
     """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
-    another task), `edit(state, change, problem)` (a structural change from outside),
+    another task), `edit(state, edit, problem)` (a structural change, `jaxevo.structure.Edit`),
     `resize(before, after, problem) -> Resized | None` (on the host, between chunks),
-    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size) and
+    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size),
+    `slots(state, problem) -> dict` (what room its networks take, for a run's summary) and
     `advice(metrics) -> str | None` (on the host, for a person, at a record).
     """
 

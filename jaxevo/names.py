@@ -26,6 +26,8 @@ class Named:
         summary: one line.
         preset: settings by name.
         estimator: "module:attribute" of a learner's estimator.
+        learner: "module:attribute" of the learner that a learner is wrapped around.
+        grows: whether a learner needs a growing network: "growing-" and the task's own is meant.
         on: presets for single tasks, which win over `preset`; "steps" and the settings of the
             task and of its model may be among them.
         presets: further ones by name, which win over both of these.
@@ -39,6 +41,8 @@ class Named:
     summary: str
     preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     estimator: str | None = None
+    learner: str | None = None
+    grows: bool = False
     on: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -242,6 +246,9 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
 
 
 # Off the grammars: faster births and a weaker pull.
+_STRUCTURED = "jaxevo.learners.structured:StructuredLearner"
+# Found on the sine: without gradients newborns need weights that the loss feels.
+_GROWING_UNGUIDED = {"l1": 1e-5, "proximal": True, "newborn_scale": 0.5, "add_probability": 0.05}
 _GROWING = {"add_probability": 0.05, "l1": 1e-5}
 # The source's first method, and its settings.
 _MULTIPLIER = {
@@ -412,6 +419,7 @@ LEARNERS = _by_name(
         "differentiable-structure",
         "jaxevo.learners.differentiable_structure:DifferentiableStructure",
         "networks that grow and shed their own nodes under an L1 penalty",
+        grows=True,
         preset={"steps": 10_000},
         on={
             "grammar-hard": {"steps": 20_000},
@@ -424,6 +432,24 @@ LEARNERS = _by_name(
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
         fixed={"estimator": None, "optimizer": None},
+    ),
+    Named(
+        "growing-metropolis",
+        _STRUCTURED,
+        "the Metropolis rule on networks that grow and shed their own nodes",
+        learner="jaxevo.learners.metropolis:Metropolis",
+        grows=True,
+        preset=_GROWING_UNGUIDED | {"steps": 2000, "sigma": 0.02},
+        fixed={"propose": None},
+    ),
+    Named(
+        "growing-safe-mutation",
+        _STRUCTURED,
+        "safe mutation of networks that grow and shed their own nodes",
+        learner="jaxevo.learners.safe_mutation:SafeMutation",
+        grows=True,
+        preset=_GROWING_UNGUIDED
+        | {"steps": 500, "sigma": 0.05, "population_size": 64, "offspring_per_step": 16},
     ),
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ class Program:
         self.learner, self.problem = learner, problem
         self.many = num_seeds is not None
         self.compile_seconds, self.compiles = 0.0, 0
+        self.sizes = 0  # of the network so far: the step is compiled once for each
         keys = key if num_seeds is None else jax.random.split(key, num_seeds)
         key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
@@ -42,6 +43,7 @@ class Program:
         donate = () if self.can_resize else (3, 4)
         axes = (0, None, None, 0, 0, None)
         self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
+        self.sizes += 1
         self.chunk = self._compiled(run_chunk, axes, arguments, donate)
         self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
         if self.test is not None:
@@ -60,19 +62,28 @@ class Program:
         if not self.can_resize:
             return seconds, num_steps
         resized = self.learner.resize(before[0], self.state, self.problem)
-        if resized is None:
+        if resized is None or not self._resize(resized):
             return seconds, num_steps
         if resized.rerun:
             self.sums = before[1]
-        self._resize(resized)
-        return seconds, 0 if resized.rerun else num_steps
+            return seconds, 0
+        return seconds, num_steps
 
-    def _resize(self, resized: Resized) -> None:
+    def _resize(self, resized: Resized) -> bool:
+        """Whether the run now is of this size: not if its best network would be lost."""
+        best = self.best
+        if best is not None and resized.carried is not None:
+            params = resized.carried(best["params"])
+            if params is None:
+                return False
+            best = best | {"params": params}
         self.problem, self.state = resized.problem, resized.state
         self.test = self.problem.held_out()
-        if self.best is not None:  # the best network of the old size cannot be kept beside the new
-            self.best = self._call(_first_best, (None, None, 0), self.state)
+        if best is not None and resized.carried is None:
+            best = self._call(_first_best, (None, None, 0), self.state)
+        self.best = best
         self._compile()
+        return True
 
     def take_metrics(self, num_steps: int) -> dict[str, Any]:
         sums, self.sums = self.sums, jax.tree.map(jnp.copy, self.zeros)

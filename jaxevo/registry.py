@@ -124,7 +124,10 @@ def settings_of(
 
 def model_of(learner: str, task: str) -> str:
     """The name of the model that a learner needs, or that suits the task."""
-    return find_learner(learner).model or lookup("task", task, TASKS).model
+    entry = find_learner(learner)
+    model = entry.model or lookup("task", task, TASKS).model
+    growing = f"growing-{'rnn' if model == 'elman' else model}"
+    return growing if entry.grows and growing in MODELS else model
 
 
 def default_steps(learner: str, task: str, preset: str | None = None) -> int:
@@ -220,7 +223,9 @@ _GRADIENT_SETTINGS = [
 
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
-        return [s for s in _dataclass_settings(entry.home) if s.name not in entry.fixed]
+        settings = _dataclass_settings(entry.learner) if entry.learner else []
+        settings += [s for s in _dataclass_settings(entry.home) if s.name != "learner"]
+        return [setting for setting in settings if setting.name not in entry.fixed]
     own = {setting.name: setting for setting in _dataclass_settings(entry.home)}
     gradient = _GRADIENT_SETTINGS
     if "max_spectral_radius" not in own:
@@ -233,6 +238,13 @@ def _learner_settings(entry: Named) -> list[Setting]:
 
 
 def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
+    if entry.learner is not None:
+        inner = {setting.name for setting in _dataclass_settings(entry.learner)}
+        values = {**values, **entry.fixed}
+        return load(entry.home)(
+            learner=load(entry.learner)(**{n: v for n, v in values.items() if n in inner}),
+            **{n: v for n, v in values.items() if n not in inner},
+        )
     if entry.estimator is None:
         return load(entry.home)(**values, **entry.fixed)
     import optax

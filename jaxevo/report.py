@@ -261,6 +261,13 @@ def summary_table(
     cost = summary["cost_per_step"]
     table.add_row("steps", f"{summary['steps']:,}")
     table.add_row("parameters", f"{summary['num_parameters']:,}")
+    if (slots := summary.get("slots")) is not None:
+        times = "once" if slots["sizes"] == 1 else f"{slots['sizes']} times"
+        table.add_row(
+            "slots",
+            f"{slots['capacity']} for {slots['nodes']:.1f} nodes: {slots['padding']:.2g} times "
+            f"their weights; compiled {times}",
+        )
     table.add_row(
         "cost of a step",
         f"{cost['forward_passes']:,} forward, {cost['backward_passes']:,} backward, "

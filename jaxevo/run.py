@@ -261,6 +261,8 @@ class _Loop:
             "temp_bytes": program.temp_bytes,
             "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
         }
+        if (slots := getattr(program.learner, "slots", None)) is not None:
+            self.summary["slots"] = slots(program.state, program.problem) | {"sizes": program.sizes}
 
     def restore(self) -> None:
         found = checkpoint.restore(self.files.checkpoints, self.program.saved_like)

@@ -10,6 +10,7 @@ What is drawn for a slot depends on the key and the slot, not on C.
 Source: Miconi, arXiv 1606.06216 and its code; static shapes are ours.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -83,6 +84,7 @@ class Rule(NamedTuple):
         newborn_scale: standard deviation of a newborn's incoming weights.
         birth_norm: L1 norm of a newborn's outgoing weights in each kernel, as a fraction of
             `threshold` and on the scale of the score; 0 leaves the network's function as it is.
+        max_params: weights, of living nodes and of none, of a network at most.
     """
 
     threshold: Scalar
@@ -93,17 +95,50 @@ class Rule(NamedTuple):
     max_nodes: Scalar
     newborn_scale: Scalar
     birth_norm: Scalar
+    max_params: Scalar = float("inf")
 
 
 class Change(NamedTuple):
-    """Who stays and who is new, by group."""
+    """Who stays and who is new, by group.
 
-    kept: dict[str, Bool[Array, " C"]]
-    born: dict[str, Bool[Array, " C"]]
+    Attributes:
+        kept: living slots that stay.
+        born: slots of newborns, dead before.
+        parents: the slot that each newborn is a copy of, with what share of its outgoing weights;
+            None: newborns are drawn.
+    """
+
+    kept: dict[str, Bool[Array, "*N C"]]
+    born: dict[str, Bool[Array, "*N C"]]
+    parents: dict[str, "Parent"] | None = None
 
     @property
-    def alive(self) -> dict[str, Bool[Array, " C"]]:
+    def alive(self) -> dict[str, Bool[Array, "*N C"]]:
         return {name: kept | self.born[name] for name, kept in self.kept.items()}
+
+
+class Parent(NamedTuple):
+    """Who a newborn is split off from.
+
+    Attributes:
+        slot: one of the living, as a mask.
+        share: of its outgoing weights that go to the newborn, in [0, 1/2].
+    """
+
+    slot: Bool[Array, "*N C"]
+    share: Float[Array, "*N"]
+
+
+class Edit(NamedTuple):
+    """A structural change of the members of a population, as `Learner.edit` is handed it.
+
+    Attributes:
+        params: the networks after it, [N, ...].
+        change: who stayed and who is new, [N, C] by group.
+    """
+
+    params: Params
+    change: Change
 
 
 class Events(NamedTuple):
@@ -247,6 +282,26 @@ def scores(groups: tuple[Group, ...], params: Params) -> dict[str, Float[Array, 
     return found
 
 
+def num_params(
+    groups: tuple[Group, ...], params: Params, alive: Masks, plus: str | None = None
+) -> Int[Array, ""]:
+    """Weights of a network without those of dead slots.
+
+    Args:
+        alive: of one network.
+        plus: a group that is counted with a node more.
+    """
+    table = _by_path(groups)
+    num = {name: mask.sum() + int(name == plus) for name, mask in alive.items()}
+    total = jnp.int32(0)
+    for path, leaf in named_leaves(tree_floats(params)).items():
+        shape: list[Any] = list(leaf.shape)
+        for axis in table.get(path, ()):
+            shape[axis.axis] = axis.blocks * num[axis.group]
+        total += math.prod(shape)
+    return total
+
+
 def uniform(key: Key[Array, ""], num: int) -> Float[Array, " num"]:
     """One number in [0, 1) for each slot, whatever the number of slots."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
@@ -254,25 +309,36 @@ def uniform(key: Key[Array, ""], num: int) -> Float[Array, " num"]:
 
 
 def events(
-    key: Key[Array, ""], alive: Bool[Array, " C"], score: Float[Array, " C"], rule: Rule
+    key: Key[Array, ""],
+    alive: Bool[Array, " C"],
+    score: Float[Array, " C"],
+    rule: Rule,
+    *,
+    order: Float[Array, " C"] | None = None,
+    has_room: Any = True,
 ) -> Events:
     """Deletions, then one addition at most; without a branch, so fit for `vmap`.
 
-    Of the spares, `num_spares` are saved at random and each of the others dies with
-    `delete_probability`. Then a node is born if spares are too few, with `add_probability`, or
-    spontaneously. Scores are not measured again between the two.
+    Of the spares, `num_spares` are saved and each of the others dies with `delete_probability`.
+    Then a node is born if spares are too few, with `add_probability`, or spontaneously. Scores are
+    not measured again between the two.
+
+    Args:
+        order: spares that come first in it are saved, finite; None: random ones.
+        has_room: a function of the living slots, whether a further node fits; or a boolean.
     """
     key_rank, key_die, key_add, key_spontaneous = jax.random.split(key, 4)
     size = alive.shape[0]
     spare = alive & (score <= rule.threshold)
-    draw = jnp.where(spare, uniform(key_rank, size), 2.0)
-    rank = jnp.argsort(jnp.argsort(draw))
+    order = uniform(key_rank, size) if order is None else order
+    rank = jnp.argsort(jnp.argsort(jnp.where(spare, order, jnp.inf)))
     dies = spare & (rank >= rule.num_spares) & (uniform(key_die, size) < rule.delete_probability)
     kept = alive & ~dies
     wanting = (kept & spare).sum() < rule.num_spares
     wanted = wanting & (jax.random.uniform(key_add) < rule.add_probability)
     wanted |= jax.random.uniform(key_spontaneous) < rule.spontaneous_probability
     wanted &= kept.sum() < rule.max_nodes
+    wanted &= has_room(kept) if callable(has_room) else has_room
     slot = jnp.argmin(kept)
     born = (jnp.arange(size) == slot) & ~kept & wanted
     return Events(kept, born, wanted & kept.all(), spare.sum())
@@ -283,8 +349,10 @@ def changed(
 ) -> Params:
     """`params` without the dead and with the newborn.
 
-    A newborn's incoming weights are normal, its biases 0. What it sends is normal as well where
-    it has a multiplier, which then is the threshold; else a random direction of a set L1 norm.
+    A newborn's incoming weights are normal, its biases 0 and its scales 1. What it sends is normal
+    as well where it has a multiplier, which then is the threshold; else a random direction of a
+    set L1 norm. One that has a parent receives what that does, and sends a share of what that
+    sent: a network without normalisation layers stays the function that it was.
     """
     table = _by_path(groups)
     alive = change.alive
@@ -297,6 +365,10 @@ def changed(
         key_leaf = jax.random.fold_in(key, sorted(table).index(path))
         # outgoing last: what a newborn sends to itself is part of its outgoing norm
         for axis in sorted(axes, key=lambda axis: axis.role == "out"):
+            if change.parents is not None:
+                parent = change.parents[axis.group]
+                leaf = _split_off(leaf, axis, change.born[axis.group], parent)
+                continue
             group = next(group for group in groups if group.name == axis.group)
             new = change.born[axis.group]
             fresh = _newborn(key_leaf, leaf, axis, group, table, change, rule)
@@ -309,12 +381,26 @@ def changed(
     return map_paths(one, params | {LEDGER: ledger})
 
 
+def _split_off(leaf: Array, axis: NodeAxis, born: Bool[Array, " C"], parent: Parent) -> Array:
+    """`leaf` with the newborn's part of the parent's weights on one axis; nobody may be born."""
+    moved = jnp.moveaxis(leaf, axis.axis, -1)
+    slots = moved.reshape(*moved.shape[:-1], axis.blocks, -1)
+    from_parent = jnp.broadcast_to(parent.slot, slots.shape)
+    own = jnp.sum(jnp.where(from_parent, slots, jnp.zeros_like(slots)), -1, keepdims=True)
+    share = jnp.ones((), leaf.dtype)
+    if axis.role == "out":
+        share = parent.share.astype(leaf.dtype)
+        slots = jnp.where(from_parent & born.any(), (1 - share) * slots, slots)
+    slots = jnp.where(jnp.broadcast_to(born, slots.shape), share * own, slots)
+    return jnp.moveaxis(slots.reshape(moved.shape), -1, axis.axis)
+
+
 def _newborn(key, leaf, axis: NodeAxis, group: Group, table, change: Change, rule: Rule) -> Array:
     """A newborn's weights on one axis of one leaf, to be broadcast along that axis by block."""
     if axis.role == "multiplier":
         return jnp.asarray(rule.threshold, leaf.dtype)
-    if leaf.ndim == 1:
-        return jnp.zeros((), leaf.dtype)
+    if leaf.ndim == 1:  # a bias, or the scale of a normalisation
+        return jnp.full((), axis.path.endswith("/scale"), leaf.dtype)
     key = jax.random.fold_in(key, axis.role == "out")
     others = [other for other in table[axis.path] if other.axis != axis.axis]
     across = -1 if axis.axis == -2 else -2
@@ -373,8 +459,17 @@ def reset_moments(
     return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
 
 
-def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, kept: Masks) -> Any:
+def reset_members(
+    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
+) -> Any:
+    """`reset_moments` of every member of a population: all arguments lead with [N]."""
+    return jax.vmap(lambda m, p, c: reset_moments(groups, m, p, c, value))(moments, params, change)
+
+
+def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
     """What an estimator carries, with the hidden states of the dead and the newborn at zero.
+
+    A newborn that has a parent starts in that one's state.
 
     Args:
         carry: of any make; its parts with the structure of a hidden state are hidden states,
@@ -384,8 +479,12 @@ def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, kept: Masks) 
     states = {axis.path: axis for group in groups for axis in group.having("state")}
 
     def one(path, leaf):
-        mask = _along(kept[states[path].group], states[path], leaf.ndim)
-        return jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, jnp.zeros_like(leaf))
+        axis = states[path]
+        mask = _along(change.kept[axis.group], axis, leaf.ndim)
+        leaf = jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, jnp.zeros_like(leaf))
+        if change.parents is not None:
+            leaf = _split_off(leaf, axis, change.born[axis.group], change.parents[axis.group])
+        return leaf
 
     return map_like(lambda part: map_paths(one, part), carry, like)
 
@@ -413,6 +512,23 @@ def on_slots(
         return leaf
 
     return map_paths(one, tree)
+
+
+def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
+    """`params` with `num` slots in each group, as many as there are living nodes or more."""
+    fn = slots_fn(params, num)
+    changed = on_slots(groups, params, fn)
+    ledger = {
+        name: entry | {"alive": fn(entry["alive"], name)} for name, entry in changed[LEDGER].items()
+    }
+    return changed | {LEDGER: ledger}
+
+
+def slots_fn(params: Params, num: int) -> Callable[[Array, str], Array]:
+    """For `on_slots`: from the slots that `params` have to `num`."""
+    alive = alive_in(params)
+    capacity = next(iter(alive.values())).shape[-1]
+    return padded(num) if num >= capacity else compacted(alive, num)
 
 
 def padded(num: int) -> Callable[[Array, str], Array]:

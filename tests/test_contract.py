@@ -25,6 +25,7 @@ from jaxevo.learners import (
     Metropolis,
     PathNet,
     SafeMutation,
+    StructuredLearner,
 )
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
 from jaxevo.models import from_functions, growing_recurrent, mlp, modular, recurrent
@@ -70,6 +71,8 @@ SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
 SMALL_GA = {"population_size": 8, "num_parents": 3, "elite_candidates": 2, "elite_evaluations": 2}
 
 # registered name -> learner, the problem it is tried on
+# births and deaths in every few steps
+RESTLESS = {"spontaneous_probability": 0.5, "threshold": 1.0, "delete_probability": 0.2}
 TABLE = {
     "backprop": (GradientLearner(estimator=Backprop(), learning_rate=0.05), feed_forward),
     "bptt": (GradientLearner(estimator=Backprop(), learning_rate=0.01), in_time),
@@ -127,10 +130,15 @@ TABLE = {
         in_time,
     ),
     "differentiable-structure": (
-        # births and deaths in every few steps
-        DifferentiableStructure(
-            population_size=3, spontaneous_probability=0.5, threshold=1.0, delete_probability=0.2
-        ),
+        DifferentiableStructure(population_size=3, **RESTLESS),
+        growing,
+    ),
+    "growing-metropolis": (
+        StructuredLearner(learner=Metropolis(sigma=0.02, population_size=3), every=2, **RESTLESS),
+        growing,
+    ),
+    "growing-safe-mutation": (
+        StructuredLearner(learner=SafeMutation(variant="sum", **SMALL), every=2, **RESTLESS),
         growing,
     ),
     "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),
@@ -369,7 +377,11 @@ def test_untrainable_leaves_keep_their_bits(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in OF_ANY_NETWORK if "DifferentialEvolution" not in n and "adaptive" not in n],
+    [
+        name
+        for name in OF_ANY_NETWORK  # events go on where only a learner inside counts failures
+        if not any(word in name for word in ("DifferentialEvolution", "adaptive", "growing"))
+    ],
 )
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
     """A population heals, its other members have losses; an adaptive chain counts failures."""

@@ -142,8 +142,8 @@ def restless(capacity, steps=30):
 
 def test_dead_slots_are_zero_everywhere_after_many_events():
     state = restless(32).state
-    assert (state.counts.births > 5).all()
-    assert (state.counts.deaths > 0).all()
+    assert (state.ledger.counts.births > 5).all()
+    assert (state.ledger.counts.deaths > 0).all()
     groups, alive = problem(32).model.groups, alive_in(state.params)
     moments = state.optimizer.nu
     for tree in (state.params, moments):
@@ -151,7 +151,8 @@ def test_dead_slots_are_zero_everywhere_after_many_events():
         jax.tree.map(np.testing.assert_array_equal, cleared, tree)
     assert not np.asarray(state.carry[0][:, 0])[~np.asarray(alive["layer0"])].any()
     nodes = alive["layer0"].sum(1)
-    np.testing.assert_array_equal(nodes, 1 + state.counts.births - state.counts.deaths)
+    counts = state.ledger.counts
+    np.testing.assert_array_equal(nodes, 1 + counts.births - counts.deaths)
 
 
 def test_a_run_makes_slots_where_they_run_out():
@@ -171,8 +172,9 @@ def test_a_run_makes_slots_where_they_run_out():
 
 def test_a_static_learner_keeps_its_slots():
     before = restless(32).state
-    blocked = before.counts._replace(blocked=before.counts.blocked + jnp.array([0, 1]))
-    after = before._replace(counts=blocked)
+    counts = before.ledger.counts
+    counts = counts._replace(blocked=counts.blocked + jnp.array([0, 1]))
+    after = before._replace(ledger=before.ledger._replace(counts=counts))
     resized = DifferentiableStructure(**RESTLESS).resize(before, after, problem(32))
     assert resized is not None and resized.rerun
     assert resized.problem.model.capacity == 64
@@ -185,12 +187,13 @@ def test_empty_slots_are_given_up():
     before = restless(32).state
     moved = problem(64)
     wide = learner.with_capacity(64, before, problem(32)).state
-    full = wide._replace(counts=wide.counts._replace(roomy=jnp.full(2, 2000)))
+    counts = wide.ledger.counts._replace(roomy=jnp.full(2, 2000))
+    full = wide._replace(ledger=wide.ledger._replace(counts=counts))
     resized = learner.resize(full, full, moved)
     assert resized is not None
     assert not resized.rerun
     assert resized.problem.model.capacity == 32
-    assert not resized.state.counts.roomy.any()
+    assert not resized.state.ledger.counts.roomy.any()
     for member in range(2):
         old, new = (
             compact(p.model, state.params, member)[1]
@@ -249,7 +252,7 @@ def test_newborns_meet_fresh_moments_of_any_optimiser():
     )
     result = train(jax.random.key(1), learner, problem(32), num_steps=20)
     state = result.state
-    assert state.counts.births > 3
+    assert state.ledger.counts.births > 3
     alive = alive_in(state.params)
     for moments in (state.optimizer[0].mu, state.optimizer[0].nu):
         cleared = without_dead(problem(32).model.groups, moments, alive)
@@ -276,13 +279,14 @@ def test_a_run_that_grew_is_resumed_and_evaluated_at_its_size(tmp_path):
     key, folder = jax.random.key(4), tmp_path / "run"
     whole = run(key, learner, problem(4), num_steps=30, **settings)
     part = run(key, learner, problem(4), num_steps=20, folder=folder, **settings)
-    assert part.state.births["layer0"].shape[1] > 4
+    assert part.state.ledger.births["layer0"].shape[1] > 4
     resumed = run(key, learner, problem(4), num_steps=30, resume_from=folder, **settings)
     assert resumed.summary["resumed_at"] == 20
     np.testing.assert_array_equal(resumed.rows[-1]["births"], whole.rows[-1]["births"])
     np.testing.assert_allclose(resumed.rows[-1]["loss"], whole.rows[-1]["loss"], rtol=1e-4)
     assert (folder / "growth.png").stat().st_size > 1000
-    assert problem(4).model.fitted(part.params).capacity == part.state.births["layer0"].shape[1]
+    capacity = part.state.ledger.births["layer0"].shape[1]
+    assert problem(4).model.fitted(part.params).capacity == capacity
 
 
 def test_by_name():

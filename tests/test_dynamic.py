@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent, mlp
+from jaxevo.models.living_norm import masked_moments
 from jaxevo.structure import LEDGER, alive_in, without_dead
 from jaxevo.tree import named_leaves, tree_floats, tree_masked
 
@@ -21,6 +22,7 @@ MODELS = {
     "stacked": growing_recurrent((4,), 3, num_layers=2, weight_scale=0.5, **SMALL),
     "mlp": growing_mlp((4,), 3, num_layers=2, **SMALL),
     "sigmoid": growing_mlp((4,), 3, num_layers=2, activation="sigmoid", **SMALL),
+    "normalised": growing_mlp((4,), 3, num_layers=2, norm=True, weight_scale=0.5, **SMALL),
     "convnet": growing_convnet((4, 4, 1), 3, **SMALL),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -154,6 +156,13 @@ def test_first_weights_of_the_paper():
     assert not leaves["cells/0/linear/bias"].any()
     first = leaves["cells/0/linear/input_kernel"][:, 0]
     assert 0 < np.abs(first).max() < 0.05
+
+
+def test_moments_of_the_living():
+    x = jnp.array([[1.0, 50.0, 3.0, 5.0], [2.0, 0.0, 2.0, 2.0]])
+    mean, variance = masked_moments(x, jnp.array([True, False, True, True]))
+    np.testing.assert_allclose(mean[:, 0], [3.0, 2.0])
+    np.testing.assert_allclose(variance[:, 0], [8 / 3, 0.0], rtol=1e-6)
 
 
 def test_refusals():

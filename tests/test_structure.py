@@ -219,7 +219,7 @@ def test_the_states_of_the_dead_and_the_newborn_are_zero():
     model, before, change, _ = after_change()
     like = model.initial_carry(before, (1,))
     carry = {"pair": jax.tree.map(lambda h: jnp.ones((3, *h.shape)), like), "other": jnp.ones(2)}
-    found = structure.reset_states(model.groups, carry, like, change.kept)
+    found = structure.reset_states(model.groups, carry, like, change)
     np.testing.assert_array_equal(found["pair"][0][2, 0], [1, 1, 0, 1, 1, 1] + [0] * 10)
     np.testing.assert_array_equal(found["other"], 1)
 

@@ -66,7 +66,7 @@ from jaxevo.estimators.weight_perturbation import WeightPerturbation
 from jaxevo.noise import SOURCES, Source, fold_in
 from jaxevo.population import chunk_floats
 from jaxevo.tree import named_leaves, tree_zeros
-from jaxevo.wiring import wiring
+from jaxevo.wiring import Wired, wiring
 
 BLOCK = 25  # steps of a block: long enough for one large product, short enough for the cache
 
@@ -272,7 +272,7 @@ class NodePerturbation:
         key_step = fold_in(key, t, self.source)
         keys = jax.random.split(key_step) if self.method == "two_noisy" else [key_step]
         settings = self.num_draws, self.noise, self.source, plan.apart
-        units = tuple(draw(key, plan.noisy, *settings) for key in keys)
+        units = tuple(plan.of_learning(draw(key, plan.noisy, *settings)) for key in keys)
         run = functools.partial(plan.run, params, walk.matrices, moment)
         pair, seen = probe(
             self.method,
@@ -336,11 +336,12 @@ class NodePerturbation:
 
         return {name: scaled(name, signal) for name, signal in base.items()}
 
-    def count(self, plan: "Plan", size: int) -> int | float:
+    def count(self, plan: "Plan", size: Any) -> Any:
         """What a normalised difference is multiplied by; `size` nodes were measured."""
         inputs = plan.num_inputs if self.node_count == "sqrt_nodes_and_inputs" else 0
-        root = math.sqrt(plan.num_nodes + inputs)
-        return {"nodes": size, "none": 1}.get(self.node_count, root)
+        if self.node_count in ("nodes", "none"):
+            return size if self.node_count == "nodes" else 1
+        return (plan.num_nodes + inputs) ** 0.5
 
     @property
     def by_window(self) -> bool:
@@ -404,6 +405,8 @@ class Plan:
         layers: all of the network's.
         readouts: those whose error is taken exactly.
         noisy: those that bear noise: all others but second twins.
+        units: by noisy layer, where some units learn nothing (frozen ones, and the empty slots of
+            a growing network), which of them do: the others bear no noise and do not count.
         num_draws: D, of noise; K for each noisy layer where each has draws of its own.
     """
 
@@ -437,13 +440,18 @@ class Plan:
         exact = rule.readout == "exact" and not all(wired.is_readout for wired in self.layers)
         self.readouts = [w for w in self.layers if exact and w.is_readout]
         self.noisy = [w for w in self.layers if w not in self.readouts and w.twin is None]
-        self.sizes = {w.layer: _size(w.shape[1:]) for w in self.noisy}
+        self.sizes: dict[str, Any] = {w.layer: _size(w.shape[1:]) for w in self.noisy}
+        floats_of_step = sum(self.sizes.values()) * self.timeline.num_samples
+        masks = {w.layer: self.learning_units(w, params) for w in self.noisy}
+        self.units = {layer: mask for layer, mask in masks.items() if mask is not None}
+        for layer, mask in self.units.items():
+            self.sizes[layer] = self.sizes[layer] // mask.size * mask.sum()
         self.num_nodes = sum(self.sizes.values())
         self.apart = rule.rule == "inp"
         self.num_draws = rule.num_draws * (max(len(self.noisy), 1) if self.apart else 1)
         self.accumulate = rule.accumulate
         if self.accumulate == "auto":
-            floats = (self.num_draws + 2) * self.num_nodes * self.timeline.num_samples
+            floats = (self.num_draws + 2) * floats_of_step
             fits = floats * self.timeline.num_steps <= chunk_floats()
             self.accumulate = "store" if fits else "two_pass"
         if self.timeline.num_steps <= BLOCK and self.accumulate == "two_pass":
@@ -478,13 +486,39 @@ class Plan:
         carry, output = self.timeline.call(apply, params, carry, moment)
         return Run(carry, output, *seen)
 
+    def learning_units(self, wired: Wired, params: Params) -> Array | None:
+        """Which of a set of nodes have a weight of their own that is trained; None: all."""
+        masks, leaves = named_leaves(self.model.trainable(params)), named_leaves(params)
+        layers = [wired.layer, *(w.layer for w in self.layers if w.twin == wired.layer)]
+        found = jnp.zeros(wired.shape[-1:], bool)
+        for layer in layers:
+            for path in filter(None, (*layer.spec.kernels, layer.spec.bias)):
+                if not isinstance(masks[path], Tracer) and np.all(masks[path]):
+                    return None
+                mask = jnp.broadcast_to(jnp.asarray(masks[path], bool), leaves[path].shape)
+                if mask.shape[-1:] != found.shape:
+                    return None  # a layer of the user's own, whose kernel is laid out otherwise
+                found |= mask.any(tuple(range(mask.ndim - 1)))
+        return found
+
+    def of_learning(self, found: dict[str, Array]) -> dict[str, Array]:
+        """What was found at the nodes, with zeros for those that learn nothing."""
+
+        def silenced(layer, value):
+            mask = self.units.get(layer)
+            if mask is None:
+                return value
+            return jnp.where(jnp.broadcast_to(mask, value.shape), value, jnp.zeros_like(value))
+
+        return {layer: silenced(layer, value) for layer, value in found.items()}
+
     def activities(self, seen: Probe) -> dict[str, Array]:
         """Activity differences of the noisy layers, a twin's added to its first's."""
         found: dict[str, Array] = {w.layer: seen.activities[w.layer] for w in self.noisy}
         for wired in self.layers:
             if wired.twin is not None and wired.twin in found:
                 found[wired.twin] = found[wired.twin] + seen.activities[wired.layer]
-        return found
+        return self.of_learning(found)
 
     def with_twins(self, signals: dict[str, Array]) -> dict[str, Array]:
         return signals | {w.layer: signals[w.twin] for w in self.layers if w.twin in signals}

@@ -12,6 +12,7 @@ from jaxevo.learners.langevin import Langevin, LangevinState
 from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
 from jaxevo.learners.pathnet import PathNet, PathNetState
 from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
+from jaxevo.learners.structured import StructuredLearner, StructuredState
 
 __all__ = [
     "AdaptiveMonteCarlo",
@@ -33,4 +34,6 @@ __all__ = [
     "PathNetState",
     "SafeMutation",
     "SafeMutationState",
+    "StructuredLearner",
+    "StructuredState",
 ]

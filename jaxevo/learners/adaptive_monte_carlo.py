@@ -26,6 +26,7 @@ from jaxevo.chain import (
     displaced,
     is_paired,
     measured,
+    measured_members,
     seed_key,
     standard_noise,
     ties_advice,
@@ -54,6 +55,7 @@ from jaxevo.population import (
 )
 from jaxevo.signal_norm import signal_norm
 from jaxevo.small_networks import laid_out
+from jaxevo.structure import Edit, reset_members
 from jaxevo.tree import tree_where, tree_zeros
 
 
@@ -185,6 +187,25 @@ class AdaptiveMonteCarlo:
         walkers, tried = map_members(attempt, members, chunk_size)
         metrics = tried_metrics(walkers.measured.loss, tried) | {"sigma": walkers.sigma.mean()}
         return self.state_of(walkers, state.seed, state.step + 1), metrics
+
+    def edit(
+        self, state: AdaptiveMonteCarloState, edit: Edit, problem: Problem
+    ) -> AdaptiveMonteCarloState:
+        """The state with other networks in the places of the old, measured anew.
+
+        Weights of newborn nodes have no drift yet. With `minibatch` each attempt measures both of
+        its networks.
+        """
+        groups, measured = problem.model.groups, state.measured
+        if not self.minibatch:
+            measured = measured_members(self, edit.params, state.seed, problem)
+        trained = trained_leaves(problem.model, edit.params)
+        return state._replace(
+            params=edit.params,
+            measured=measured,
+            drift=reset_members(groups, state.drift, trained, edit.change, 0.0),
+            scale=reset_members(groups, state.scale, trained, edit.change, 1.0),
+        )
 
     @staticmethod
     def state_of(walkers: Walker, seed: Array, step: Array) -> AdaptiveMonteCarloState:

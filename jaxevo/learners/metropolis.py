@@ -26,6 +26,7 @@ from jaxevo.chain import (
     displaced,
     is_paired,
     measured,
+    measured_members,
     own,
     standard_noise,
     ties_advice,
@@ -54,6 +55,7 @@ from jaxevo.population import (
     trained_leaves,
 )
 from jaxevo.pytree import normalised
+from jaxevo.structure import Edit, reset_members
 
 
 @runtime_checkable
@@ -188,6 +190,18 @@ class Metropolis:
         chains, tried = map_members(attempt, chains, chunk_size)
         metrics = tried_metrics(chains.measured.loss, tried)
         return self.state_of(chains, state.seed, state.step + 1), metrics
+
+    def edit(self, state: MetropolisState, edit: Edit, problem: Problem) -> MetropolisState:
+        """The state with other networks in the places of the old, measured anew.
+
+        What `propose` keeps in trees like the params is zero for newborn nodes.
+        """
+        groups = problem.model.groups
+        return state._replace(
+            params=edit.params,
+            measured=measured_members(self, edit.params, state.seed, problem),
+            proposal=reset_members(groups, state.proposal, edit.params, edit.change, 0.0),
+        )
 
     @staticmethod
     def state_of(chains: Chain, seed: Array, step: Array) -> MetropolisState:

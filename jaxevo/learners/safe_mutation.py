@@ -43,6 +43,7 @@ from jaxevo.population import (
     members_at_once,
     solves,
 )
+from jaxevo.structure import Edit
 from jaxevo.tree import tree_row, tree_where
 
 
@@ -198,6 +199,21 @@ class SafeMutation(Mutation):
         forward, backward = self.passes(problem)
         samples = num_samples(problem, abstract_batch(problem))
         return Cost(self.num_children * (1 + forward), self.num_children * backward, samples)
+
+    def edit(self, state: SafeMutationState, edit: Edit, problem: Problem) -> SafeMutationState:
+        """The state with other networks in the places of the old, evaluated anew.
+
+        What members met stays, and where generations compete among themselves so do their losses.
+        """
+        state = state._replace(params=edit.params)
+        if self.generational:
+            return state
+        losses = map_members(
+            lambda params: problem.evaluate(params, state.batch).loss,
+            edit.params,
+            members_at_once(self.population_size, self.chunk_size, problem, state.batch),
+        )
+        return state._replace(losses=finite_or_inf(losses))
 
     @property
     def num_children(self) -> int:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Model, Params, require, require_integer
 from jaxevo.models.convolutional import convnet
+from jaxevo.models.living_norm import LivingNorm
 from jaxevo.models.mlp import mlp
 from jaxevo.models.recurrent import CELLS, recurrent
 from jaxevo.noise import tree_normal
@@ -27,10 +28,12 @@ from jaxevo.structure import (
     alive_in,
     alive_mask,
     compacted,
+    map_paths,
     node_axes,
     on_slots,
     padded,
 )
+from jaxevo.tree import named_leaves, nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,22 @@ class DynamicModel:
 
     @functools.cached_property
     def network(self) -> Any:
-        return self.network_of((self.capacity,) * self.num_layers)
+        """The network of all slots: its normalisation layers are told which are alive."""
+        network = self.network_of((self.capacity,) * self.num_layers)
+        if not self.norms:
+            return network
+        settings = dict(network.settings) | {"norm": LivingNorm}
+        return dataclasses.replace(network, settings=tuple(settings.items()))
+
+    @functools.cached_property
+    def norms(self) -> dict[str, str]:
+        """Normalisation layers by path, and whose nodes each normalises."""
+        return {
+            axis.path.removesuffix("/scale"): group.name
+            for group in self.groups
+            for axis in group.having("in")
+            if axis.path.endswith("/scale")
+        }
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -98,11 +116,14 @@ class DynamicModel:
         network = self.network_of((self.num_nodes,) * self.num_layers)
         params = network.init(key)
         if self.weight_scale is not None:
-            scale = self.weight_scale
-            params = jax.tree.map(
-                lambda noise: scale * noise if noise.ndim > 1 else jnp.zeros_like(noise),
-                tree_normal(key, params),
-            )
+            noise = named_leaves(tree_normal(key, params))
+
+            def first(path, leaf):
+                if leaf.ndim > 1:
+                    return self.weight_scale * noise[path]
+                return leaf if path.endswith("/scale") else jnp.zeros_like(leaf)
+
+            params = map_paths(first, params)
         params = on_slots(self.groups, params, padded(self.capacity))
         alive = jnp.arange(self.capacity) < self.num_nodes
         entry = {"alive": alive}
@@ -114,6 +135,15 @@ class DynamicModel:
         return self.network.apply(self.weights(params), *inputs)
 
     def weights(self, params: Params) -> Params:
+        """The params of `network`, with the multipliers in its forward kernels."""
+        weights = self.dense_weights(params)
+        if self.norms:
+            alive = alive_in(params)
+            known = {f"{path}/alive": alive[group] for path, group in self.norms.items()}
+            weights = nested(named_leaves(weights) | known)
+        return weights
+
+    def dense_weights(self, params: Params) -> Params:
         """The params of the plain network, with the multipliers in its forward kernels."""
         weights = {name: part for name, part in params.items() if name != LEDGER}
         if not self.multipliers:
@@ -127,16 +157,14 @@ class DynamicModel:
         }
 
         def scaled(path, leaf):
-            path = jax.tree_util.keystr(path, simple=True, separator="/")
             if path not in forward:
                 return leaf
             return leaf * jnp.broadcast_to(forward[path][..., None], leaf.shape)
 
-        return jax.tree_util.tree_map_with_path(scaled, weights)
+        return map_paths(scaled, weights)
 
     def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
-        weights = {name: part for name, part in params.items() if name != LEDGER}
-        return self.network.initial_carry(weights, batch_shape)
+        return self.network.initial_carry(self.weights(params), batch_shape)
 
     def trainable(self, params: Params) -> Mask:
         mask = alive_mask(self.groups, params)
@@ -180,7 +208,7 @@ def compact(model: Model, params: Params, member: int | None = None) -> tuple[Mo
         params = jax.tree.map(lambda leaf: leaf[member], params)
     alive = alive_in(params)
     num = {name: int(mask.sum()) for name, mask in alive.items()}
-    weights = model.weights(params)
+    weights = model.dense_weights(params)
     weights = on_slots(
         model.groups, weights, lambda x, group: compacted(alive, num[group])(x, group)
     )
@@ -249,6 +277,7 @@ def growing_mlp(
     weight_scale: float | None = None,
     multipliers: bool = False,
     activation: str = "tanh",
+    norm: bool = False,
 ) -> DynamicModel:
     """A multi-layer perceptron whose hidden nodes come and go.
 
@@ -262,10 +291,11 @@ def growing_mlp(
             network of fixed size draws them.
         multipliers: whether the output of each node has a multiplier.
         activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
+        norm: LayerNorm between each hidden layer and its activation, over its living nodes.
     """
     return _dynamic(
         mlp, input_shape, num_outputs, "hidden_sizes", num_layers, capacity, num_nodes,
-        weight_scale, multipliers, activation=activation,
+        weight_scale, multipliers, activation=activation, norm=norm,
     )  # fmt: skip
 
 

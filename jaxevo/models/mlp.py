@@ -18,7 +18,8 @@ class MLP(nnx.Module):
     """Dense layers with an activation between them; the output is linear.
 
     Inputs of more than one axis, [B, ...], are flattened. Kernels are drawn LeCun-normal, unless
-    `linear(num_inputs, num_outputs, use_bias=, rngs=)` makes other layers.
+    `linear(num_inputs, num_outputs, use_bias=, rngs=)` makes other layers. `norm(num_features,
+    rngs=)` comes between each hidden layer and its activation.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class MLP(nnx.Module):
         hidden_sizes: tuple[int, ...],
         activation: str,
         residual: int,
-        norm: bool,
+        norm: Callable[..., nnx.Module] | None,
         linear: Callable[..., nnx.Linear] = nnx.Linear,
         hidden_bias: bool = True,
         output_bias: bool = True,
@@ -41,7 +42,7 @@ class MLP(nnx.Module):
         sizes = (num_inputs, *hidden_sizes)
         pairs = list(itertools.pairwise(sizes))
         self.hidden = nnx.List([linear(i, o, use_bias=hidden_bias, rngs=rngs) for i, o in pairs])
-        self.norms = nnx.List([nnx.LayerNorm(o, rngs=rngs) for _, o in pairs] if norm else [])
+        self.norms = nnx.List([norm(o, rngs=rngs) for _, o in pairs] if norm else [])
         self.readout = linear(sizes[-1], num_outputs, use_bias=output_bias, rngs=rngs)
         self.num_input_axes = len(input_shape)
         self.activation = activation
@@ -111,7 +112,7 @@ def mlp(
         hidden_sizes=hidden_sizes,
         activation=activation,
         residual=residual,
-        norm=norm,
+        norm=nnx.LayerNorm if norm else None,
         linear=linears[first_weights],
         hidden_bias=hidden_bias,
         output_bias=output_bias,
