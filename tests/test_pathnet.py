@@ -12,10 +12,11 @@ import pytest
 from jaxevo import registry
 from jaxevo.core import Problem
 from jaxevo.estimators import Backprop, NodePerturbation
+from jaxevo.estimators.node_perturbation import Plan
 from jaxevo.learners import GradientLearner, PathNet
 from jaxevo.models import mlp, modular
 from jaxevo.optimizer import optimizer
-from jaxevo.pathways import uses_of
+from jaxevo.pathways import slots_of, uses_of
 from jaxevo.tasks import examples
 from jaxevo.train import train
 
@@ -441,6 +442,25 @@ def test_any_estimator_trains_the_modules(form):
     fitness = np.asarray(result.history["fitness"])
     assert fitness[-5:].mean() > 0.85 > fitness[:2].mean()
     assert learner.cost(problem()).backward_passes == 0
+
+
+def test_node_perturbation_leaves_frozen_modules_and_empty_slots_alone():
+    """No noise on their units, of which the loss would tell nothing about those that learn."""
+    frozen = jnp.zeros((2, 7), bool).at[1, 5].set(True)
+    slots = slots_of(uses_of(jnp.array([[3, 3], [0, 5]]), 7), frozen, 2)
+    inner = Problem(problem().task, MODEL.pathway(2))
+    params = MODEL.gathered(first_network(), slots)
+    batch = inner.sample(jax.random.key(0), 0)
+    estimator = NodePerturbation(rule="np")
+    plan = Plan(estimator, params, inner, batch)
+    assert plan.num_nodes == 4 + 4  # of the read-out the error is exact
+    carry = estimator.init(jax.random.key(1), params, inner)
+    found = estimator.estimate(jax.random.key(2), carry, params, inner, batch)
+    gradient = found[1]["modules"]
+    moves = np.array([[True, False], [True, False]])
+    for i, row in enumerate(moves):
+        kernel = np.asarray(gradient[str(i)]["kernel"])
+        np.testing.assert_array_equal(kernel.any((0, 2)), row)
 
 
 @pytest.mark.slow
