@@ -254,7 +254,7 @@ def _steps_within(seconds: float, pilot: Program) -> int:
         pilot.evaluate()
         record = time.perf_counter() - started
     length, taken, done = 1, 0.0, 0
-    while taken < min(PILOT_SECONDS, seconds / 20) or not done:
+    while taken < min(PILOT_SECONDS, seconds / 20) or done < length:
         length *= 2
         taken, done = pilot.advance(length)
     step = taken / done

@@ -111,7 +111,7 @@ class Resized(NamedTuple):
 
     problem: Any  # with the new model
     state: Any  # padded or compacted
-    rerun: bool  # whether the chunk that overflowed is to be run again
+    rerun: bool  # whether the steps overflowed and are to be taken again
     carried: Callable[[Params], Params | None] | None = None  # another network at the new size
 
 
@@ -411,7 +411,8 @@ class Learner(Protocol):
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
     another task), `edit(state, edit, problem)` (a structural change, `jaxevo.structure.Edit`),
-    `resize(before, after, problem) -> Resized | None` (on the host, between chunks),
+    `resize(before, after, problem) -> Resized | None` (on the host: asked after steps whether they
+    overflowed, and at records, with one state as both, whether another size would do),
     `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size),
     `slots(state, problem) -> dict` (what room its networks take, for a run's summary) and
     `advice(metrics) -> str | None` (on the host, for a person, at a record).

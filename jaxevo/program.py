@@ -51,23 +51,48 @@ class Program:
             self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
 
     def advance(self, num_steps: int) -> tuple[float, int]:
-        """Seconds that a chunk took, and steps done: none if it is to be rerun, resized."""
+        """Seconds that a chunk took, and steps done: those before an overflow, and then resized.
+
+        The step that overflows is found by halves and taken again at the new size. Sizes differ
+        in rounding, so a change at the chunk's ends would let the clock decide what a run leaves.
+        """
         started = time.perf_counter()
         before = (self.state, self.sums)
+        done, left = 0, num_steps
+        overflow = self._chunk(num_steps)
+        if overflow is None:
+            return time.perf_counter() - started, num_steps
+        while left > 1:
+            self.state, self.sums = before
+            if self._chunk(left // 2) is None:
+                before = (self.state, self.sums)
+                done, left = done + left // 2, left - left // 2
+            else:
+                left //= 2
+        self.state, self.sums = before
+        overflow = self._chunk(1)
+        assert overflow is not None
+        seconds = time.perf_counter() - started
+        self.sums = before[1]
+        self._resize(overflow)
+        return seconds, done
+
+    def _chunk(self, num_steps: int) -> Resized | None:
+        """So many steps; what to go on with if they overflowed."""
+        before = self.state
         self.state, self.sums = self.chunk(
-            self.key_run, self.learner, self.problem, *before, np.int32(num_steps)
+            self.key_run, self.learner, self.problem, before, self.sums, np.int32(num_steps)
         )
         jax.block_until_ready(self.sums)
-        seconds = time.perf_counter() - started
-        if not self.can_resize:
-            return seconds, num_steps
-        resized = self.learner.resize(before[0], self.state, self.problem)
-        if resized is None or not self._resize(resized):
-            return seconds, num_steps
-        if resized.rerun:
-            self.sums = before[1]
-            return seconds, 0
-        return seconds, num_steps
+        resized = self.learner.resize(before, self.state, self.problem) if self.can_resize else None
+        return resized if resized is not None and resized.rerun else None
+
+    def fit(self) -> None:
+        """Takes another size if the state asks for one; at records, which no clock decides on."""
+        if self.can_resize:
+            resized = self.learner.resize(self.state, self.state, self.problem)
+            if resized is not None:
+                self._resize(resized)
 
     def _resize(self, resized: Resized) -> bool:
         """Whether the run now is of this size: not if its best network would be lost."""

@@ -306,6 +306,7 @@ class _Loop:
     def record(self, since_last: int) -> None:
         metrics = self.program.take_metrics(since_last)
         held_out = self.program.evaluate()
+        self.program.fit()
         row = {"step": self.step, "seconds": time.perf_counter() - self.started}
         row |= metrics | held_out
         if self.advice is not None and (text := self.advice(metrics)):

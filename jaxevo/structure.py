@@ -315,7 +315,7 @@ def events(
     rule: Rule,
     *,
     order: Float[Array, " C"] | None = None,
-    has_room: Any = True,
+    has_room: Callable[[Bool[Array, " C"]], Any] | None = None,
 ) -> Events:
     """Deletions, then one addition at most; without a branch, so fit for `vmap`.
 
@@ -325,7 +325,7 @@ def events(
 
     Args:
         order: spares that come first in it are saved, finite; None: random ones.
-        has_room: a function of the living slots, whether a further node fits; or a boolean.
+        has_room: of the living slots, whether a further node is allowed; None: always.
     """
     key_rank, key_die, key_add, key_spontaneous = jax.random.split(key, 4)
     size = alive.shape[0]
@@ -338,7 +338,8 @@ def events(
     wanted = wanting & (jax.random.uniform(key_add) < rule.add_probability)
     wanted |= jax.random.uniform(key_spontaneous) < rule.spontaneous_probability
     wanted &= kept.sum() < rule.max_nodes
-    wanted &= has_room(kept) if callable(has_room) else has_room
+    if has_room is not None:
+        wanted &= has_room(kept)
     slot = jnp.argmin(kept)
     born = (jnp.arange(size) == slot) & ~kept & wanted
     return Events(kept, born, wanted & kept.all(), spare.sum())

@@ -15,7 +15,7 @@ def test_readme_blocks_run_and_learn(optimised):
         found = ("result", "results", "problem", "found", "child")
         reached.append({key: names.get(key) for key in found})
 
-    digits, sweep, forecast, labels, copier, mutation, chains = reached
+    digits, sweep, forecast, labels, copier, mutation, chains, growing = reached
     assert held_out(digits)["accuracy"] > 0.95
     assert sweep["results"].history["loss"].shape == (3, 3, 50)
     assert held_out(forecast)["mse"] < 0.02  # the variance of a sine is 0.5
@@ -23,6 +23,8 @@ def test_readme_blocks_run_and_learn(optimised):
     assert held_out(copier)["recall"] > 0.5  # a guess: 1/8
     assert mutation["child"]["readout"]["kernel"].shape == (32, 2)
     assert chains["found"].agreement.correlation[-1] > 0.99
+    assert growing["result"].rows[-1]["nodes"] > 4
+    assert growing["result"].rows[-1]["held_out/accuracy"] > 0.9
 
 
 def test_own_networks_take_fifteen_lines():

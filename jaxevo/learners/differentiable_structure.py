@@ -175,9 +175,7 @@ class DifferentiableStructure(Growth):
         updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
         moved = tree_fill(optax.apply_updates(weights, updates), params)
         moved = (
-            self.clamped(moved, groups)
-            if self.kind == "multiplier"
-            else (self.shrunk(moved, groups))
+            self.clamped(moved, groups) if self.kind == "multiplier" else self.shrunk(moved, groups)
         )
         moved = tree_masked(mask, moved, params)
         finite = jnp.isfinite(loss) & tree_finite(

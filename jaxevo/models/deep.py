@@ -36,7 +36,7 @@ class Deep(MLP):
     ):
         sizes = (width,) * (num_layers + 1)
         super().__init__(
-            input_shape, num_outputs, sizes, activation, residual, False, xavier_linear, rngs=rngs
+            input_shape, num_outputs, sizes, activation, residual, None, xavier_linear, rngs=rngs
         )
         self.output = output
 

@@ -16,6 +16,7 @@ from jaxevo.tasks.copying import Copying, copying
 from jaxevo.tasks.examples import ExampleBatch, Examples, examples
 from jaxevo.tasks.grammar import (
     Grammar,
+    characters,
     grammar_easy,
     grammar_easy_hard_easy,
     grammar_hard,
@@ -53,6 +54,7 @@ __all__ = [
     "blind",
     "cartpole",
     "cartpole_masked",
+    "characters",
     "cifar10",
     "copying",
     "digits",

@@ -1,17 +1,19 @@
-"""Characters of two artificial grammars, to be foretold one by one, with schedules between them.
+"""Characters to be foretold one by one: two artificial grammars, schedules, or a text of yours.
 
 Easy: "(", then "ab" once or more, then ")". Hard: "(", six letters, ")"; the next six are the six
 before in reverse with one of them flipped, so six letters must be remembered for two groups.
-Streams are drawn on the device, from a key. A batch is one window of a stream; its loss is summed
+Grammars are drawn on the device, from a key. A batch is one window of a stream; its loss is summed
 over the window, as the source's.
 Source: Miconi, arXiv 1606.06216, and its code (github.com/ThomasMiconi/DiffRNN).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
@@ -20,8 +22,8 @@ from jaxevo.tasks.sequences import SequenceBatch, TimedTask
 
 ALPHABET = "()ab"
 OPEN, CLOSE, A, B = range(4)
-FIRST = "abbaab"  # the six letters before the first group of the hard grammar
-HELD_OUT = (32, 25)  # series beside one another, and windows of each
+FIRST = "abbaab"  # the letters before the first group of the hard grammar
+HELD_OUT = (32, 25)  # series beside one another, and windows of 40 characters of each
 
 
 def easy_text(key: Key[Array, ""], length: int, p: Scalar = 0.6) -> Int[Array, " length"]:
@@ -41,15 +43,18 @@ def easy_text(key: Key[Array, ""], length: int, p: Scalar = 0.6) -> Int[Array, "
     return jnp.where(within == 0, OPEN, jnp.where(place == ends[group] - 1, CLOSE, letter))
 
 
-def hard_text(key: Key[Array, ""], length: int) -> Int[Array, " length"]:
+def hard_text(key: Key[Array, ""], length: int, num_letters: int = 6) -> Int[Array, " length"]:
     """Characters of the hard grammar, as places in the alphabet.
 
     Args:
         length: characters, static.
+        num_letters: of a group, static.
     """
-    num = length // 8 + 1
-    first = jnp.array([ALPHABET.index(letter) - A for letter in FIRST])
-    flips = jax.nn.one_hot(jax.random.randint(key, (num,), 0, 6), 6, dtype=int)
+    num = length // (num_letters + 2) + 1
+    first = (FIRST * (num_letters // len(FIRST) + 1))[:num_letters]
+    first = jnp.array([ALPHABET.index(letter) - A for letter in first])
+    places = jax.random.randint(key, (num,), 0, num_letters)
+    flips = jax.nn.one_hot(places, num_letters, dtype=int)
     # seen in a mirror every other time, groups differ by their flips only
     letters = (first[None] + jnp.cumsum(flips, 0)) % 2
     letters = jnp.where(jnp.arange(num)[:, None] % 2 == 0, letters[:, ::-1], letters)
@@ -68,6 +73,7 @@ class Grammar(TimedTask):
     Attributes:
         texts: one for each phase, [phases, series, length].
         test_texts: held out, [series, length]; None: nothing is.
+        num_outputs: characters of the alphabet.
         floors: name of each grammar, and the entropy of 40 of its characters in nats.
         window: characters of a step.
         phase_steps: steps of a phase; the last one goes on for ever.
@@ -84,7 +90,7 @@ class Grammar(TimedTask):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one time step's input."""
-        return (len(ALPHABET),)
+        return (self.num_outputs,)
 
     @property
     def switches(self) -> tuple[int, ...]:
@@ -105,7 +111,7 @@ class Grammar(TimedTask):
         # a sum over the window: of 40 characters, whatever its length
         weights = jnp.full((self.window, num_series), 40 / self.window / num_series)
         return SequenceBatch(
-            jax.nn.one_hot(text[:-1], len(ALPHABET)),
+            jax.nn.one_hot(text[:-1], self.num_outputs),
             text[1:],
             weights,
             jnp.full(num_series, reset),
@@ -123,6 +129,7 @@ class Grammar(TimedTask):
             return None
         return Grammar(
             texts=self.test_texts[None],
+            num_outputs=self.num_outputs,
             floors=self.floors,
             window=self.test_texts.shape[1] - 1,
         )
@@ -135,19 +142,23 @@ def easy_floor(p: float) -> float:
     return 40 * choices * entropy / (2 + 2 * choices)
 
 
-HARD_FLOOR = 5 * math.log(6)
-"""Entropy of 40 characters of the hard grammar, in nats: one of six letters in each of 5 groups."""
+def hard_floor(num_letters: int = 6) -> float:
+    """Entropy of 40 characters of the hard grammar, in nats: one letter's place in each group."""
+    return 40 / (num_letters + 2) * math.log(num_letters)
 
 
-def _grammar(phases: tuple[str, ...], p, num_characters, window, phase_steps, seed) -> Grammar:
+def _grammar(
+    phases: tuple[str, ...], p, num_characters, window, phase_steps, seed, num_letters=6
+) -> Grammar:
     require("p", "in [0, 1)", p, lambda p: 0 <= p < 1)
+    require_integer("num_letters", 1, num_letters)
     require_integer("window", 1, window)
     require_integer("num_characters", window + 1, num_characters)
     require_integer("phase_steps", 1, phase_steps)
     keys = dict(zip(("easy", "hard"), jax.random.split(jax.random.key(seed)), strict=True))
 
     def text(kind, key, length):
-        return easy_text(key, length, p) if kind == "easy" else hard_text(key, length)
+        return easy_text(key, length, p) if kind == "easy" else hard_text(key, length, num_letters)
 
     @jax.jit
     def draw(keys):
@@ -163,7 +174,7 @@ def _grammar(phases: tuple[str, ...], p, num_characters, window, phase_steps, se
         return train.astype(jnp.int8), test.astype(jnp.int8)
 
     train, test = draw(keys)
-    floors = {"easy": easy_floor(float(p)), "hard": HARD_FLOOR}
+    floors = {"easy": easy_floor(float(p)), "hard": hard_floor(num_letters)}
     return Grammar(
         texts=train,
         test_texts=test if len(phases) == 1 else None,
@@ -188,15 +199,18 @@ def grammar_easy(
     return _grammar(("easy",), p, num_characters, window, 1, seed)
 
 
-def grammar_hard(*, num_characters: int = 1_200_000, window: int = 40, seed: int = 0) -> Grammar:
+def grammar_hard(
+    *, num_letters: int = 6, num_characters: int = 1_200_000, window: int = 40, seed: int = 0
+) -> Grammar:
     """The hard grammar: six letters that are the six before in reverse but for one.
 
     Args:
+        num_letters: of a group, >= 1; the more, the more must be remembered.
         num_characters: of the text, which is shown again and again.
         window: characters of a step.
         seed: of the text.
     """
-    return _grammar(("hard",), 0.6, num_characters, window, 1, seed)
+    return _grammar(("hard",), 0.6, num_characters, window, 1, seed, num_letters)
 
 
 def grammar_easy_hard_easy(
@@ -237,3 +251,42 @@ def grammar_hard_easy(
         seed: of the texts.
     """
     return _grammar(("hard", "easy"), p, num_characters, window, phase_steps, seed)
+
+
+def characters(
+    text: str | Sequence[Any] | np.ndarray | Array, *, window: int = 40, test: float = 0.1
+) -> Grammar:
+    """A text of your own.
+
+    Args:
+        text: a string, whose characters in order of their codes are the alphabet; or whole numbers
+            >= 0, [length], or [series, length] for texts that are shown beside one another.
+        window: characters of a step.
+        test: fraction at the end to hold out, in [0, 1).
+
+    Raises:
+        ValueError: no text, a bad number, or too few characters for a window in either part.
+    """
+    if isinstance(text, str):
+        places = np.unique(list(text), return_inverse=True)[1] if text else np.zeros(0, int)
+    else:
+        places = np.asarray(text)
+    require("text", "a string, or whole numbers >= 0 as [length] or [series, length]", places,
+            lambda x: x.ndim in (1, 2) and np.issubdtype(x.dtype, np.integer)
+            and not np.any(x < 0))  # fmt: skip
+    require_integer("window", 1, window)
+    require("test", "in [0, 1)", test, lambda f: 0 <= f < 1)
+    places = np.atleast_2d(places)
+    cut = places.shape[1] - math.ceil(test * places.shape[1])
+    train, held_out = places[:, :cut], places[:, cut:]
+    require("text", f"more than {window} characters to train on", train.shape[1],
+            lambda n: n > window)  # fmt: skip
+    require("test", "0, or two characters or more", held_out.shape[1], lambda n: n != 1)
+    num_outputs = int(places.max()) + 1
+    dtype = np.min_scalar_type(num_outputs)
+    return Grammar(
+        texts=train[None].astype(dtype),
+        test_texts=held_out.astype(dtype) if held_out.size else None,
+        num_outputs=num_outputs,
+        window=window,
+    )
