@@ -305,7 +305,7 @@ class PathNet:
         def evaluate(carry, entry):
             shared, updates = carry
             key, index = entry
-            slots = self.slots(network, shared.params, state.population[index])
+            slots = self.active(network, shared.params, state.population[index])
             shared, updates, result = train_alone(
                 key, shared, updates, slots, problem, self.estimator,
                 self.transform(state.generations), self.num_batches, self.reset_optimizer,
@@ -338,7 +338,7 @@ class PathNet:
         """All paths train together, and then those that lose become mutants of better ones."""
         network = network_of(problem)
         key_train, key_select, key_mutate = jax.random.split(key, 3)
-        slots = jax.vmap(lambda path: self.slots(network, state.shared.params, path))(
+        slots = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
             state.population
         )
         chunk_size = self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths)
@@ -429,7 +429,8 @@ class PathNet:
         uses = jax.vmap(lambda path: self.uses(network, params, path))(state.population[indices])
         return credited(state.credit, uses, fitness)
 
-    def slots(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
+    def active(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
+        """The modules of a path in slots. (A learner's `slots` tells `run` of its size.)"""
         uses = self.uses(network, params, path)
         return slots_of(uses, params["frozen"], self.num_slots(network))
 
