@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxevo import structure
+from jaxevo import slots, structure
 from jaxevo.models import growing_recurrent
 from jaxevo.structure import Change, Rule
 from jaxevo.tree import named_leaves, tree_floats
@@ -304,7 +304,7 @@ def test_a_death_changes_no_more_than_what_the_node_sent():
     for node in range(6):
         change = change_of(params, [node], -1)
         dead = structure.changed(jax.random.key(0), model.groups, params, change, RULE)
-        rest = structure.reset_states(model.groups, carry, zero, change)
+        rest = slots.reset_states(model.groups, carry, zero, change)
         states, outputs = seen(dead, rest)
         others = np.arange(16) != node
         moved = np.abs(states - all_of_it[0])[others], np.abs(outputs - all_of_it[1])
@@ -333,7 +333,7 @@ def test_a_newborn_with_no_outgoing_norm_changes_nothing():
 def test_newborns_do_not_depend_on_the_capacity(multipliers):
     small, _, _, params = after_change(16, multipliers)
     _, _, _, large = after_change(32, multipliers)
-    wide = structure.on_slots(small.groups, params, structure.padded(32))
+    wide = slots.on_slots(small.groups, params, slots.padded(32))
     wide |= {structure.LEDGER: large[structure.LEDGER]}
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), wide, large)
 
@@ -343,7 +343,7 @@ def test_the_moments_of_a_newborn_are_reset_and_those_of_the_dead_are_zero():
     weights = tree_floats(before)
     state = optax.adam(0.1).init(weights)
     ones = jax.tree.map(jnp.ones_like, state)
-    adam = structure.reset_moments(model.groups, ones, before, change, 0.25)[0]
+    adam = slots.reset_moments(model.groups, ones, before, change, 0.25)[0]
     assert adam.count == 1
     for moments in (adam.mu, adam.nu):
         readout = moments["readout"]["kernel"]
@@ -360,7 +360,7 @@ def test_the_states_of_the_dead_and_the_newborn_are_zero():
     model, before, change, _ = after_change()
     like = model.initial_carry(before, (1,))
     carry = {"pair": jax.tree.map(lambda h: jnp.ones((3, *h.shape)), like), "other": jnp.ones(2)}
-    found = structure.reset_states(model.groups, carry, like, change)
+    found = slots.reset_states(model.groups, carry, like, change)
     np.testing.assert_array_equal(found["pair"][0][2, 0], [1, 1, 0, 1, 1, 1] + [0] * 10)
     np.testing.assert_array_equal(found["other"], 1)
 
@@ -370,7 +370,7 @@ def test_compaction_keeps_the_network():
     alive = structure.alive_in(params)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
     masks = structure.alive_in(both)
-    taken = structure.on_slots(model.groups, both, structure.compacted(masks, 8))
+    taken = slots.on_slots(model.groups, both, slots.compacted(masks, 8))
     half = model.resized(8)
     first = jax.tree.map(lambda leaf: leaf[1], taken)
     order = jnp.argsort(~alive["layer0"], stable=True)[:8]
