@@ -25,7 +25,6 @@ FACTORS = {
     "20 paths": {"population_size": 20},
     "frozen path always on": {"frozen_path": "always"},
     "20 paths, frozen path always on": {"population_size": 20, "frozen_path": "always"},
-    "20 paths, modules duplicated": {"population_size": 20, "duplicate_every": 10},
     "criterion 0.97": {"threshold": 0.97},
     "criterion 0.9": {"threshold": 0.9},
     # what is reachable where no image is seen twice; to be read beside the row above
