@@ -496,9 +496,10 @@ class Plan:
                 if not isinstance(masks[path], Tracer) and np.all(masks[path]):
                     return None
                 mask = jnp.broadcast_to(jnp.asarray(masks[path], bool), leaves[path].shape)
-                if mask.shape[-1:] != found.shape:
+                sizes = {math.prod(mask.shape[axis:]) for axis in range(mask.ndim)}
+                if found.size not in sizes:
                     return None  # a layer of the user's own, whose kernel is laid out otherwise
-                found |= mask.any(tuple(range(mask.ndim - 1)))
+                found |= mask.reshape(-1, found.size).any(0)  # modules' units lie side by side
         return found
 
     def of_learning(self, found: dict[str, Array]) -> dict[str, Array]:
