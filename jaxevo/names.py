@@ -245,11 +245,19 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
     )
 
 
-# Off the grammars: faster births and a weaker pull.
+# Off the grammars losses are means, so gradients are smaller: faster births and a weaker pull.
+_GROWING = {"add_probability": 0.1, "l1": 1e-5, "newborn_scale": 0.3, "steps": 4000}
+# By node perturbation and Adam, whose steps are as long for a newborn's weights as for any.
+_GROWING_PERTURBED = _GROWING | {
+    "add_probability": 0.02,
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+    "clip_norm": 1.0,
+    "steps": 8000,
+}
 _STRUCTURED = "jaxevo.learners.structured:StructuredLearner"
 # Found on the sine: without gradients newborns need weights that the loss feels.
 _GROWING_UNGUIDED = {"l1": 1e-5, "proximal": True, "newborn_scale": 0.5, "add_probability": 0.05}
-_GROWING = {"add_probability": 0.05, "l1": 1e-5}
 # The source's first method, and its settings.
 _MULTIPLIER = {
     "kind": "multiplier",
@@ -425,13 +433,23 @@ LEARNERS = _by_name(
             "grammar-hard": {"steps": 20_000},
             "grammar-easy-hard-easy": {"steps": 99_000},
             "grammar-hard-easy": {"steps": 66_000},
-            # with --model growing-mlp, and growing-gru
-            "digits": _GROWING | {"steps": 3000, "learning_rate": 3e-3, "newborn_scale": 0.1},
-            "mackey-glass": _GROWING | {"steps": 4000, "learning_rate": 2e-3, "window": 50,
-                                        "newborn_scale": 0.3},
+            "digits": _GROWING | {"learning_rate": 3e-3, "add_probability": 0.2,
+                                  "threshold": 0.005, "l1": 3e-4},
+            "mackey-glass": _GROWING | {"learning_rate": 5e-3, "schedule": "cosine",
+                                        "num_spares": 4, "window": 50},
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
         fixed={"estimator": None, "optimizer": None},
+    ),
+    Named(
+        "differentiable-structure-np",
+        "jaxevo.learners.differentiable_structure:DifferentiableStructure",
+        "networks that grow and shed their own nodes, trained by node perturbation",
+        estimator=_NODES,
+        grows=True,
+        preset=_GROWING_PERTURBED,
+        on={"mackey-glass": {"window": 10}},
+        fixed={"rule": "np"},
     ),
     Named(
         "growing-metropolis",

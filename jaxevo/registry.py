@@ -221,10 +221,23 @@ _GRADIENT_SETTINGS = [
 ]
 
 
+_RATE = ("schedule", "final_fraction")  # what changes a learning rate in the course of a run
+
+
+def _takes_schedule(home: str) -> bool:
+    """Whether a learner's learning rate may be more than a number."""
+    from jaxevo.optimizer import CosineDecay
+
+    types = {field.name: field.type for field in dataclasses.fields(load(home))}
+    return CosineDecay in typing.get_args(types.get("learning_rate"))
+
+
 def _learner_settings(entry: Named) -> list[Setting]:
     if entry.estimator is None:
         settings = _dataclass_settings(entry.learner) if entry.learner else []
         settings += [s for s in _dataclass_settings(entry.home) if s.name != "learner"]
+        if _takes_schedule(entry.home):
+            settings += [s._replace(argument=s.name) for s in _GRADIENT_SETTINGS if s.name in _RATE]
         return [setting for setting in settings if setting.name not in entry.fixed]
     own = {setting.name: setting for setting in _dataclass_settings(entry.home)}
     gradient = _GRADIENT_SETTINGS
@@ -238,27 +251,28 @@ def _learner_settings(entry: Named) -> list[Setting]:
 
 
 def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
+    values = {**values, **entry.fixed}
+    if "schedule" in values:
+        schedule, fraction = (values.pop(name) for name in _RATE)
+        if schedule == "cosine":
+            values["learning_rate"] = load("jaxevo.optimizer:CosineDecay")(
+                initial_value=values["learning_rate"], num_steps=num_steps, final_fraction=fraction
+            )
     if entry.learner is not None:
         inner = {setting.name for setting in _dataclass_settings(entry.learner)}
-        values = {**values, **entry.fixed}
         return load(entry.home)(
             learner=load(entry.learner)(**{n: v for n, v in values.items() if n in inner}),
             **{n: v for n, v in values.items() if n not in inner},
         )
     if entry.estimator is None:
-        return load(entry.home)(**values, **entry.fixed)
+        return load(entry.home)(**values)
     import optax
 
-    from jaxevo.optimizer import CosineDecay, optimizer
+    from jaxevo.optimizer import optimizer
 
-    values = {**values, **entry.fixed}
-    rate, schedule, fraction, name, clip_norm, weight_decay = (
-        values.pop(setting.name)
-        for setting in _GRADIENT_SETTINGS
-        if setting.name != "max_spectral_radius"
+    rate, name, clip_norm, weight_decay = (
+        values.pop(name) for name in ("learning_rate", "optimizer", "clip_norm", "weight_decay")
     )
-    if schedule == "cosine":
-        rate = CosineDecay(initial_value=rate, num_steps=num_steps, final_fraction=fraction)
     of_estimator = {setting.name for setting in _dataclass_settings(entry.estimator)}
     return load(entry.home)(
         estimator=load(entry.estimator)(**{n: v for n, v in values.items() if n in of_estimator}),

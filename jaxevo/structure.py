@@ -2,9 +2,9 @@
 
 Shapes stay: a group of nodes has C slots, of which some are alive, and a dead slot's weights,
 moments and states are exactly zero. One table, read off the network's own shapes, says which axes
-of which leaves hold a group's slots; scoring, deleting, adding, padding, compacting and resetting
-moments know nothing else. Dense and convolution kernels are [..., in, out], biases [out]: the last
-axis of a leaf receives ("in"), the one before it sends ("out").
+of which leaves hold a group's slots; scoring, deleting and adding know nothing else, and neither
+does what goes with the nodes (`jaxevo.slots`). Dense and convolution kernels are [..., in, out],
+biases [out]: the last axis of a leaf receives ("in"), the one before it sends ("out").
 
 What is drawn for a slot depends on the key and the slot, not on C.
 Source: Miconi, arXiv 1606.06216 and its code; static shapes are ours.
@@ -187,7 +187,7 @@ def num_alive(params: Params) -> dict[str, Int[Array, "*lead"]]:
     return {name: alive.sum(-1) for name, alive in alive_in(params).items()}
 
 
-def _by_path(groups: tuple[Group, ...]) -> dict[str, list[NodeAxis]]:
+def by_path(groups: tuple[Group, ...]) -> dict[str, list[NodeAxis]]:
     table: dict[str, list[NodeAxis]] = {}
     for group in groups:
         for axis in group.axes:
@@ -203,7 +203,7 @@ def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
     )
 
 
-def _along(mask: Bool[Array, "*lead C"], axis: NodeAxis, rank: int) -> Bool[Array, "..."]:
+def along(mask: Bool[Array, "*lead C"], axis: NodeAxis, rank: int) -> Bool[Array, "..."]:
     """A group's mask, repeated for its blocks, with axes of length 1 after it up to `rank`."""
     mask = jnp.tile(mask, (1,) * (mask.ndim - 1) + (axis.blocks,))
     lead = rank - (mask.ndim - 1) + axis.axis  # own axes of the leaf before this one
@@ -211,30 +211,30 @@ def _along(mask: Bool[Array, "*lead C"], axis: NodeAxis, rank: int) -> Bool[Arra
     return mask.reshape(shape)
 
 
-def _product(masks: Masks, axes: list[NodeAxis], leaf: Any) -> Bool[Array, "..."]:
+def mask_of(masks: Masks, axes: list[NodeAxis], leaf: Any) -> Bool[Array, "..."]:
     """True where all of a leaf's slots are, in the shape of the leaf."""
     found = jnp.ones((1,) * leaf.ndim, bool)
     for axis in axes:
         found = jnp.logical_and(
-            *jnp.broadcast_arrays(found, _along(masks[axis.group], axis, leaf.ndim))
+            *jnp.broadcast_arrays(found, along(masks[axis.group], axis, leaf.ndim))
         )
     return jnp.broadcast_to(found, leaf.shape)
 
 
 def alive_mask(groups: tuple[Group, ...], params: Params) -> Any:
     """For each leaf, True where all slots that it belongs to are alive; None: it has no slots."""
-    alive, table = alive_in(params), _by_path(groups)
+    alive, table = alive_in(params), by_path(groups)
     return map_paths(
-        lambda path, leaf: _product(alive, table[path], leaf) if path in table else None, params
+        lambda path, leaf: mask_of(alive, table[path], leaf) if path in table else None, params
     )
 
 
 def without_dead(groups: tuple[Group, ...], tree: Any, masks: Masks) -> Any:
     """`tree`, of the structure of the params or a part of it, with zeros where a slot is dead."""
-    table = _by_path(groups)
+    table = by_path(groups)
     return map_paths(
         lambda path, leaf: (
-            jnp.where(_product(masks, table[path], leaf), leaf, jnp.zeros_like(leaf))
+            jnp.where(mask_of(masks, table[path], leaf), leaf, jnp.zeros_like(leaf))
             if path in table
             else leaf
         ),
@@ -264,7 +264,7 @@ def scores(groups: tuple[Group, ...], params: Params) -> dict[str, Float[Array, 
     With multipliers: the multiplier. Else the mean over outgoing kernels of the L1 norm of what
     the node sends, scaled to a fan-out of `num_outputs`: K / (living receivers) x sum |w|.
     """
-    leaves, table, alive = named_leaves(params), _by_path(groups), alive_in(params)
+    leaves, table, alive = named_leaves(params), by_path(groups), alive_in(params)
     found = {}
     for group in groups:
         if group.has_multiplier:
@@ -291,7 +291,7 @@ def num_params(
         alive: of one network.
         plus: a group that is counted with a node more.
     """
-    table = _by_path(groups)
+    table = by_path(groups)
     num = {name: mask.sum() + int(name == plus) for name, mask in alive.items()}
     total = jnp.int32(0)
     for path, leaf in named_leaves(tree_floats(params)).items():
@@ -355,26 +355,26 @@ def changed(
     set L1 norm. One that has a parent receives what that does, and sends a share of what that
     sent: a network without normalisation layers stays the function that it was.
     """
-    table = _by_path(groups)
+    table = by_path(groups)
     alive = change.alive
 
     def one(path, leaf):
         if path not in table:
             return leaf
         axes = table[path]
-        leaf = jnp.where(_product(change.kept, axes, leaf), leaf, jnp.zeros_like(leaf))
+        leaf = jnp.where(mask_of(change.kept, axes, leaf), leaf, jnp.zeros_like(leaf))
         key_leaf = jax.random.fold_in(key, sorted(table).index(path))
         # outgoing last: what a newborn sends to itself is part of its outgoing norm
         for axis in sorted(axes, key=lambda axis: axis.role == "out"):
             if change.parents is not None:
                 parent = change.parents[axis.group]
-                leaf = _split_off(leaf, axis, change.born[axis.group], parent)
+                leaf = split_off(leaf, axis, change.born[axis.group], parent)
                 continue
             group = next(group for group in groups if group.name == axis.group)
             new = change.born[axis.group]
             fresh = _newborn(key_leaf, leaf, axis, group, table, change, rule)
-            selected = _along(new, axis, leaf.ndim)
-            selected = jnp.broadcast_to(selected, leaf.shape) & _product(alive, axes, leaf)
+            selected = along(new, axis, leaf.ndim)
+            selected = jnp.broadcast_to(selected, leaf.shape) & mask_of(alive, axes, leaf)
             leaf = jnp.where(selected, jnp.broadcast_to(fresh, leaf.shape), leaf)
         return leaf
 
@@ -382,7 +382,7 @@ def changed(
     return map_paths(one, params | {LEDGER: ledger})
 
 
-def _split_off(leaf: Array, axis: NodeAxis, born: Bool[Array, " C"], parent: Parent) -> Array:
+def split_off(leaf: Array, axis: NodeAxis, born: Bool[Array, " C"], parent: Parent) -> Array:
     """`leaf` with the newborn's part of the parent's weights on one axis; nobody may be born."""
     moved = jnp.moveaxis(leaf, axis.axis, -1)
     slots = moved.reshape(*moved.shape[:-1], axis.blocks, -1)
@@ -425,135 +425,3 @@ def _newborn(key, leaf, axis: NodeAxis, group: Group, table, change: Change, rul
     draw = jnp.moveaxis(draw, (1, 0), (-2, -1)).reshape(-1, *rest, leaf.shape[across])
     draw = jnp.moveaxis(draw, 0, -2)  # [*rest, own, other]
     return draw if axis.axis == -2 else jnp.swapaxes(draw, -1, -2)
-
-
-# ------------------------------------------------------- moments, states, padding, compaction
-
-
-def map_like(fn: Callable[[Any], Any], tree: Any, like: Any) -> Any:
-    """`fn` of every part of `tree` that has the structure of `like`; the rest as it is."""
-    structure = jax.tree.structure(like)
-    if structure.num_leaves == 0:
-        return tree
-    matches = lambda part: jax.tree.structure(part) == structure
-    return jax.tree.map(lambda part: fn(part) if matches(part) else part, tree, is_leaf=matches)
-
-
-def reset_moments(
-    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
-) -> Any:
-    """An optimiser's state after a change: every moment of a newborn's weights is `value`.
-
-    Args:
-        moments: any optax state; its parts with the structure of the params are their moments.
-        params: of that structure.
-    """
-    table, alive = _by_path(groups), change.alive
-    old = {name: ~born for name, born in change.born.items()}
-
-    def one(path, leaf):
-        if path not in table:
-            return leaf
-        leaf = jnp.where(_product(old, table[path], leaf), leaf, jnp.asarray(value, leaf.dtype))
-        return jnp.where(_product(alive, table[path], leaf), leaf, jnp.zeros_like(leaf))
-
-    return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
-
-
-def reset_members(
-    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
-) -> Any:
-    """`reset_moments` of every member of a population: all arguments lead with [N]."""
-    return jax.vmap(lambda m, p, c: reset_moments(groups, m, p, c, value))(moments, params, change)
-
-
-def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
-    """What an estimator carries, with the hidden states of the dead and the newborn at zero.
-
-    A newborn that has a parent starts in that one's state.
-
-    Args:
-        carry: of any make; its parts with the structure of a hidden state are hidden states,
-            with any leading axes.
-        like: the hidden state that the network starts from.
-    """
-    states = {axis.path: axis for group in groups for axis in group.having("state")}
-
-    def one(path, leaf):
-        axis = states[path]
-        mask = _along(change.kept[axis.group], axis, leaf.ndim)
-        leaf = jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, jnp.zeros_like(leaf))
-        if change.parents is not None:
-            leaf = _split_off(leaf, axis, change.born[axis.group], change.parents[axis.group])
-        return leaf
-
-    return map_like(lambda part: map_paths(one, part), carry, like)
-
-
-def on_slots(
-    groups: tuple[Group, ...], tree: Any, fn: Callable[[Array, str], Array], states: bool = False
-) -> Any:
-    """`fn(array, group)` on every axis of slots of `tree`, which comes last: [..., C].
-
-    Args:
-        tree: of the structure of the params, or of a hidden state where `states`.
-        fn: may change the number of slots.
-    """
-    if states:
-        table = {axis.path: [axis] for group in groups for axis in group.having("state")}
-    else:
-        table = _by_path(groups)
-
-    def one(path, leaf):
-        for axis in table.get(path, ()):
-            moved = jnp.moveaxis(leaf, axis.axis, -1)
-            moved = fn(moved.reshape(*moved.shape[:-1], axis.blocks, -1), axis.group)
-            moved = moved.reshape(*moved.shape[:-2], -1)
-            leaf = jnp.moveaxis(moved, -1, axis.axis)
-        return leaf
-
-    return map_paths(one, tree)
-
-
-def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
-    """`params` with `num` slots in each group, as many as there are living nodes or more."""
-    fn = slots_fn(params, num)
-    changed = on_slots(groups, params, fn)
-    ledger = {
-        name: entry | {"alive": fn(entry["alive"], name)} for name, entry in changed[LEDGER].items()
-    }
-    return changed | {LEDGER: ledger}
-
-
-def slots_fn(params: Params, num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: from the slots that `params` have to `num`."""
-    alive = alive_in(params)
-    capacity = next(iter(alive.values())).shape[-1]
-    return padded(num) if num >= capacity else compacted(alive, num)
-
-
-def padded(num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: dead slots at the end, up to `num`."""
-
-    def pad(array, group):
-        widths = [(0, 0)] * (array.ndim - 1) + [(0, num - array.shape[-1])]
-        return jnp.pad(array, widths)
-
-    return pad
-
-
-def compacted(alive: Masks, num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: the living slots first, in order, and `num` of all; leading axes agree.
-
-    A network with `num` nodes or fewer stays the network that it was.
-    """
-    orders = {name: jnp.argsort(~mask, axis=-1, stable=True) for name, mask in alive.items()}
-
-    def take(array, group):
-        order = orders[group][..., :num]
-        lead = order.ndim - 1
-        order = order.reshape(*order.shape[:-1], *(1,) * (array.ndim - lead - 1), order.shape[-1])
-        order = jnp.broadcast_to(order, (*array.shape[:-1], order.shape[-1]))
-        return jnp.take_along_axis(array, order, axis=-1)
-
-    return take

@@ -29,6 +29,7 @@ from jaxevo.learners import (
 )
 from jaxevo.learners.evosax_strategy import EvosaxStrategy
 from jaxevo.models import from_functions, growing_recurrent, mlp, modular, recurrent
+from jaxevo.optimizer import Optimizer
 from jaxevo.run import run
 from jaxevo.tasks import cartpole, examples, stream
 from jaxevo.train import train
@@ -139,6 +140,15 @@ TABLE = {
     ),
     "growing-safe-mutation": (
         StructuredLearner(learner=SafeMutation(variant="sum", **SMALL), every=2, **RESTLESS),
+        growing,
+    ),
+    "differentiable-structure-np": (
+        DifferentiableStructure(
+            estimator=NodePerturbation(rule="np"),
+            optimizer=Optimizer(),
+            population_size=2,
+            **RESTLESS,
+        ),
         growing,
     ),
     "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),

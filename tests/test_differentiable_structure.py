@@ -1,5 +1,7 @@
 """Differentiable structure: the cycle of its source, events, growth, and what is kept."""
 
+import collections
+import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -10,15 +12,16 @@ import numpy as np
 import optax
 import pytest
 
-from jaxevo import registry, tasks
+from jaxevo import program, registry, tasks
 from jaxevo.core import Problem
 from jaxevo.learners import DifferentiableStructure
 from jaxevo.models import compact, growing_mlp, growing_recurrent, recurrent
 from jaxevo.optimizer import optimizer
 from jaxevo.run import run
 from jaxevo.structure import LEDGER, alive_in, without_dead
-from jaxevo.train import train
-from jaxevo.tree import named_leaves, tree_row
+from jaxevo.tasks.baselines import linear_taps
+from jaxevo.train import run_chunk, train
+from jaxevo.tree import named_leaves, tree_floats, tree_row
 
 STILL: dict[str, Any] = {
     "add_probability": 0.0,
@@ -155,19 +158,109 @@ def test_dead_slots_are_zero_everywhere_after_many_events():
     np.testing.assert_array_equal(nodes, 1 + counts.births - counts.deaths)
 
 
-def test_a_run_makes_slots_where_they_run_out():
+@functools.cache
+def worst_of_the_dead(kind):
+    """Over a long restless run: the largest number of any dead slot, and events by member."""
+    multiplier = kind == "multiplier"
+    model = growing_recurrent((4,), 4, capacity=12, multipliers=multiplier)
+    short = Problem(tasks.grammar_hard(num_characters=2000, window=8), model)
+    settings = RESTLESS | {"spontaneous_probability": 0.1, "threshold": 0.5, "max_nodes": 10}
+    learner = DifferentiableStructure(
+        kind=kind, population_size=2, learning_rate=0.1 if multiplier else 0.01, resizes=False,
+        **settings,
+    )  # fmt: skip
+
+    def of_one(state, batch):
+        params, h, moments = state.params, state.carry, jax.tree.leaves(state.optimizer)
+        alive = alive_in(params)
+        gradient = learner.estimator.estimate(jax.random.key(0), h, params, short, batch)[1]
+        weights, gradient = tree_floats((params, gradient))
+        moments = jax.tree.unflatten(jax.tree.structure(weights), moments)
+        gaps = [jnp.where(alive["layer0"], 0.0, jax.tree.leaves(h)[0])]
+        for tree in (weights, gradient, moments):
+            cleared = without_dead(model.groups, tree, alive)
+            gaps += jax.tree.leaves(jax.tree.map(jnp.subtract, tree, cleared))
+        return jnp.stack([jnp.abs(gap).max() for gap in gaps]).max()
+
+    def cycle(state, key):
+        state, _ = learner.step(key, state, short)
+        batch = short.sample(key, state.step)
+        worst = jax.vmap(lambda member: of_one(member, batch))(state._replace(step=None))
+        return state, (worst, alive_in(state.params)["layer0"].sum(-1))
+
+    @jax.jit
+    def whole(key, learner, short):
+        keys = jax.random.split(key, 3000)
+        return jax.lax.scan(cycle, learner.init(key, short), keys)
+
+    return whole(jax.random.key(0), learner, short)
+
+
+@pytest.mark.parametrize("kind", ["outgoing_l1", "multiplier"])
+def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
+    """Weights, what the gradient of them is without a mask, moments and hidden states."""
+    state, (worst, nodes) = worst_of_the_dead(kind)
+    assert (state.ledger.counts.births > 10).all()
+    assert (state.ledger.counts.deaths > 10).all()
+    assert nodes.max() == 10
+    assert not worst.any()
+    assert np.isfinite(state.loss).all()
+
+
+def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     """Resized with the blocked chunk taken again, a run is what it would have been with slots
-    enough from the start."""
+    enough from the start; steps are compiled once for each number of slots."""
+    monkeypatch.setattr(program, "_executables", collections.OrderedDict())
     learner = DifferentiableStructure(population_size=2, **RESTLESS)
     key = jax.random.key(4)
     settings = {"num_steps": 30, "record_every": 10, "progress": False}
     grown = run(key, learner, problem(4), **settings)
-    enough = run(key, learner, problem(32), **settings)
-    assert named_leaves(grown.params)[f"{LEDGER}/layer0/alive"].size > 4
+    capacity = named_leaves(grown.params)[f"{LEDGER}/layer0/alive"].size
+    assert capacity >= 16
+    compiled = [request[0] for request in program._executables]
+    assert compiled.count(run_chunk) == 1 + np.log2(capacity / 4)
+    enough = run(key, learner, problem(128), **settings)
     for name in ("births", "deaths", "nodes", "blocked"):
         assert [row[name] for row in grown.rows] == [row[name] for row in enough.rows]
     losses = [[row["loss"] for row in result.rows] for result in (grown, enough)]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def alone(state, member):
+    """The population of this member only."""
+    rows = jax.tree.map(lambda leaf: leaf[member : member + 1], state._replace(step=None))
+    return rows._replace(step=state.step)
+
+
+def test_members_are_networks_of_their_own():
+    """A population's step is that of each member alone; events differ by their keys."""
+    many, state = DifferentiableStructure(population_size=2, **STILL), restless(32).state
+    single = dataclasses.replace(many, population_size=1)
+    step = functools.partial(stepper(), jax.random.key(0))
+    after, _ = step(many, state, problem(32))
+    for member in range(2):
+        new, _ = step(single, alone(state, member), problem(32))
+        for ours, its in zip(new[:3], alone(after, member)[:3], strict=True):
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, its
+            )
+    eventful = {"add_probability": 1.0, "spontaneous_probability": 1.0, "delete_probability": 0.5}
+    after, _ = step(dataclasses.replace(many, **eventful), state, problem(32))
+    new, _ = step(dataclasses.replace(single, **eventful), alone(state, 0), problem(32))
+    assert after.ledger.counts.births[0] > state.ledger.counts.births[0]
+    jax.tree.map(np.testing.assert_array_equal, new.ledger.births, alone(after, 0).ledger.births)
+
+
+def test_multipliers_do_not_fall_below_their_least_value():
+    grown = problem(capacity=5, num_nodes=4, multipliers=True, weight_scale=0.5)
+    learner = DifferentiableStructure(
+        kind="multiplier", learning_rate=0.1, l1=100.0, min_multiplier=0.95, **STILL
+    )
+    state = learner.init(jax.random.key(0), grown)
+    after, _ = stepper()(jax.random.key(0), learner, state, grown)
+    # Adagrad's first step is 0.1 down, whatever the gradient
+    m = after.params[LEDGER]["layer0"]["multiplier"][0]
+    np.testing.assert_allclose(m, [0.95] * 4 + [0], rtol=1e-6)
 
 
 def test_a_static_learner_keeps_its_slots():
@@ -205,6 +298,12 @@ def test_empty_slots_are_given_up():
         for state, p in ((full, moved), (resized.state, resized.problem))
     )
     np.testing.assert_allclose(now[1]["loss"], later[1]["loss"], rtol=1e-5)
+    for member in range(2):  # and so are the networks a step later, in other slots
+        old, new = (
+            compact(p.model, state.params, member)[1]
+            for p, state in ((moved, now[0]), (resized.problem, later[0]))
+        )
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), old, new)
     assert learner.resize(full, wide, moved) is None
 
 
@@ -298,6 +397,16 @@ def test_by_name():
     assert older.learner.learning_rate == np.float32(0.1)
     assert older.problem.model.multipliers
     assert older.num_steps == 20_000
+    gated = registry.build("differentiable-structure", "mackey-glass", model="growing-gru")
+    assert gated.learner.learning_rate(0) == np.float32(5e-3)
+    assert gated.learner.learning_rate(gated.num_steps) == pytest.approx(1e-4)
+    steady = registry.build("differentiable-structure", "digits", learning_rate=0.1)
+    assert steady.learner.learning_rate == np.float32(0.1)
+    assert steady.problem.model.capacity == 16
+    perturbed = registry.build("differentiable-structure-np", "mackey-glass", model="growing-gru")
+    assert perturbed.learner.estimator.rule == "np"
+    assert perturbed.learner.optimizer.clip_norm == 1
+    assert perturbed.learner.l1 == np.float32(1e-5)
 
 
 def test_refusals():
@@ -325,3 +434,50 @@ def test_the_easy_grammar_needs_few_nodes_and_the_hard_one_many():
             assert np.median(result.rows[-1]["held_out/loss"]) < floor + 0.2
     assert nodes["grammar-easy"] <= 12
     assert nodes["grammar-hard"] >= 3 * nodes["grammar-easy"]
+
+
+def five_seeds(learner, task, model, **settings):
+    """The end of a run by name: numbers of nodes and held-out metrics, by seed."""
+    built = registry.build(learner, task, model=model, **settings)
+    result = run(
+        jax.random.key(0), built.learner, built.problem, num_steps=built.num_steps, num_seeds=5,
+        progress=False,
+    )  # fmt: skip
+    return result.rows[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "model", "metric"),
+    [("digits", "growing-mlp", "accuracy"), ("mackey-glass", "growing-gru", "mse")],
+)
+def test_a_network_that_grew_is_as_good_as_one_of_its_size(optimised, task, model, metric):
+    grown = five_seeds("differentiable-structure", task, model, num_nodes=4)
+    size = round(np.median(grown["nodes"]))
+    assert size >= 16
+    fixed = five_seeds(
+        "differentiable-structure", task, model, num_nodes=size, capacity=size, **STILL
+    )
+    assert fixed["nodes"] == [size] * 5
+    others = fixed[f"held_out/{metric}"]
+    assert min(others) <= np.median(grown[f"held_out/{metric}"]) <= max(others)
+
+
+@pytest.mark.slow
+def test_a_network_grows_under_node_perturbation(optimised):
+    grown = five_seeds("differentiable-structure-np", "mackey-glass", "growing-gru")
+    assert min(grown["nodes"]) > 4
+    linear = linear_taps(tasks.mackey_glass(), num_taps=5)["mse"]
+    assert max(grown["held_out/mse"]) < linear
+
+
+@pytest.mark.slow
+def test_a_network_sheds_the_nodes_of_a_hard_phase(optimised):
+    built = registry.build("differentiable-structure", "grammar-easy-hard-easy")
+    result = run(
+        jax.random.key(0), built.learner, built.problem, num_steps=built.num_steps, num_seeds=8,
+        progress=False,
+    )  # fmt: skip
+    nodes = np.median([row["nodes"] for row in result.rows], axis=1)
+    assert nodes.max() >= 40
+    assert nodes[-1] <= 30

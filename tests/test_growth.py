@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo import structure, tasks
+from jaxevo import slots, structure, tasks
 from jaxevo.core import Problem
 from jaxevo.estimators import NodePerturbation
 from jaxevo.estimators.node_perturbation import Plan
@@ -67,7 +67,7 @@ def test_a_split_off_newborn_changes_nothing_but_is_a_spare(name):
         {name: Parent(jnp.arange(8) == 2, share[i]) for i, name in enumerate(alive)},
     )
     grown = structure.changed(jax.random.key(2), model.groups, params, change, RULE)
-    after = structure.reset_states(model.groups, carry, like, change)
+    after = slots.reset_states(model.groups, carry, like, change)
     assert all(mask.sum() == 6 for mask in alive_in(grown).values())
     np.testing.assert_allclose(
         unrolled(model, grown, after, x), unrolled(model, params, carry, x), rtol=1e-5, atol=1e-6

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxevo import structure
+from jaxevo import slots, structure
 from jaxevo.models import growing_recurrent
 from jaxevo.structure import Change, Rule
 from jaxevo.tree import named_leaves, tree_floats
@@ -110,6 +110,85 @@ def test_events_do_not_depend_on_the_capacity():
     assert (~small.kept[:, :5]).any()
 
 
+@functools.cache
+def scripted(num_chains=20, num_cycles=5000, size=16):
+    """Events one after another, 1e5 in all; what the scores do is a script.
+
+    Newborns are spares. At every cycle a spare comes into use, and a node in use falls out of it,
+    each at a rate of its own. By chain and cycle: who was alive, who was a spare, the events.
+    """
+
+    def cycle(rule, carry, key):
+        alive, spare = carry
+        key_script, key_events = jax.random.split(key)
+        flips = jax.random.uniform(key_script, (size,)) < jnp.where(spare, 0.03, 0.01)
+        spare = alive & (spare ^ flips)
+        score = jnp.where(spare, rule.threshold, 1.0)  # no more than the threshold: a spare
+        found = structure.events(key_events, alive, score, rule)
+        now = found.kept | found.born, (spare & found.kept) | found.born
+        return now, {"alive": alive, "spare": spare, "after": now[0]} | found._asdict()
+
+    @jax.jit
+    def run(key, rule):
+        first = jnp.arange(size) == 0, jnp.zeros(size, bool)
+
+        def chain(key):
+            keys = jax.random.split(key, num_cycles)
+            return jax.lax.scan(functools.partial(cycle, rule), first, keys)[1]
+
+        return jax.vmap(chain)(jax.random.split(key, num_chains))
+
+    return run
+
+
+@pytest.mark.parametrize("num_spares", [1, 2])
+def test_a_hundred_thousand_cycles_of_births_and_deaths(num_spares):
+    """Every rate is that of the rule, and no bound is ever left."""
+    rule = RULE._replace(
+        num_spares=num_spares, max_nodes=12, add_probability=0.2, spontaneous_probability=0.02
+    )
+    found = jax.tree.map(np.asarray, scripted()(jax.random.key(6), rule))
+    alive, spare, kept, born = (found[name] for name in ("alive", "spare", "kept", "born"))
+    nodes = found["after"].sum(-1)
+    assert nodes.min() >= 1  # a spare always survives, so no network dies out
+    assert nodes.max() == 12
+    assert not found["blocked"].any()
+    assert born.sum(-1).max() == 1
+    assert not (born & kept).any()
+    assert not (kept & ~alive).any()
+    np.testing.assert_array_equal(found["num_spares"], spare.sum(-1))
+
+    died, excess = (alive & ~kept).sum(-1), np.maximum(spare.sum(-1) - num_spares, 0)
+    assert not (alive & ~kept & ~spare).any()
+    assert (died <= excess).all()
+    assert_rate(np.arange(excess.sum()) < died.sum(), rule.delete_probability)
+
+    left = (spare & kept).sum(-1)
+    room = kept.sum(-1) < 12
+    wanting = left < num_spares
+    assert_rate(born.any(-1)[wanting & room], 1 - 0.8 * 0.98)
+    assert_rate(born.any(-1)[~wanting & room], 0.02)
+    assert not born.any(-1)[~room].any()
+    assert (wanting & room).sum() > 1000 < (~wanting & room).sum()
+
+
+def test_exactly_k_spares_are_kept_where_all_others_die():
+    rule = RULE._replace(
+        num_spares=2, max_nodes=12, add_probability=0.2, spontaneous_probability=0.3,
+        delete_probability=1.0,
+    )  # fmt: skip
+    found = jax.tree.map(np.asarray, scripted()(jax.random.key(7), rule))
+    left = (found["spare"] & found["kept"]).sum(-1)
+    np.testing.assert_array_equal(left, np.minimum(found["num_spares"], 2))
+    assert (found["num_spares"] > 2).sum() > 1000
+    # who is saved has nothing to do with its slot: of three spares, each with 2/3
+    three = found["num_spares"] == 3
+    rank = np.cumsum(found["spare"], -1)[three]
+    for place in (1, 2, 3):
+        chosen = found["spare"][three] & (rank == place)
+        assert_rate((chosen & found["kept"][three]).any(-1), 2 / 3)
+
+
 def change_of(params, dies, born):
     alive = structure.alive_in(params)["layer0"]
     slots = jnp.arange(alive.size)
@@ -173,6 +252,68 @@ def test_a_newborn_with_a_multiplier():
     assert 0 < np.abs(out).max() < 0.06
 
 
+@pytest.mark.parametrize("multipliers", [False, True])
+def test_what_a_newborn_does_to_the_loss_is_of_the_order_of_the_threshold(multipliers):
+    """Half the threshold, half the change: of a few steps' squared outputs."""
+    model = growing(multipliers=multipliers)
+    params = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(2), (1, 4))
+
+    @jax.jit
+    def loss(threshold):
+        rule = RULE._replace(threshold=threshold, newborn_scale=1.0)
+        grown = structure.changed(
+            jax.random.key(1), model.groups, params, change_of(params, [], 6), rule
+        )
+        carry, total = model.initial_carry(params, (1,)), 0.0
+        for _ in range(3):
+            carry, y = model.apply(grown, carry, x)
+            total += jnp.sum((y - 1.0) ** 2)
+        return total
+
+    # of a newborn that sends nothing; laterally it does where it has a multiplier
+    none = loss(0.0)
+    large, half, quarter = (loss(t) - none for t in (0.04, 0.02, 0.01))
+    assert abs(quarter) > 1e-3
+    np.testing.assert_allclose([large / half, half / quarter], 2, rtol=0.05)
+
+
+def test_a_death_changes_no_more_than_what_the_node_sent():
+    """As |h| <= 1, a pre-activation or an output moves by at most the weight to it."""
+    model = growing()
+    params = model.init(jax.random.key(0))
+    leaves = named_leaves(params)
+    recurrent = np.abs(leaves["cells/0/linear/recurrent_kernel"])
+    readout = np.abs(leaves["readout/kernel"])
+    x = jax.random.normal(jax.random.key(1), (1, 4))
+    # with no nonlinearity a hidden state is the pre-activation itself
+    before_tanh = growing_recurrent(
+        (4,), 4, capacity=16, num_nodes=6, weight_scale=0.5, activation="identity"
+    )
+    hidden = jnp.tanh(3 * jax.random.normal(jax.random.key(2), (1, 16)))
+    hidden = jnp.where(structure.alive_in(params)["layer0"], hidden, 0.0)
+    zero = model.initial_carry(params, (1,))
+    carry = jax.tree.map(lambda _: hidden, zero)
+
+    @jax.jit
+    def seen(params, carry):
+        """Pre-activations of the next step, and outputs of states that are still the same."""
+        return before_tanh.apply(params, carry, x)[0][0][0], model.apply(params, zero, x)[1][0]
+
+    all_of_it = np.array(seen(params, carry)[0]), np.array(seen(params, carry)[1])
+    for node in range(6):
+        change = change_of(params, [node], -1)
+        dead = structure.changed(jax.random.key(0), model.groups, params, change, RULE)
+        rest = slots.reset_states(model.groups, carry, zero, change)
+        states, outputs = seen(dead, rest)
+        others = np.arange(16) != node
+        moved = np.abs(states - all_of_it[0])[others], np.abs(outputs - all_of_it[1])
+        assert (moved[0] <= recurrent[node][others] + 1e-6).all()
+        assert (moved[1] <= readout[node] + 1e-6).all()
+        total = moved[0].sum() + moved[1].sum()
+        assert 0 < total <= recurrent[node].sum() + readout[node].sum() + 1e-5
+
+
 def test_a_newborn_with_no_outgoing_norm_changes_nothing():
     model = growing()
     params = model.init(jax.random.key(0))
@@ -192,7 +333,7 @@ def test_a_newborn_with_no_outgoing_norm_changes_nothing():
 def test_newborns_do_not_depend_on_the_capacity(multipliers):
     small, _, _, params = after_change(16, multipliers)
     _, _, _, large = after_change(32, multipliers)
-    wide = structure.on_slots(small.groups, params, structure.padded(32))
+    wide = slots.on_slots(small.groups, params, slots.padded(32))
     wide |= {structure.LEDGER: large[structure.LEDGER]}
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), wide, large)
 
@@ -202,7 +343,7 @@ def test_the_moments_of_a_newborn_are_reset_and_those_of_the_dead_are_zero():
     weights = tree_floats(before)
     state = optax.adam(0.1).init(weights)
     ones = jax.tree.map(jnp.ones_like, state)
-    adam = structure.reset_moments(model.groups, ones, before, change, 0.25)[0]
+    adam = slots.reset_moments(model.groups, ones, before, change, 0.25)[0]
     assert adam.count == 1
     for moments in (adam.mu, adam.nu):
         readout = moments["readout"]["kernel"]
@@ -219,7 +360,7 @@ def test_the_states_of_the_dead_and_the_newborn_are_zero():
     model, before, change, _ = after_change()
     like = model.initial_carry(before, (1,))
     carry = {"pair": jax.tree.map(lambda h: jnp.ones((3, *h.shape)), like), "other": jnp.ones(2)}
-    found = structure.reset_states(model.groups, carry, like, change)
+    found = slots.reset_states(model.groups, carry, like, change)
     np.testing.assert_array_equal(found["pair"][0][2, 0], [1, 1, 0, 1, 1, 1] + [0] * 10)
     np.testing.assert_array_equal(found["other"], 1)
 
@@ -229,7 +370,7 @@ def test_compaction_keeps_the_network():
     alive = structure.alive_in(params)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
     masks = structure.alive_in(both)
-    taken = structure.on_slots(model.groups, both, structure.compacted(masks, 8))
+    taken = slots.on_slots(model.groups, both, slots.compacted(masks, 8))
     half = model.resized(8)
     first = jax.tree.map(lambda leaf: leaf[1], taken)
     order = jnp.argsort(~alive["layer0"], stable=True)[:8]

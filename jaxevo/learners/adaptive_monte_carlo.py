@@ -54,8 +54,9 @@ from jaxevo.population import (
     trained_leaves,
 )
 from jaxevo.signal_norm import signal_norm
+from jaxevo.slots import reset_members
 from jaxevo.small_networks import laid_out
-from jaxevo.structure import Edit, reset_members
+from jaxevo.structure import Edit
 from jaxevo.tree import tree_where, tree_zeros
 
 

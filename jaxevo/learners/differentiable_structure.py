@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxevo import structure
+from jaxevo import slots, structure
 from jaxevo.core import (
     Batch,
     Carry,
@@ -187,8 +187,8 @@ class DifferentiableStructure(Growth):
         moved, change, ledger, found = self.events(key_events, moved, member.ledger, step, problem)
         new = Member(
             moved,
-            structure.reset_moments(groups, moments, moved, change, self.newborn_memory),
-            structure.reset_states(groups, carry, _hidden_state(problem), change),
+            slots.reset_moments(groups, moments, moved, change, self.newborn_memory),
+            slots.reset_states(groups, carry, _hidden_state(problem), change),
             ledger,
             average,
         )
@@ -214,14 +214,14 @@ class DifferentiableStructure(Growth):
     ) -> DifferentiableStructureState:
         groups = problem.model.groups
         return state._replace(
-            params=structure.resized(groups, state.params, num),
-            optimizer=structure.map_like(
-                lambda part: structure.on_slots(groups, part, fn),
+            params=slots.resized(groups, state.params, num),
+            optimizer=slots.map_like(
+                lambda part: slots.on_slots(groups, part, fn),
                 state.optimizer,
                 tree_floats(state.params),
             ),
-            carry=structure.map_like(
-                lambda part: structure.on_slots(groups, part, fn, states=True),
+            carry=slots.map_like(
+                lambda part: slots.on_slots(groups, part, fn, states=True),
                 state.carry,
                 _hidden_state(problem),
             ),
@@ -240,13 +240,13 @@ class DifferentiableStructure(Growth):
             return state
         incoming = {axis.path for group in groups for axis in group.having("in")}
         incoming -= structure.outgoing(groups)
-        state = structure.map_like(
+        state = slots.map_like(
             lambda part: _on_paths(lambda leaf: jnp.full_like(leaf, MEMORY), incoming, part),
             state,
             tree_floats(params),
         )
         alive = structure.alive_in(params)
-        return structure.map_like(
+        return slots.map_like(
             lambda part: structure.without_dead(groups, part, alive), state, tree_floats(params)
         )
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from jaxevo import structure
+from jaxevo import slots, structure
 from jaxevo.core import (
     Metrics,
     Params,
@@ -299,7 +299,7 @@ class Growth:
     def with_capacity(self, num: int, state: Any, problem: Problem) -> Resized:
         """Problem and state with `num` slots, as many as there are living nodes or more."""
         groups = problem.model.groups
-        fn = structure.slots_fn(self.networks(state), num)
+        fn = slots.refit(self.networks(state), num)
         births = {name: fn(steps, name) for name, steps in state.ledger.births.items()}
         counts = state.ledger.counts
         counts = counts._replace(roomy=jnp.zeros_like(counts.roomy))
@@ -307,7 +307,7 @@ class Growth:
 
         def carried(params: Params) -> Params | None:
             most = max(int(alive.max()) for alive in structure.num_alive(params).values())
-            return structure.resized(groups, params, num) if most <= num else None
+            return slots.resized(groups, params, num) if most <= num else None
 
         problem = type(problem)(problem.task, problem.model.resized(num))
         return Resized(problem, state, rerun=False, carried=carried)

@@ -55,7 +55,8 @@ from jaxevo.population import (
     trained_leaves,
 )
 from jaxevo.pytree import normalised
-from jaxevo.structure import Edit, reset_members
+from jaxevo.slots import reset_members
+from jaxevo.structure import Edit
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from jaxevo import structure
+from jaxevo import slots
 from jaxevo.core import (
     Cost,
     Learner,
@@ -130,10 +130,10 @@ class StructuredLearner(Growth):
         self, state: StructuredState, fn: Any, num: int, problem: Problem
     ) -> StructuredState:
         groups, params = problem.model.groups, state.learner.params
-        inner = structure.map_like(
-            lambda part: structure.on_slots(groups, part, fn), state.learner, tree_floats(params)
+        inner = slots.map_like(
+            lambda part: slots.on_slots(groups, part, fn), state.learner, tree_floats(params)
         )
-        inner = structure.map_like(lambda part: structure.resized(groups, part, num), inner, params)
+        inner = slots.map_like(lambda part: slots.resized(groups, part, num), inner, params)
         return state._replace(learner=inner)
 
 

@@ -21,17 +21,15 @@ from jaxevo.models.living_norm import LivingNorm
 from jaxevo.models.mlp import mlp
 from jaxevo.models.recurrent import CELLS, recurrent
 from jaxevo.noise import tree_normal
+from jaxevo.slots import compacted, on_slots, padded
 from jaxevo.structure import (
     LEDGER,
     Group,
     NodeAxis,
     alive_in,
     alive_mask,
-    compacted,
     map_paths,
     node_axes,
-    on_slots,
-    padded,
 )
 from jaxevo.tree import named_leaves, nested
 
