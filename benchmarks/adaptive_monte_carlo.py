@@ -116,10 +116,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def draw(path: str, found: dict[str, Comparison]) -> None:
-    from jaxevo import plotting, plotting_correspondence
+    from jaxevo import plotting
+    from jaxevo.plotting.correspondence import side_by_side
 
     curves = {name: one.curves for name, one in found.items()}
-    plotting.save(plotting_correspondence.side_by_side(curves, "held_out/accuracy"), path)
+    plotting.save(side_by_side(curves, "held_out/accuracy"), path)
 
 
 if __name__ == "__main__":

@@ -125,10 +125,11 @@ def row(name: str, found: Correspondence) -> str:
 
 
 def draw(args: argparse.Namespace, by_sigma: dict[float, Correspondence]) -> None:
-    from jaxevo import plotting, plotting_correspondence
+    from jaxevo import plotting
+    from jaxevo.plotting.correspondence import agreements
 
     named = {f"sigma {sigma:.3g}": found for sigma, found in by_sigma.items()}
-    plotting.save(plotting_correspondence.agreements(named), args.picture)
+    plotting.save(agreements(named), args.picture)
 
 
 if __name__ == "__main__":

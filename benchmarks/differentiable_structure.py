@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxevo import plotting, plotting_structure, registry, run
+from jaxevo import plotting, registry, run
 from jaxevo.folder import RunFolder, read_json
+from jaxevo.plotting import structure as pictures
 from jaxevo.statistics import mann_whitney
 from jaxevo.transfer_measures import resampled
 
@@ -101,7 +102,7 @@ def against_fixed_sizes(args):
             quartiles(losses, 2), f"{low:.2f} to {high:.2f}", f"{losses.min():.2f}", p,
             quartiles(one.last("loss"), 2), f"{one.seconds:.0f}")  # fmt: skip
     fixed = {size: found[str(size)].last("held_out/loss") for size in args.sizes}
-    picture = plotting_structure.sizes(
+    picture = pictures.sizes(
         fixed, found["growing"].last("nodes"), own, floor, title="hard grammar"
     )
     return {"sizes": picture}
@@ -128,14 +129,14 @@ def both_variants(args):
             quartiles(nodes[-1]), quartiles(nodes[-1] / most, 2),
             f"{losses[0]:.2f}, {losses[1]:.2f}", f"{one.seconds:.0f}")  # fmt: skip
     labels = {"W": "W, outgoing weights", "M": "M, multipliers"}
-    picture = plotting_structure.beside(
+    picture = pictures.beside(
         {labels[name]: one.rows for name, one in found.items()}, (1 / 3, 2 / 3),
         ("easy grammar", "hard grammar", "easy grammar"),
     )  # fmt: skip
     switches = [round(args.scale * VARIANTS["W"][1]) * i for i in (1, 2)]
     task = registry.build("differentiable-structure", "grammar-easy-hard-easy").problem.task
     floors = {f"entropy, {name}": floor for name, floor in task.floors}
-    growth = plotting_structure.growth(found["W"].rows, floors, switches, "easy, hard, easy")
+    growth = pictures.growth(found["W"].rows, floors, switches, "easy, hard, easy")
     return {"variants": picture, "growth": growth}
 
 
@@ -162,7 +163,7 @@ def by_difficulty(args):
         row(f"{point['group'].split()[0]}, {point['label']}", f"{point['entropy']:.2f}",
             quartiles(point["nodes"]), quartiles(point["loss"], 2))  # fmt: skip
     print(f"\n{seconds:.0f} s")
-    return {"difficulty": plotting_structure.difficulty(points)}
+    return {"difficulty": pictures.difficulty(points)}
 
 
 STUDIES = {

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxevo import plotting, registry, statistics, train
-from jaxevo.plotting_mutations import solved as solved_picture
+from jaxevo.plotting.mutations import solved as solved_picture
 
 GRID = (1e-1, 5e-2, 1e-2, 5e-3, 1e-3, 1e-4)  # of the paper, for every method
 POLE_GRID = [0.02, 0.05, 0.1, 0.2, 0.5]

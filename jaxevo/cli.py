@@ -264,7 +264,7 @@ def trained(
         else:
             console.print("already finished: its steps are done (--steps makes it longer)")
     if result.folder is not None and not summary["interrupted"]:
-        from jaxevo.plotting_episodes import save_episode
+        from jaxevo.plotting.episodes import save_episode
 
         params = result.params if result.best_params is None else result.best_params
         if values["seeds"] > 1:

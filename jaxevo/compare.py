@@ -201,7 +201,7 @@ def _draw(comparison: Comparison, folder: pathlib.Path) -> None:
     solved_at = {name: result.state.solved_at for name, result in comparison.runs.items()
                  if _solving(result)}  # fmt: skip
     if solved_at:
-        from jaxevo.plotting_mutations import solved
+        from jaxevo.plotting.mutations import solved
 
         most = max(max(comparison.runs[name].rows[-1]["evaluations"]) for name in solved_at)
         plotting.save(solved(solved_at, most), folder / "solved.png")

@@ -376,12 +376,13 @@ class _Loop:
 
     def draw_growth(self, levels: Mapping[str, Mapping[str, float]]) -> None:
         """The picture of a network that grew."""
-        from jaxevo import plotting, plotting_structure
+        from jaxevo import plotting
+        from jaxevo.plotting.structure import growth
 
         floors = {name: level["loss"] for name, level in levels.items() if "loss" in level}
         switches = getattr(self.program.problem.task, "switches", ())
         path = self.files.path
-        figure = plotting_structure.growth(self.rows, floors, switches, title=path.name)
+        figure = growth(self.rows, floors, switches, title=path.name)
         plotting.save(figure, path / "growth.png")
 
 

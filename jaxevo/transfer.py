@@ -429,7 +429,7 @@ def _write(found: Transfer, folder: pathlib.Path) -> None:
 
 def _draw(found: Transfer, folder: pathlib.Path, chance: float | None) -> None:
     from jaxevo import plotting
-    from jaxevo import plotting_pathways as pictures
+    from jaxevo.plotting import pathways as pictures
 
     figures = {
         "network.png": pictures.network(paths_of(found.rows), "paths of the first replicate"),

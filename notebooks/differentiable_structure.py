@@ -46,8 +46,8 @@ import numpy as np
 import optax
 
 import jaxevo
-from jaxevo import plotting_structure as pictures
 from jaxevo import registry
+from jaxevo.plotting import structure as pictures
 from jaxevo.structure import num_alive
 from jaxevo.tasks.grammar import ALPHABET
 

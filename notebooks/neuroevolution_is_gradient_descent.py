@@ -47,7 +47,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxevo
-from jaxevo import plotting_correspondence as pictures
 from jaxevo import registry
 from jaxevo.correspondence import (
     agreement,
@@ -58,6 +57,7 @@ from jaxevo.correspondence import (
     predict,
     sigma_for_rate,
 )
+from jaxevo.plotting import correspondence as pictures
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 MEMBERS = 20 if QUICK else 1000

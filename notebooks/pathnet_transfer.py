@@ -44,8 +44,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxevo
-from jaxevo import plotting_pathways as pictures
 from jaxevo.pathways import chance_overlap
+from jaxevo.plotting import pathways as pictures
 from jaxevo.transfer import METHODS
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook

@@ -46,7 +46,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxevo
-from jaxevo import plotting_episodes, plotting_mutations, registry, sensitivity
+from jaxevo import registry, sensitivity
+from jaxevo.plotting import episodes, mutations
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 
@@ -127,7 +128,7 @@ for name in METHODS:
     print(f"{name:20s} {np.isfinite(solved_at[name]).sum()} of {RUNS}, median {median:,.0f}")
 p = jaxevo.statistics.mann_whitney(solved_at[METHODS[0]], solved_at["control"])
 print(f"{METHODS[0]} against control: p = {p:.2g} (Mann-Whitney)")
-plotting_mutations.solved(solved_at, CHILDREN + 250)
+mutations.solved(solved_at, CHILDREN + 250)
 
 # %% [markdown]
 # ## 4. How far do children move?
@@ -147,7 +148,7 @@ spread = {
     ).divergence
     for name in METHODS
 }  # fmt: skip
-plotting_mutations.divergences(spread)
+mutations.divergences(spread)
 
 # %%
 retained = np.zeros((len(METHODS), len(METHODS)))
@@ -161,7 +162,7 @@ for row, method in enumerate(METHODS):
 
         shares = np.asarray(jax.jit(jax.vmap(one))(solutions[method][1]))
         retained[row, column] = np.nanmean(np.where(np.isfinite(shares), shares, np.nan))
-plotting_mutations.robustness(retained, METHODS, METHODS)
+mutations.robustness(retained, METHODS, METHODS)
 
 # %% [markdown]
 # ## 5. A deceptive maze
@@ -179,10 +180,10 @@ result = jaxevo.train(
 )
 print(f"best way left {result.history['best_loss'][-1]:.0f} of 523 cells, "
       f"solved at {result.state.solved_at:,.0f} evaluations")  # fmt: skip
-plotting_episodes.episode(built.problem, result.params)
+episodes.episode(built.problem, result.params)
 
 # %%
-plotting_episodes.paths(built.problem, result.state.params, "the whole population")
+episodes.paths(built.problem, result.state.params, "the whole population")
 
 # %% [markdown]
 # ## 6. A deep genetic algorithm in integers

@@ -13,6 +13,7 @@ from jaxevo import plotting, tasks
 from jaxevo.alignment import Alignment
 from jaxevo.core import Problem
 from jaxevo.models import mlp, recurrent
+from jaxevo.plotting import lines
 
 NAN, INF = float("nan"), float("inf")
 
@@ -93,9 +94,9 @@ def test_baselines_are_named_in_the_panel_of_their_metric():
 
 
 def test_labels_of_near_baselines_keep_their_order_and_distance():
-    places = plotting._apart([0.5, 0.1, 0.51, 0.49], 0.1)
+    places = lines.apart([0.5, 0.1, 0.51, 0.49], 0.1)
     np.testing.assert_allclose(places, [0.5, 0.1, 0.6, 0.4])
-    assert plotting._apart([], 0.1) == []
+    assert lines.apart([], 0.1) == []
 
 
 def test_one_seed_has_no_band_and_the_accuracy_no_log_axis():

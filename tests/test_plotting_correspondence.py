@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxevo import plotting_correspondence as pictures
 from jaxevo.correspondence import correspondence
 from jaxevo.learners import Metropolis
+from jaxevo.plotting import correspondence as pictures
 from tests.curves import curve
 from tests.test_plotting import assert_nothing_overlaps, labels
 

@@ -9,10 +9,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from jaxevo import plotting_episodes as pictures
 from jaxevo import tasks
 from jaxevo.core import Problem
 from jaxevo.models import from_functions, mlp
+from jaxevo.plotting import episodes as pictures
 from tests.test_plotting import assert_nothing_overlaps
 
 KEY = jax.random.key(0)

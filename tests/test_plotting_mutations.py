@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxevo import plotting_mutations as pictures
+from jaxevo.plotting import mutations as pictures
 from tests.test_plotting import assert_nothing_overlaps, labels, texts
 
 RNG = np.random.default_rng(0)

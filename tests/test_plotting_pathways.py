@@ -5,8 +5,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Wedge
 
-from jaxevo import plotting_pathways as pictures
-from jaxevo.plotting import BLACK, COLOURS
+from jaxevo.plotting import pathways as pictures
+from jaxevo.plotting.style import BLACK, COLOURS
 from tests.test_plotting import assert_nothing_overlaps, labels
 
 

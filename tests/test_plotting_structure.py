@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxevo.plotting_structure import beside, difficulty, growth, sizes
+from jaxevo.plotting.structure import beside, difficulty, growth, sizes
 
 ROWS = [
     {"step": 10 * (i + 1), "nodes": [i, i + 1, i + 4], "loss": [9.0 - i] * 3,

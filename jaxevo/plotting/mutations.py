@@ -1,7 +1,4 @@
-"""Pictures of mutations: how far children move, how much of a solution survives, what is solved.
-
-Without pyplot, as `plotting.py` is.
-"""
+"""Pictures of mutations: how far children move, how much of a solution survives, what is solved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,16 +9,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
 from scipy.stats import binomtest
 
 from jaxevo.core import require
-from jaxevo.plotting import (
-    BLACK,
-    COLOURS,
-    DASHES,
-    GREY,
-    MARKERS,
-    _figure,
-    _plain,
-    _tidy,
-)
+from jaxevo.plotting.style import BLACK, COLOURS, DASHES, GREY, MARKERS, new_figure, plain, tidy
 
 BINS_PER_DECADE = 6
 
@@ -53,7 +41,7 @@ def divergences(samples: Mapping[str, Any], target: float | None = None, title: 
     num_bins = max(1, int(decades[1] - decades[0])) * BINS_PER_DECADE
     edges = np.logspace(*decades, num_bins + 1)
 
-    figure = _figure(6.6, 0.9 + 1.05 * len(arrays), title)
+    figure = new_figure(6.6, 0.9 + 1.05 * len(arrays), title)
     axes = figure.subplots(len(arrays), 1, sharex=True, squeeze=False)[:, 0]
     for i, (ax, (name, values)) in enumerate(zip(axes, arrays.items(), strict=True)):
         color = COLOURS[i % len(COLOURS)]
@@ -71,10 +59,10 @@ def divergences(samples: Mapping[str, Any], target: float | None = None, title: 
         if target is not None:
             ax.axvline(target, color=GREY, linewidth=1.2, linestyle=DASHES[2])
         ax.set_xscale("log")
-        ax.set_title(_plain(name), fontsize=9, loc="left")
+        ax.set_title(plain(name), fontsize=9, loc="left")
         ax.set_title("; ".join(lines), fontsize=8.5, loc="right", color=GREY)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        _tidy(ax)
+        tidy(ax)
     axes[-1].xaxis.set_major_locator(LogLocator(numticks=9))
     dotted = "; dotted: the target" if target is not None else ""
     axes[-1].set_xlabel(f"divergence of a child's outputs from its parent's{dotted}", fontsize=9)
@@ -103,15 +91,15 @@ def robustness(
             f"operator, got shape {shares.shape}"
         )
     cell = max(0.95, 0.25 + 0.075 * max(len(name) for name in operators))  # inches
-    figure = _figure(2.6 + cell * len(operators), 1.5 + 0.5 * len(methods), title)
+    figure = new_figure(2.6 + cell * len(operators), 1.5 + 0.5 * len(methods), title)
     ax = figure.subplots()
     image = ax.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         text = f"{100 * share:.0f} %" if np.isfinite(share) else "-"
         ink = "white" if share > 0.55 else "black"
         ax.text(column, row, text, ha="center", va="center", fontsize=9, color=ink)
-    ax.set_xticks(range(len(operators)), [_plain(name) for name in operators])
-    ax.set_yticks(range(len(methods)), [_plain(name) for name in methods])
+    ax.set_xticks(range(len(operators)), [plain(name) for name in operators])
+    ax.set_yticks(range(len(methods)), [plain(name) for name in methods])
     ax.set_xticks(np.arange(len(operators) - 1) + 0.5, minor=True)
     ax.set_yticks(np.arange(len(methods) - 1) + 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=1.5)
@@ -141,7 +129,7 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
     require("budget", "finite and > 0", budget, lambda b: 0 < b < float("inf"))
     if not evaluations:
         raise ValueError("evaluations must hold the runs of at least one method, got none")
-    figure = _figure(6.6, 4.2, title)
+    figure = new_figure(6.6, 4.2, title)
     ax = figure.subplots()
     ends = []
     for i, (method, values) in enumerate(evaluations.items()):
@@ -163,7 +151,7 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
             x, counts / len(runs), where="post", color=color, linewidth=1.9,
             linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], markersize=5,
             markeredgecolor="white", markeredgewidth=0.6, clip_on=False,
-            markevery=slice(1, -1), label=f"{_plain(method)}: {len(times)} of {len(runs)}",
+            markevery=slice(1, -1), label=f"{plain(method)}: {len(times)} of {len(runs)}",
         )  # fmt: skip
         alpha = 0.16 if len(evaluations) < 4 else 0.1
         ax.fill_between(x, low, high, step="post", color=color, alpha=alpha, linewidth=0)
@@ -174,7 +162,7 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set_xlabel("evaluations", fontsize=9)
     ax.set_ylabel("runs solved", fontsize=9)
-    _tidy(ax)
+    tidy(ax)
     lines = [line for *_, line in sorted(ends, key=lambda end: end[:3])]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9,
                   handlelength=3.2)  # fmt: skip

@@ -1,6 +1,6 @@
 """Pictures of neuroevolution beside gradient descent: on the common clock, weight by weight.
 
-Without pyplot, as `plotting.py` is. Members are thin, their mean is full, predictions are dashed.
+Members are thin, their mean is full, predictions are dashed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,17 @@ from matplotlib.lines import Line2D
 
 from jaxevo.core import require
 from jaxevo.correspondence import Correspondence
-from jaxevo.plotting import (
-    BASELINE_DASHES,
+from jaxevo.plotting.lines import BASELINE_DASHES, Rows, draw, series_of, spoken
+from jaxevo.plotting.style import (
     BLACK,
     COLOURS,
     DASHES,
     GREY,
     MARKERS,
-    Rows,
-    _draw,
-    _figure,
-    _plain,
-    _series,
-    _spoken,
-    _style,
-    _tidy,
+    line_style,
+    new_figure,
+    plain,
+    tidy,
 )
 from jaxevo.tree import named_leaves
 
@@ -50,12 +46,12 @@ def agreements(found: Mapping[str, Correspondence], title: str = "") -> Figure:
     """
     if not found:
         raise ValueError("found must hold at least one correspondence, got none")
-    figure = _figure(8.6, 5.8, title)
+    figure = new_figure(8.6, 5.8, title)
     (loss, of_mean), (delta, acceptance) = axes = figure.subplots(2, 2, sharex=True)
     lines = []
     for i, (name, one) in enumerate(found.items()):
-        style, time = _style(i) | {"linestyle": "-"}, np.asarray(one.time)
-        (line,) = loss.plot(time, one.trajectory.loss, label=_plain(name), **style)
+        style, time = line_style(i) | {"linestyle": "-"}, np.asarray(one.time)
+        (line,) = loss.plot(time, one.trajectory.loss, label=plain(name), **style)
         lines.append(line)
         of_mean.plot(time, one.trajectory.loss_of_mean, **style)
         delta.plot(time[1:], one.agreement.delta[1:], **style)
@@ -73,7 +69,7 @@ def agreements(found: Mapping[str, Correspondence], title: str = "") -> Figure:
         (acceptance, "accepted"),
     ):
         ax.set_ylabel(label, fontsize=9)
-        _tidy(ax)
+        tidy(ax)
         if ax is not acceptance:
             _logarithmic_if_wide(ax)
     for ax in axes[1]:
@@ -111,7 +107,7 @@ def weights(
             -n <= i < n for i, n in zip(index, shape, strict=False)
         )
         require("which", f"an index of {path}, {shape}", index, lambda _, ok=inside: ok)
-    figure = _figure(max(5.6, 2.2 + 1.9 * len(chosen)), 3.4, title)
+    figure = new_figure(max(5.6, 2.2 + 1.9 * len(chosen)), 3.4, title)
     time = np.asarray(found.time)
     handles: list[Any] = []
     for ax, (path, index) in zip(
@@ -126,7 +122,7 @@ def weights(
         place = "".join(f"[{i}]" for i in index)
         ax.set_title(f"{path}{place}", fontsize=8.5, loc="left")
         ax.set_xlabel("common time t", fontsize=9)
-        _tidy(ax)
+        tidy(ax)
     labels = [f"{members.shape[1]} members", "mean of all members", "gradient descent"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
@@ -143,18 +139,18 @@ def delta_by_members(found: Mapping[str, tuple[Any, Any]], title: str = "") -> F
     """
     if not found:
         raise ValueError("found must hold at least one pair of counts and Deltas, got none")
-    figure = _figure(5.6, 4.0, title)
+    figure = new_figure(5.6, 4.0, title)
     ax = figure.subplots()
     for i, (name, (counts, deltas)) in enumerate(found.items()):
         color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        ax.plot(counts, deltas, label=_plain(name), color=color, marker=marker, markersize=5)
+        ax.plot(counts, deltas, label=plain(name), color=color, marker=marker, markersize=5)
         ax.plot(counts, deltas[0] / np.asarray(counts), color=color, linewidth=0.9,
                 linestyle=BASELINE_DASHES[0])  # fmt: skip
     ax.plot([], [], color=GREY, linewidth=0.9, linestyle=BASELINE_DASHES[0], label="noise alone")
     ax.set(xscale="log", yscale="log")
     ax.set_xlabel("members averaged", fontsize=9)
     ax.set_ylabel("Delta: mean squared distance", fontsize=9)
-    _tidy(ax)
+    tidy(ax)
     ax.legend(frameon=False, fontsize=9)
     return figure
 
@@ -174,20 +170,20 @@ def side_by_side(
     """
     if not comparisons:
         raise ValueError("comparisons must hold at least one task, got none")
-    figure = _figure(3.4 * len(comparisons), 3.6, title)
+    figure = new_figure(3.4 * len(comparisons), 3.6, title)
     lines: dict[str, Line2D] = {}
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for ax, (task, curves) in zip(panels, comparisons.items(), strict=True):
         for i, (learner, rows) in enumerate(curves.items()):
             rule = f"a metric of the records of {learner} on {task}"
             require("metric", rule, metric, lambda m, rows=rows: all(m in row for row in rows))
-            series = _series(rows, metric, "seconds")
-            line = _draw(ax, series, _plain(learner), _style(i), i, range(0, len(rows), 10))
+            series = series_of(rows, metric, "seconds")
+            line = draw(ax, series, plain(learner), line_style(i), i, range(0, len(rows), 10))
             lines.setdefault(learner, line)
-        ax.set_title(_plain(task), fontsize=9, loc="left")
+        ax.set_title(plain(task), fontsize=9, loc="left")
         ax.set_xlabel("seconds", fontsize=9)
-        _tidy(ax)
-    panels[0].set_ylabel(_spoken(metric), fontsize=9)
+        tidy(ax)
+    panels[0].set_ylabel(spoken(metric), fontsize=9)
     figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=4, frameon=False,
                   fontsize=9)  # fmt: skip
     return figure

@@ -1,7 +1,4 @@
-"""Pictures and animations of what a policy does: in a maze, on blocks, under a pole.
-
-Without pyplot, as `plotting.py` is.
-"""
+"""Pictures and animations of what a policy does: in a maze, on blocks, under a pole."""
 
 import pathlib
 from collections.abc import Callable
@@ -21,7 +18,16 @@ from matplotlib.transforms import Affine2D
 from PIL import Image
 
 from jaxevo.core import Control, Episode, Params, Problem
-from jaxevo.plotting import BLACK, COLOURS, DASHES, GREY, _check_one_network, _figure, _tidy, save
+from jaxevo.plotting.style import (
+    BLACK,
+    COLOURS,
+    DASHES,
+    GREY,
+    check_one_network,
+    new_figure,
+    save,
+    tidy,
+)
 from jaxevo.tasks import Environment, Maze, PixelMaze
 from jaxevo.tasks.mazes import RADIUS, RANGEFINDERS, direction
 
@@ -170,7 +176,7 @@ def _checked(problem: Any, params: Params, drawers: dict[type, Callable]) -> Cal
         raise ValueError(
             f"problem must be on a maze, a pixel maze or CartPole, got {_described(problem)}"
         )
-    _check_one_network(problem, params)
+    check_one_network(problem, params)
     return drawers[type(problem.task)]
 
 
@@ -234,7 +240,7 @@ def _score(task: Maze, episodes: Episode) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_maze(task: Maze, episodes: Episode, title: str = "") -> Figure:
-    figure = _figure(6.6, 6.3, title)
+    figure = new_figure(6.6, 6.3, title)
     ax = _floor_plan(figure, task)
     solved, left = _score(task, episodes)
     num = len(solved)
@@ -259,7 +265,7 @@ def _draw_maze(task: Maze, episodes: Episode, title: str = "") -> Figure:
 
 
 def _film_maze(task: Maze, episodes: Episode) -> tuple:
-    figure = _figure(6.6, 6.3)
+    figure = new_figure(6.6, 6.3)
     ax = _floor_plan(figure, task)
     states = _states(episodes)
     sight = jax.jit(jax.vmap(_rays, in_axes=(None, 0, 0)))(task, states.position, states.heading)
@@ -326,7 +332,7 @@ def _way_score(task: PixelMaze, touched: np.ndarray) -> str:
 
 
 def _draw_pixel_maze(task: PixelMaze, episodes: Episode) -> Figure:
-    figure = _figure(6.2, 5.6)
+    figure = new_figure(6.2, 5.6)
     ax = figure.subplots()
     touched = episodes.final.touched[0]
     _map(ax, task, touched)
@@ -343,7 +349,7 @@ def _draw_pixel_maze(task: PixelMaze, episodes: Episode) -> Figure:
 
 
 def _film_pixel_maze(task: PixelMaze, episodes: Episode) -> tuple:
-    figure = _figure(8.6, 5.2)
+    figure = new_figure(8.6, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
     (places, touched), actions = _states(episodes), episodes.actions[0]
     image = _map(left, task, touched[0])
@@ -380,7 +386,7 @@ def _draw_cart_pole(task: Environment, episodes: Episode) -> Figure:
     left = bool(abs(state.x[length]) > task.settings.x_threshold)
     end = "the pole fell" if fell else "the cart left the track" if left else "time was up"
 
-    figure = _figure(7.6, 5.6)
+    figure = new_figure(7.6, 5.6)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.7))[:, 0]
     top.suptitle(f"return {episodes.rewards[0].sum():g}: {end}", x=0.02, ha="left", fontsize=10)
     moments = np.linspace(0, length, MOMENTS).astype(int)
@@ -403,7 +409,7 @@ def _draw_cart_pole(task: Environment, episodes: Episode) -> Figure:
         ax.set_ylabel(label, fontsize=9)
         reach = 1.15 * max(limit, abs(values[: length + 1]).max())
         ax.set_ylim(-reach, reach)
-        _tidy(ax)
+        tidy(ax)
     angle.set_xlabel("seconds; dotted: where an episode ends", fontsize=9)
     return figure
 
@@ -411,7 +417,7 @@ def _draw_cart_pole(task: Environment, episodes: Episode) -> Figure:
 def _film_cart_pole(task: Environment, episodes: Episode) -> tuple:
     state, actions = _states(episodes).state, episodes.actions[0]
     length = int(episodes.alive[0].sum())
-    figure = _figure(7.6, 3.2)
+    figure = new_figure(7.6, 3.2)
     ax = figure.subplots()
     _scene(ax, task)
     cart, pole = _cart_and_pole(ax)

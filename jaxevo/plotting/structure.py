@@ -1,7 +1,4 @@
-"""Pictures of growing networks: over steps, beside one another, against fixed sizes, by task.
-
-Without pyplot, as `plotting.py` is.
-"""
+"""Pictures of growing networks: over steps, beside one another, against fixed sizes, by task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +15,7 @@ from matplotlib.ticker import (
 )
 
 from jaxevo.core import require
-from jaxevo.plotting import COLOURS, DASHES, GREY, MARKERS, _figure, _tidy
+from jaxevo.plotting.style import COLOURS, DASHES, GREY, MARKERS, new_figure, tidy
 
 COLUMNS = ("nodes", "loss", "births", "deaths")
 
@@ -50,7 +47,7 @@ def growth(
     nodes, loss, births, deaths = (
         np.array([np.atleast_1d(row[name]) for row in rows], float) for name in COLUMNS
     )
-    figure = _figure(6.6, 6.4, title)
+    figure = new_figure(6.6, 6.4, title)
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
 
     _spread(panels[0], steps, nodes, COLOURS[0])
@@ -82,7 +79,7 @@ def growth(
         for switch in switches:
             ax.axvline(switch, color=GREY, linewidth=0.9, linestyle=DASHES[1])
         ax.set_xlim(0, steps[-1])
-        _tidy(ax)
+        tidy(ax)
     return figure
 
 
@@ -108,7 +105,7 @@ def beside(
             lambda lengths: lengths and min(lengths.values()) >= 2)  # fmt: skip
     if phases and len(phases) != len(switches) + 1:
         raise ValueError(f"phases must be {len(switches) + 1} names or none, got {len(phases)}")
-    figure = _figure(6.6, 3.8, title)
+    figure = new_figure(6.6, 3.8, title)
     ax = figure.subplots()
     for i, (name, rows) in enumerate(runs.items()):
         steps = np.array([row["step"] for row in rows], float)
@@ -128,7 +125,7 @@ def beside(
     ax.set_xlabel("share of the run", fontsize=9)
     ax.set_ylabel("living nodes", fontsize=9)
     ax.legend(fontsize=8.5, loc="upper left", handlelength=3.2, framealpha=1, edgecolor="none")
-    _tidy(ax)
+    tidy(ax)
     return figure
 
 
@@ -155,7 +152,7 @@ def sizes(
     """
     if len(nodes) != len(losses):
         raise ValueError(f"losses must be {len(nodes)}, one for each network, got {len(losses)}")
-    figure = _figure(6.6, 4.0, title)
+    figure = new_figure(6.6, 4.0, title)
     ax = figure.subplots()
     for i, (size, values) in enumerate(fixed.items()):
         ax.plot(np.full(len(values), size), values, ".", color=COLOURS[0], alpha=0.35,
@@ -174,7 +171,7 @@ def sizes(
     ax.set_ylabel("held-out loss", fontsize=9)
     ax.legend(frameon=False, fontsize=8.5, numpoints=1, title="seeds, median, quartiles",
               title_fontsize=8.5, alignment="left")  # fmt: skip
-    _tidy(ax)
+    tidy(ax)
     return figure
 
 
@@ -191,7 +188,7 @@ def difficulty(points: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
         ValueError: no points.
     """
     require("points", "one or more", points, lambda points: len(points) >= 1)
-    figure = _figure(6.6, 4.0, title)
+    figure = new_figure(6.6, 4.0, title)
     ax = figure.subplots()
     groups = list(dict.fromkeys(point["group"] for point in points))
     for i, point in enumerate(points):
@@ -208,7 +205,7 @@ def difficulty(points: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     ax.set_xlabel("task and its entropy", fontsize=9)
     ax.set_ylabel("nodes at the end", fontsize=9)
     ax.legend(frameon=False, fontsize=8.5, loc="upper left", numpoints=1)
-    _tidy(ax)
+    tidy(ax)
     return figure
 
 

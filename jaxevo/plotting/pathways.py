@@ -1,7 +1,4 @@
-"""Pictures of paths through modules: which are used, by which task, and what transfer costs.
-
-Without pyplot, as `plotting.py` is.
-"""
+"""Pictures of paths through modules: which are used, by which task, and what transfer costs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -21,7 +18,7 @@ from matplotlib.ticker import (
 )
 
 from jaxevo.core import Params, require
-from jaxevo.plotting import BLACK, COLOURS, GREY, MARKERS, _figure, _plain, _tidy
+from jaxevo.plotting.style import BLACK, COLOURS, GREY, MARKERS, new_figure, plain, tidy
 
 PALE = "#d9d9d9"
 LAYER_STEP = 1.8  # from layer to layer, in distances of modules: lines between them stay apart
@@ -53,7 +50,7 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
     num_layers, num_modules = frozen.shape
     heights = LAYER_STEP * np.arange(num_layers)
     size = 0.44 * np.array([num_modules, heights[-1] + 1.2])  # inches, without the labels
-    figure = _figure(max(4.6, 0.9 + size[0]), (1.3 if title else 1.0) + size[1], title)
+    figure = new_figure(max(4.6, 0.9 + size[0]), (1.3 if title else 1.0) + size[1], title)
     ax = figure.subplots()
     for task, layer in itertools.product(range(num_tasks), range(num_layers - 1)):
         ends = [np.flatnonzero(uses[task, i]) for i in (layer, layer + 1)]
@@ -82,7 +79,7 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     style = {"linestyle": "", "marker": "o", "markersize": 9}
-    handles = [Line2D([], [], color=_colour(t), label=_plain(names[t]), **style)
+    handles = [Line2D([], [], color=_colour(t), label=plain(names[t]), **style)
                for t in range(num_tasks)]  # fmt: skip
     if frozen.any():
         handles.append(Line2D([], [], markerfacecolor="none", markeredgecolor=BLACK,
@@ -123,7 +120,7 @@ def module_use(rows: Rows, title: str = "") -> Figure:
         edges, columns = [0.0, 1.0], [np.asarray(ordered[0]["use"], float)]
     use = np.stack(columns, -1)  # [L, M, columns]
     num_layers, num_modules = use.shape[:2]
-    figure = _figure(6.6, 1.1 + 1.35 * num_layers, title)
+    figure = new_figure(6.6, 1.1 + 1.35 * num_layers, title)
     axes = figure.subplots(num_layers, 1, sharex=True, squeeze=False)[:, 0]
     for layer, ax in enumerate(axes):
         image = ax.pcolormesh(edges, np.arange(num_modules + 1) + 0.5, use[layer], cmap="Blues",
@@ -154,7 +151,7 @@ def costs(table: Rows, title: str = "") -> Figure:
         ValueError: an empty table.
     """
     require("table", "one row or more", len(table), lambda n: n >= 1)
-    figure = _figure(6.8, 1.3 + 0.42 * len(table), title)
+    figure = new_figure(6.8, 1.3 + 0.42 * len(table), title)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, name in zip(axes, ("generations", "batches"), strict=True):
         _points(ax, table, name)
@@ -168,7 +165,7 @@ def costs(table: Rows, title: str = "") -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_xlabel(f"{'mini-batches' if name == 'batches' else name} to criterion", fontsize=9)
         ax.set_yticks(range(len(table)), _methods(table))
-        _tidy(ax)
+        tidy(ax)
     axes[0].set_ylim(len(table) - 0.5, -0.5)
     return figure
 
@@ -184,14 +181,14 @@ def scores(table: Rows, name: str, title: str = "") -> Figure:
         ValueError: an empty table.
     """
     require("table", "one row or more", len(table), lambda n: n >= 1)
-    figure = _figure(5.2, 1.1 + 0.42 * len(table), title)
+    figure = new_figure(5.2, 1.1 + 0.42 * len(table), title)
     ax = figure.subplots()
     _points(ax, table, name)
     ax.set_yticks(range(len(table)), _methods(table))
     ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_xlabel(_plain(name.replace("held_out/", "held-out ")), fontsize=9)
+    ax.set_xlabel(plain(name.replace("held_out/", "held-out ")), fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    _tidy(ax)
+    tidy(ax)
     return figure
 
 
@@ -225,7 +222,7 @@ def overlap(
         gain = [theirs[name]["batches"] / max(own[name]["batches"], 1) for name in both]
     else:
         gain = [own[name][score] - theirs[name][score] for name in both]
-    figure = _figure(5.2, 3.8, title)
+    figure = new_figure(5.2, 3.8, title)
     ax = figure.subplots()
     ax.axhline(1 if score is None else 0, color=GREY, linewidth=1)
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(shared))  # whole numbers coincide
@@ -240,13 +237,13 @@ def overlap(
         ax.yaxis.set_major_locator(FixedLocator(RATIOS))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.set_ylabel(f"mini-batches of {_plain(control)}\nover those of pathnet", fontsize=9)
+        ax.set_ylabel(f"mini-batches of {plain(control)}\nover those of pathnet", fontsize=9)
     else:
         name = score.replace("held_out/", "held-out ")
-        ax.set_ylabel(f"{_plain(name)} of pathnet\nless that of {_plain(control)}", fontsize=9)
+        ax.set_ylabel(f"{plain(name)} of pathnet\nless that of {plain(control)}", fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("modules in both paths", fontsize=9)
-    _tidy(ax)
+    tidy(ax)
     return figure
 
 
@@ -254,7 +251,7 @@ def _methods(table: Rows) -> list[str]:
     """A label for each row."""
     several = len({row["task"] for row in table}) > 1
     return [
-        _plain(row["method"] + (f", task {row['task'] + 1}" if several else "")) for row in table
+        plain(row["method"] + (f", task {row['task'] + 1}" if several else "")) for row in table
     ]
 
 

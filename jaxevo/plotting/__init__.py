@@ -1,0 +1,22 @@
+"""Pictures of runs, comparisons and networks, as matplotlib figures, without pyplot.
+
+What every learner has is here: `curve`, `comparison`, `alignment`, `weights`, `forecast`,
+`confusion`, and `save`. Each system has a file beside it: `correspondence`, `episodes`,
+`mutations`, `pathways`, `structure`. Nothing else in the package imports matplotlib.
+"""
+
+from jaxevo.plotting.curves import alignment, comparison, curve
+from jaxevo.plotting.networks import can_forecast, confusion, forecast, weights
+from jaxevo.plotting.style import Picture, save
+
+__all__ = [
+    "Picture",
+    "alignment",
+    "can_forecast",
+    "comparison",
+    "confusion",
+    "curve",
+    "forecast",
+    "save",
+    "weights",
+]
