@@ -55,6 +55,7 @@ class RunResult(NamedTuple):
         rows: one dict for each record: `step`, `seconds` since the run began, the mean of each
             metric since the last record, and `held_out/...`; lists over seeds.
         state: the last state, to go on from with `train(..., state=...)`.
+        problem: that was trained on, of the size that a growing network ended with.
         summary: cost of a step, seconds to compile, seconds to the first record, bytes, and what
             was reached.
         folder: where the files are, or None.
@@ -64,6 +65,7 @@ class RunResult(NamedTuple):
     best_params: Params | None
     rows: list[dict[str, Any]]
     state: State
+    problem: Problem
     summary: dict[str, Any]
     folder: pathlib.Path | None
 
@@ -372,7 +374,9 @@ class _Loop:
                     figure = plotting.forecast(program.problem, one)
                     plotting.save(figure, files.path / "forecast.png")
         path = None if files is None else files.path
-        return RunResult(params, best, self.rows, program.state, self.summary, path)
+        return RunResult(
+            params, best, self.rows, program.state, program.problem, self.summary, path
+        )
 
     def draw_growth(self, levels: Mapping[str, Mapping[str, float]]) -> None:
         """The picture of a network that grew."""

@@ -151,7 +151,8 @@ def test_a_run_that_makes_more_slots_keeps_its_best_network():
     assert np.argmin(losses) < 5  # while it was small
     assert alive_in(result.params)["layer0"].size > 4
     best = result.best_params
-    test = Problem(problem(4).task, problem(4).model.fitted(best)).held_out()
+    assert result.problem.model.capacity == 16
+    test = result.problem.held_out()
     assert test is not None
     again = test.evaluate(best, test.sample(jax.random.key(0), 0)).loss
     np.testing.assert_allclose(again, min(losses), rtol=1e-5)
