@@ -171,8 +171,9 @@ def records(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_runs_killed_at_random_moments_end_as_if_they_were_not(tmp_path, monkeypatch):
-    """kill -9 between and during saves, ten times over; then the last resume runs through."""
+@pytest.mark.parametrize("num_kills", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_runs_killed_at_random_moments_end_as_if_they_were_not(num_kills, tmp_path, monkeypatch):
+    """kill -9 between and during saves; then the last resume runs through."""
     monkeypatch.setattr(sys.modules["jaxevo.run"], "SAVE_SHARE", 1.0)
     script = tmp_path / "trainer.py"
     script.write_text(
@@ -213,7 +214,7 @@ def test_runs_killed_at_random_moments_end_as_if_they_were_not(tmp_path, monkeyp
             break
         assert code == -signal.SIGKILL, errors
         kills += 1
-        if kills == 10:
+        if kills == num_kills:
             code, errors = end(start(folder, "resume"))
             assert code == 0, errors
             break
