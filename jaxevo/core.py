@@ -410,7 +410,8 @@ class Learner(Protocol):
     """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
 
     An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
-    another task), `edit(state, edit, problem)` (a structural change, `jaxevo.structure.Edit`),
+    another task), `edit(state, edit, problem)` (a structural change, `jaxevo.structure.Edit`)
+    and `edit_passes` (the forward passes of one),
     `resize(before, after, problem) -> Resized | None` (on the host: asked after steps whether they
     overflowed, and at records, with one state as both, whether another size would do),
     `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size),

@@ -140,6 +140,10 @@ def test_slots_of_a_run_follow_the_nodes(tmp_path):
 def test_a_step_costs_the_learner_s_steps_and_a_look_at_every_member():
     learner = StructuredLearner(learner=LEARNERS["metropolis"], every=7)
     assert learner.cost(problem()).forward_passes == 7 * 4 + 4
+    for name in ("adaptive-monte-carlo, on minibatches", "generations"):  # measure no one again
+        inner = LEARNERS[name]
+        passes = StructuredLearner(learner=inner, every=7).cost(problem()).forward_passes
+        assert passes == 7 * inner.cost(problem()).forward_passes
 
 
 def test_refusals():

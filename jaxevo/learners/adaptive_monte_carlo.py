@@ -189,6 +189,11 @@ class AdaptiveMonteCarlo:
         metrics = tried_metrics(walkers.measured.loss, tried) | {"sigma": walkers.sigma.mean()}
         return self.state_of(walkers, state.seed, state.step + 1), metrics
 
+    @property
+    def edit_passes(self) -> int:
+        """Forward passes of an `edit`."""
+        return 0 if self.minibatch else self.population_size
+
     def edit(
         self, state: AdaptiveMonteCarloState, edit: Edit, problem: Problem
     ) -> AdaptiveMonteCarloState:

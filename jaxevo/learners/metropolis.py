@@ -192,6 +192,11 @@ class Metropolis:
         metrics = tried_metrics(chains.measured.loss, tried)
         return self.state_of(chains, state.seed, state.step + 1), metrics
 
+    @property
+    def edit_passes(self) -> int:
+        """Forward passes of an `edit`."""
+        return self.population_size
+
     def edit(self, state: MetropolisState, edit: Edit, problem: Problem) -> MetropolisState:
         """The state with other networks in the places of the old, measured anew.
 

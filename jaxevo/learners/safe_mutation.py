@@ -200,6 +200,11 @@ class SafeMutation(Mutation):
         samples = num_samples(problem, abstract_batch(problem))
         return Cost(self.num_children * (1 + forward), self.num_children * backward, samples)
 
+    @property
+    def edit_passes(self) -> int:
+        """Forward passes of an `edit`."""
+        return 0 if self.generational else self.population_size
+
     def edit(self, state: SafeMutationState, edit: Edit, problem: Problem) -> SafeMutationState:
         """The state with other networks in the places of the old, evaluated anew.
 

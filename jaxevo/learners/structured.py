@@ -3,7 +3,8 @@
 Scores and events need no gradient, so whatever changes weights may go between them: a step is so
 many steps of the learner, then the L1 penalty on what nodes send, then a round of events. The
 learner's `edit` is told, and measures again what it had measured.
-Source: Miconi, arXiv 1606.06216, for the events; without gradients they are ours.
+Source: Miconi, arXiv 1606.06216, for the events. Differs: no gradient; and births and deaths are
+counted by place in the population, whoever the learner puts there.
 """
 
 import dataclasses
@@ -51,8 +52,9 @@ class StructuredLearner(Growth):
     [N], one for each member.
 
     Attributes:
-        learner: one with `edit(state, edit, problem)`: `Metropolis`, `AdaptiveMonteCarlo`,
-            `SafeMutation`, or one of your own.
+        learner: one with `edit(state, edit, problem)`, the number of its forward passes in
+            `edit_passes`, and `params` [N, ...] in its state: `Metropolis`,
+            `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
         every: steps of the learner in a step of this one, >= 1.
     """
 
@@ -67,7 +69,11 @@ class StructuredLearner(Growth):
             "one with edit(state, edit, problem), such as Metropolis, AdaptiveMonteCarlo or "
             "SafeMutation (see DifferentiableStructure for gradients)",
             self.learner,
-            lambda inner: isinstance(inner, Learner) and hasattr(inner, "edit"),
+            lambda inner: (
+                isinstance(inner, Learner)
+                and hasattr(inner, "edit")
+                and hasattr(inner, "edit_passes")
+            ),
         )
 
     @property
@@ -107,11 +113,10 @@ class StructuredLearner(Growth):
         return self.learner.solution(state.learner, problem)
 
     def cost(self, problem: Problem) -> Cost:
-        """With a forward pass of every member after the events."""
+        """With the forward passes of the learner's `edit`."""
         forward, backward, samples = self.learner.cost(problem)
-        inner = jax.eval_shape(self.learner.init, jax.random.key(0), problem)
-        num_members = jax.tree.leaves(inner.params)[0].shape[0]
-        return Cost(self.every * forward + num_members, self.every * backward, samples)
+        edit = self.learner.edit_passes
+        return Cost(self.every * forward + edit, self.every * backward, samples)
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
         """What a person should know of a run's metrics, if anything."""
