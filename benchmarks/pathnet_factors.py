@@ -8,6 +8,7 @@ are read, and one that was stopped goes on. Prints a row for each as markdown.
 
 import argparse
 import pathlib
+import re
 
 import jax
 
@@ -22,9 +23,12 @@ FACTORS = {
     "learning rate x 3": {"learning_rate": 3e-2},
     "last join a mean": {"join": "sum_then_mean"},
     "20 paths": {"population_size": 20},
-    "fresh noise": {"when": "fresh"},
     "frozen path always on": {"frozen_path": "always"},
+    "20 paths, frozen path always on": {"population_size": 20, "frozen_path": "always"},
     "criterion 0.97": {"threshold": 0.97},
+    "criterion 0.9": {"threshold": 0.9},
+    # what is reachable where no image is seen twice; to be read beside the row above
+    "criterion 0.9, fresh noise": {"threshold": 0.9, "when": "fresh"},
 }
 
 
@@ -47,7 +51,7 @@ COLUMNS = ("independent", "independent-fixed", "fine-tuning")
 
 
 def study(name, args):
-    folder = pathlib.Path(args.out, name.replace(" / ", "-over-").replace(" ", "-"))
+    folder = pathlib.Path(args.out, "-".join(re.findall(r"[\w.]+", name.replace("/", "over"))))
     settings = BASE | FACTORS[name]
     built = registry.build("pathnet", "binary-mnist", data_dir=args.data_dir, **settings)
     sequences = [

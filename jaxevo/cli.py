@@ -566,7 +566,8 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
         **place,
     )
     if study.table:
-        title = f"{learner} on {task}: {len(sequences)} sequences x {values['seeds']} seeds"
+        tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"
+        title = f"{learner} on {tasks}; sequences: {len(sequences)}, seeds: {values['seeds']}"
         Console().print(transfer_table(title, study.table))
     print(study.folder)
     return 130 if study.interrupted else 0

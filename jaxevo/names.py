@@ -375,7 +375,7 @@ LEARNERS = _by_name(
         _PATHNET,
         "evolved paths through shared modules, which node perturbation trains",
         estimator=_NODES,
-        preset=_PATHS | {"learning_rate": 2e-3, "clip_norm": 1.0},
+        preset=_PATHS | {"num_draws": 16},
         on=_PATHS_ON,
         fixed={"rule": "np"},
         model="modular",

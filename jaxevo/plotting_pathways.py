@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Wedge
@@ -23,6 +24,7 @@ from jaxevo.core import Params, require
 from jaxevo.plotting import BLACK, COLOURS, GREY, MARKERS, _figure, _plain, _tidy
 
 PALE = "#d9d9d9"
+LAYER_STEP = 1.8  # from layer to layer, in distances of modules: lines between them stay apart
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10)
 Rows = Sequence[Mapping[str, Any]]
 
@@ -49,18 +51,20 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
     names = list(tasks) or [f"task {letter}" for letter, _ in zip("ABCDEFGH", uses, strict=False)]
     require("tasks", f"a name for each of {num_tasks}", names, lambda n: len(n) >= num_tasks)
     num_layers, num_modules = frozen.shape
-    figure = _figure(max(4.6, 1.1 + 0.46 * num_modules), 1.2 + 1.05 * num_layers, title)
+    heights = LAYER_STEP * np.arange(num_layers)
+    size = 0.44 * np.array([num_modules, heights[-1] + 1.2])  # inches, without the labels
+    figure = _figure(max(4.6, 0.9 + size[0]), (1.3 if title else 1.0) + size[1], title)
     ax = figure.subplots()
     for task, layer in itertools.product(range(num_tasks), range(num_layers - 1)):
         ends = [np.flatnonzero(uses[task, i]) for i in (layer, layer + 1)]
         shift = 0.09 * (task - (num_tasks - 1) / 2)  # lines of two tasks stay apart
         for below, above in itertools.product(*ends):
-            ax.plot([below + shift, above + shift], [layer, layer + 1], color=_colour(task),
-                    linewidth=1.1, alpha=0.55, zorder=1)  # fmt: skip
+            ax.plot([below + shift, above + shift], heights[layer : layer + 2],
+                    color=_colour(task), linewidth=1.1, alpha=0.55, zorder=1)  # fmt: skip
     radius = 0.3
     for layer, module in itertools.product(range(num_layers), range(num_modules)):
         here = np.flatnonzero(uses[:, layer, module])
-        centre = (module, layer)
+        centre = (module, float(heights[layer]))
         if not len(here):
             ax.add_patch(Wedge(centre, radius, 0, 360, facecolor=PALE, zorder=2))
         for part, task in enumerate(here):
@@ -70,10 +74,10 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
             ring = Wedge(centre, radius + 0.08, 0, 360, width=0.08, facecolor=BLACK, zorder=3)
             ax.add_patch(ring)
     ax.set_xlim(-0.7, num_modules - 0.3)
-    ax.set_ylim(-0.6, num_layers - 0.4)
+    ax.set_ylim(-0.6, heights[-1] + 0.6)
     ax.set_aspect("equal")
     ax.set_xticks(range(num_modules), [str(m + 1) for m in range(num_modules)], fontsize=8.5)
-    ax.set_yticks(range(num_layers), [f"layer {i + 1}" for i in range(num_layers)], fontsize=9)
+    ax.set_yticks(heights, [f"layer {i + 1}" for i in range(num_layers)], fontsize=9)
     ax.set_xlabel("module", fontsize=9)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -150,17 +154,11 @@ def costs(table: Rows, title: str = "") -> Figure:
         ValueError: an empty table.
     """
     require("table", "one row or more", len(table), lambda n: n >= 1)
-    several = len({row["task"] for row in table}) > 1
-    labels = [row["method"] + (f", task {row['task'] + 1}" if several else "") for row in table]
     figure = _figure(6.8, 1.3 + 0.42 * len(table), title)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, name in zip(axes, ("generations", "batches"), strict=True):
+        _points(ax, table, name)
         for i, row in enumerate(table):
-            color = COLOURS[0] if row["method"] == "pathnet" else GREY
-            ends = [row[f"{name}_low"], row[f"{name}_high"]]
-            ax.plot(ends, [i, i], color=color, linewidth=2.2, solid_capstyle="butt")
-            ax.plot(row[name], i, color=color, marker=MARKERS[i % len(MARKERS)], markersize=7,
-                    markeredgecolor="white", linestyle="")  # fmt: skip
             if row["reached"] < 1:
                 text = f" {100 * row['reached']:.0f} % reached it"
                 ax.annotate(text, (row[name], i), (0, 7), textcoords="offset points", fontsize=7.5,
@@ -169,14 +167,40 @@ def costs(table: Rows, title: str = "") -> Figure:
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_xlabel(f"{'mini-batches' if name == 'batches' else name} to criterion", fontsize=9)
-        ax.set_yticks(range(len(labels)), [_plain(label) for label in labels])
+        ax.set_yticks(range(len(table)), _methods(table))
         _tidy(ax)
     axes[0].set_ylim(len(table) - 0.5, -0.5)
     return figure
 
 
+def scores(table: Rows, name: str, title: str = "") -> Figure:
+    """How well every method does on the later tasks after all its training, with 95 % intervals.
+
+    Args:
+        table: of `jaxevo.transfer`: a row for each method and later task.
+        name: of the score, such as "held_out/accuracy".
+
+    Raises:
+        ValueError: an empty table.
+    """
+    require("table", "one row or more", len(table), lambda n: n >= 1)
+    figure = _figure(5.2, 1.1 + 0.42 * len(table), title)
+    ax = figure.subplots()
+    _points(ax, table, name)
+    ax.set_yticks(range(len(table)), _methods(table))
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlabel(_plain(name.replace("held_out/", "held-out ")), fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    _tidy(ax)
+    return figure
+
+
 def overlap(
-    rows: Rows, chance: float | None = None, control: str = "independent", title: str = ""
+    rows: Rows,
+    chance: float | None = None,
+    control: str = "independent",
+    title: str = "",
+    score: str | None = None,
 ) -> Figure:
     """Modules that the second path shares with the first, against the speed-up it had.
 
@@ -184,6 +208,7 @@ def overlap(
         rows: of `jaxevo.transfer`.
         chance: expected overlap of two random paths (`pathways.chance_overlap`), a line.
         control: the method that the speed-up is over.
+        score: against the gain in this instead, such as "held_out/accuracy".
 
     Raises:
         ValueError: no replicate of both.
@@ -196,26 +221,51 @@ def overlap(
     both = [name for name in own if name in theirs]
     require(f"rows of pathnet and {control}", "one replicate or more", len(both), lambda n: n >= 1)
     shared = np.array([sum(own[name]["overlap"]) for name in both], float)
-    speedup = [theirs[name]["batches"] / max(own[name]["batches"], 1) for name in both]
+    if score is None:
+        gain = [theirs[name]["batches"] / max(own[name]["batches"], 1) for name in both]
+    else:
+        gain = [own[name][score] - theirs[name][score] for name in both]
     figure = _figure(5.2, 3.8, title)
     ax = figure.subplots()
-    ax.axhline(1, color=GREY, linewidth=1)
+    ax.axhline(1 if score is None else 0, color=GREY, linewidth=1)
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(shared))  # whole numbers coincide
-    ax.plot(shared + jitter, speedup, linestyle="", marker="o", markersize=6, color=COLOURS[0],
+    ax.plot(shared + jitter, gain, linestyle="", marker="o", markersize=6, color=COLOURS[0],
             alpha=0.75, markeredgecolor="white")  # fmt: skip
     if chance is not None:
         ax.axvline(chance, color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
         ax.set_title(f"dashed: overlap by chance, {chance:.2f}", fontsize=8.5, loc="right",
                      color=GREY)  # fmt: skip
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(FixedLocator(RATIOS))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if score is None:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(FixedLocator(RATIOS))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_ylabel(f"mini-batches of {_plain(control)}\nover those of pathnet", fontsize=9)
+    else:
+        name = score.replace("held_out/", "held-out ")
+        ax.set_ylabel(f"{_plain(name)} of pathnet\nless that of {_plain(control)}", fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("modules in both paths", fontsize=9)
-    ax.set_ylabel(f"mini-batches of {_plain(control)}\nover those of pathnet", fontsize=9)
     _tidy(ax)
     return figure
+
+
+def _methods(table: Rows) -> list[str]:
+    """A label for each row."""
+    several = len({row["task"] for row in table}) > 1
+    return [
+        _plain(row["method"] + (f", task {row['task'] + 1}" if several else "")) for row in table
+    ]
+
+
+def _points(ax: Axes, table: Rows, name: str) -> None:
+    """One point with its interval for each row, from top to bottom."""
+    for i, row in enumerate(table):
+        color = COLOURS[0] if row["method"] == "pathnet" else GREY
+        ends = [row[f"{name}_low"], row[f"{name}_high"]]
+        ax.plot(ends, [i, i], color=color, linewidth=2.2, solid_capstyle="butt")
+        ax.plot(row[name], i, color=color, marker=MARKERS[i % len(MARKERS)], markersize=7,
+                markeredgecolor="white", linestyle="")  # fmt: skip
 
 
 def _colour(task: Any) -> str:

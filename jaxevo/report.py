@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxevo.transfer_measures import score_of
+
 PLAIN_SECONDS = 5.0  # between two lines where there is no terminal
 
 
@@ -165,28 +167,40 @@ def comparison_table(
 
 
 def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost."""
+    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost.
 
-    def between(row, name):
+    Where no replicate reached a criterion all cost the same: how much better PathNet is, instead.
+    """
+
+    def between(row, name, form=".2f"):
         low, high = row[f"{name}_low"], row[f"{name}_high"]
-        return f"{row[name]:.2f}\n[{low:.2f}, {high:.2f}]"
+        return f"{row[name]:{form}}\n[{low:{form}}, {high:{form}}]"
 
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    accuracy = "held_out/accuracy" if "held_out/accuracy" in rows[0] else "fitness"
+    score = score_of(rows[0])
+    name = score.split("/")[-1]
+    reached = any(row["reached"] for row in rows)
+    columns = ("x", "x in all", name) if reached else (name, "pathnet's gain")
     several = len({row["task"] for row in rows}) > 1
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", min_width=17, overflow="fold")
-    for column in ("generations", "batches", "x", "x in all", accuracy.split("/")[-1]):
+    for column in ("generations", "batches", *columns):
         table.add_column(column, no_wrap=True)
     for row in rows:
-        ratios = ["", ""]
-        if row["method"] != "pathnet":
-            ratios = [between(row, f"{kind}speedup_batches") for kind in ("", "total_")]
+        control = row["method"] != "pathnet"
+        generations = f"{row['generations']:.0f}"
+        if reached:
+            generations += f"\n{100 * row['reached']:.0f} % done"
+            kinds = ("speedup_batches", "total_speedup_batches")
+            cells = [between(row, kind) if control else "" for kind in kinds]
+            cells.append(f"{row[score]:.4g}")
+        else:
+            cells = [between(row, score, ".3g")]
+            cells.append(between(row, f"gain_{score}", ".2g") if control else "")
         table.add_row(
             row["method"] + (f", task {row['task'] + 1}" if several else ""),
-            f"{row['generations']:.0f}\n{100 * row['reached']:.0f} % done",
+            generations,
             compact(round(row["batches"])),
-            *ratios,
-            f"{row[accuracy]:.4g}",
+            *cells,
         )
     return table
 

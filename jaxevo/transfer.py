@@ -32,10 +32,10 @@ from jaxevo.core import (
 )
 from jaxevo.folder import RunFolder, for_json, read_json
 from jaxevo.learners.pathnet import PathNet, PathNetState, network_of
-from jaxevo.pathways import module_use, overlap, use_entropy
+from jaxevo.pathways import chance_overlap, module_use, overlap, use_entropy
 from jaxevo.pytree import described
 from jaxevo.run import check_unchanged, stoppable
-from jaxevo.transfer_measures import summary
+from jaxevo.transfer_measures import score_of, summary
 
 CALL_SECONDS = 10.0  # of one jitted call: how long Ctrl-C may wait
 METHODS = ("pathnet", "independent", "independent-fixed", "fine-tuning")
@@ -95,7 +95,8 @@ def transfer(
             they differ in arrays and numbers only, and what they share is not copied.
         num_seeds: independent repetitions of each sequence, >= 1.
         max_generations: that a task may take, >= 1; a control that trains one path alone may take
-            as many batches, and so up to twice as many generations.
+            as many batches, and so twice as many generations, or as many times as many as there
+            are paths that train together.
         methods: "pathnet", which the others follow on, and any of `METHODS`.
         chunk_size: replicates that are trained at once; None: all, and one after another on a
             CPU.
@@ -161,6 +162,7 @@ class _Study:
     def __init__(self, key, learner, sequences, num_seeds, max_generations, methods, chunk_size,
                  record_every, files, save_seconds, on_chunk):  # fmt: skip
         num_tasks = len(sequences[0])
+        self.network = network_of(sequences[0][0])
         self.learner, self.num_seeds, self.max_generations = learner, num_seeds, max_generations
         self.record_every, self.files, self.save_seconds = record_every, files, save_seconds
         self.on_chunk = on_chunk
@@ -205,10 +207,9 @@ class _Study:
         return jax.vmap(split)(self.keys)
 
     def limit(self, phase: Phase) -> int:
-        """Generations that a phase may take: as many batches for one path as for two."""
-        pair = self.learner.form == "serial"
-        alone = self.learner_of(phase.method).form == "fixed" and pair
-        return self.max_generations * (2 if alone else 1)
+        """Generations that a phase may take: as many batches for one path as for several."""
+        evaluations = self.max_generations * self.learner.paths_per_generation
+        return evaluations // self.learner_of(phase.method).paths_per_generation
 
     def begin(self, phase: Phase) -> None:
         origin = None
@@ -348,8 +349,17 @@ class _Study:
         if path is not None:
             _write(found, path)
             if found.table and not interrupted:
-                _draw(found, path)
+                _draw(found, path, self.chance())
         return found
+
+    def chance(self) -> float | None:
+        """Modules that two random paths share; None where frozen ones are on every path."""
+        if self.learner.frozen_path == "always":
+            return None
+        network = self.network
+        return chance_overlap(
+            network.num_layers, network.num_modules, network.num_active, self.learner.initial_paths
+        )
 
     # ---------------------------------------------------------------------- what is on disk
 
@@ -417,19 +427,35 @@ def _write(found: Transfer, folder: pathlib.Path) -> None:
     write_whole(folder / "table.csv", table.getvalue())
 
 
-def _draw(found: Transfer, folder: pathlib.Path) -> None:
+def _draw(found: Transfer, folder: pathlib.Path, chance: float | None) -> None:
     from jaxevo import plotting
     from jaxevo import plotting_pathways as pictures
 
     figures = {
-        "network.png": pictures.network(paths_of(found.rows), "the first sequence"),
-        "use.png": pictures.module_use(found.use, "the first sequence"),
-        "costs.png": pictures.costs(found.table),
+        "network.png": pictures.network(paths_of(found.rows), "paths of the first replicate"),
+        "use.png": pictures.module_use(first_use(found.use), "modules in use, first replicate"),
     }
+    score = None
+    if any(row["reached"] for row in found.table):
+        figures["costs.png"] = pictures.costs(found.table)
+    else:
+        score = score_of(found.table[0])
+        figures["scores.png"] = pictures.scores(found.table, score)
     if any(row["method"] == "independent" for row in found.rows):
-        figures["overlap.png"] = pictures.overlap(found.rows)
+        figures["overlap.png"] = pictures.overlap(found.rows, chance, score=score)
     for name, figure in figures.items():
         plotting.save(figure, folder / name)
+
+
+def first_use(use: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Module use of the first replicate while it was at work, and where it ended."""
+    kept, ended = [], set()
+    for row in use:
+        if row["task"] not in ended:
+            kept.append(row)
+        if row["first_done"]:
+            ended.add(row["task"])
+    return kept
 
 
 def paths_of(rows: list[dict[str, Any]], sequence: int = 0, seed: int = 0) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A replicate's PathNet and controls share their tasks and seed, so that ratios are taken between
 sums or means over the same replicates, and intervals by drawing whole sequences of tasks, with
-all their seeds and methods, with replacement.
+all their seeds and methods, with replacement; the seeds of a study of one sequence.
 """
 
 import math
@@ -22,9 +22,9 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
 
     `generations` and `batches` are means over replicates, which count in full where the criterion
     was not reached: `reached` is the share that did. `speedup_...` are the method's cost over
-    PathNet's: the ratio of means, the mean of ratios, and of the total of both tasks, each with
-    `_low` and `_high` of its 95 % interval. `held_out/...` and `fitness` are means, with the
-    difference of PathNet's from them as `gain_...`.
+    PathNet's: the ratio of means, the mean of ratios, and of the total of both tasks.
+    `held_out/...` and `fitness` are means, with the difference of PathNet's from them as
+    `gain_...`. Each has `_low` and `_high` of its 95 % interval.
 
     Args:
         rows: of `jaxevo.transfer`.
@@ -37,6 +37,7 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
     require_integer("num_resamples", 1, num_resamples)
     tasks = sorted({row["task"] for row in rows if row["task"] and row["method"] == "pathnet"})
     require("rows", "of PathNet on a second task at least", len(tasks), lambda n: n >= 1)
+    settings = num_resamples, seed
     table = []
     for task in tasks:
         own = columns(rows, "pathnet", task)
@@ -52,14 +53,10 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
                 "replicates": len(theirs["batches"]),
                 "reached": float(theirs["reached"].mean()),
             }
-            for name in ("generations", "batches"):
-                line[name] = float(theirs[name].mean())
-                line |= interval_of(np.mean, [theirs[name]], own["sequence"], name)
             scores = [n for n in theirs if n == "fitness" or n.startswith("held_out/")]
-            for name in scores:
-                line[name] = float(theirs[name].mean())
+            for name in ("generations", "batches", *scores):
+                line |= measured(mean, [theirs[name]], own, name, *settings)
             if method != "pathnet":
-                settings = num_resamples, seed
                 for name in ("generations", "batches"):
                     pair = [theirs[name], own[name]]
                     line |= measured(ratio_of_means, pair, own, f"speedup_{name}", *settings)
@@ -87,6 +84,16 @@ def columns(rows: Rows, method: str, task: int) -> dict[str, np.ndarray]:
     return found or {name: np.zeros(0) for name in ("batches", "generations", "reached")}
 
 
+def score_of(row: Mapping[str, Any]) -> str:
+    """The name of the score to show: accuracy or return of the held-out split, else fitness."""
+    names = ("held_out/accuracy", "held_out/return")
+    return next((name for name in names if name in row), "fitness")
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
 def ratio_of_means(theirs: np.ndarray, own: np.ndarray) -> float:
     return float(np.mean(theirs) / np.mean(own))
 
@@ -107,22 +114,9 @@ def measured(
     num_resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """A measure and its interval, under its name."""
-    value = {name: measure(*arrays)}
-    return value | interval_of(measure, arrays, own["sequence"], name, num_resamples, seed)
-
-
-def interval_of(
-    measure: Callable[..., Any],
-    arrays: Sequence[np.ndarray],
-    sequences: np.ndarray,
-    name: str,
-    num_resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, float]:
-    """`name_low` and `name_high`, see `resampled`."""
-    low, high = resampled(measure, arrays, sequences, num_resamples, seed)
-    return {f"{name}_low": low, f"{name}_high": high}
+    """A measure and its interval: `name`, `name_low` and `name_high`."""
+    low, high = resampled(measure, arrays, own["sequence"], num_resamples, seed)
+    return {name: measure(*arrays), f"{name}_low": low, f"{name}_high": high}
 
 
 def resampled(
@@ -139,9 +133,12 @@ def resampled(
         sequences: [R], which replicates belong together and are drawn together.
 
     Returns:
-        The percentiles 2.5 and 97.5 over resamples; NaN where there is one sequence only.
+        The percentiles 2.5 and 97.5 over resamples. Of one sequence the replicates are drawn one
+        by one, and say nothing of other tasks; NaN where there is one replicate.
     """
     groups = [np.flatnonzero(sequences == name) for name in np.unique(sequences)]
+    if len(groups) == 1:
+        groups = [np.array([i]) for i in groups[0]]
     if len(groups) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)

@@ -60,8 +60,14 @@ def tree_fill(tree: Tree, missing: Tree) -> Tree:
 
 def tree_finite(tree: Tree) -> Bool[Array, ""]:
     """Whether every number of every floating leaf is finite."""
+
+    def any_not_finite(leaf):
+        # flat and in bytes: on a CPU the same of booleans takes ten times as long
+        flags = (~jnp.isfinite(leaf)).astype(jnp.uint8).ravel()
+        return jnp.max(flags, initial=0)
+
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return jnp.max(jnp.array([any_not_finite(leaf) for leaf in leaves]), initial=0) == 0
 
 
 def tree_zeros(like: Tree) -> Tree:

@@ -89,12 +89,31 @@ def test_overlap_against_speedup():
     assert_nothing_overlaps(figure)
 
 
+def test_without_a_criterion_scores_are_compared():
+    rows = [
+        row | {"held_out/accuracy": 0.8 + 0.1 * (row["method"] == "pathnet")} for row in study()
+    ]
+    (ax,) = pictures.overlap(rows, score="held_out/accuracy").axes
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), 0.1)
+    assert ax.lines[0].get_ydata()[0] == 0  # no gain
+    lines = [
+        row | {"held_out/accuracy": 0.8, "held_out/accuracy_low": 0.7, "held_out/accuracy_high": 1}
+        for row in table(0.0)
+    ]
+    figure = pictures.scores(lines, "held_out/accuracy", "after 500 generations")
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == [row["method"] for row in table()]
+    np.testing.assert_allclose([line.get_xdata() for line in ax.lines[::2]], [[0.7, 1]] * 4)
+    assert_nothing_overlaps(figure)
+
+
 def test_what_cannot_be_drawn_is_refused():
     for draw in (
         lambda: pictures.network({"kernel": 1}),
         lambda: pictures.network(params(), tasks=["one"]),
         lambda: pictures.module_use([]),
         lambda: pictures.costs([]),
+        lambda: pictures.scores([], "fitness"),
         lambda: pictures.overlap([]),
     ):
         with pytest.raises(ValueError):

@@ -1,19 +1,23 @@
 """Transfer studies: paired phases, criteria, nothing forgotten, stopped and gone on with."""
 
+import dataclasses
 import functools
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxevo.cli import main
 from jaxevo.core import Problem
 from jaxevo.learners import PathNet
 from jaxevo.models import modular
+from jaxevo.report import transfer_table
 from jaxevo.tasks.binary_mnist import BinaryDigits, rows_by_label
 from jaxevo.train import train
-from jaxevo.transfer import METHODS, Phase, load_transfer, transfer
+from jaxevo.transfer import METHODS, Phase, first_use, load_transfer, transfer
 
 MODEL = modular((12,), 2, num_layers=2, num_modules=6, num_active=2, hidden=4, num_tasks=3)
 LEARNER = PathNet(population_size=4, num_batches=4, learning_rate=0.1, threshold=0.95)
@@ -86,6 +90,15 @@ def test_a_replicate_is_a_run_of_its_own():
     assert row["fitness"] == pytest.approx(float(state.best))
 
 
+def test_use_is_drawn_until_the_first_replicate_is_done():
+    def row(task, generation, done):
+        return {"task": task, "generation": generation, "first_done": done}
+
+    first = [row(0, 0, False), row(0, 10, True)]
+    second = [row(1, 0, False), row(1, 10, False)]
+    assert first_use([*first, row(0, 20, True), *second]) == [*first, *second]
+
+
 @pytest.mark.slow
 def test_side_by_side_as_one_after_another():
     together = study(sequences(), num_seeds=2, chunk_size=4, methods=("pathnet",))
@@ -126,6 +139,15 @@ def test_three_tasks_in_turn():
     assert {line["task"] for line in found.table} == {1, 2}
 
 
+@pytest.mark.slow
+def test_one_path_alone_may_take_as_many_batches_as_all_together():
+    together = dataclasses.replace(LEARNER, form="parallel", threshold=None)
+    found = transfer(KEY, together, sequences(1), max_generations=2,
+                     methods=("pathnet", "fine-tuning"))  # fmt: skip
+    assert {row["batches"] for row in found.rows} == {2 * 4 * 4}
+    assert [row["generations"] for row in found.rows] == [2, 2, 8]
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
@@ -150,7 +172,7 @@ def test_the_command(tmp_path, capsys):
     folder = tmp_path / "study"
     words = (
         f"transfer pathnet binary-digits --pairs 2 --max-generations 2 --num-batches 2 "
-        f"--population-size 4 --hidden 4 --controls fine-tuning --out {folder}"
+        f"--population-size 4 --hidden 4 --threshold 0.4 --controls fine-tuning --out {folder}"
     )
     assert main(words.split()) == 0
     shown = capsys.readouterr()
@@ -164,6 +186,19 @@ def test_the_command(tmp_path, capsys):
     assert "pathnet" in capsys.readouterr().err
     assert main(["show", str(folder)]) == 0
     assert "fine-tuning" in capsys.readouterr().out
+
+
+def test_without_a_criterion_the_table_compares_scores():
+    rows = [
+        dict.fromkeys(("generations", "batches"), 8) | {"method": method, "task": 1, "reached": 0.0}
+        | {f"held_out/accuracy{end}": 0.5 for end in ("", "_low", "_high")}
+        | {f"gain_held_out/accuracy{end}": 0.0625 for end in ("", "_low", "_high")}
+        for method in METHODS
+    ]  # fmt: skip
+    written = io.StringIO()
+    Console(file=written, width=100).print(transfer_table("a study", rows))
+    shown = written.getvalue()
+    assert shown.count("0.062") == 9 and "% done" not in shown and "[0.5, 0.5]" in shown
 
 
 def test_training_by_name():

@@ -66,7 +66,12 @@ def test_seeds_of_a_sequence_are_drawn_together():
     values = np.repeat([0.0, 1.0], 5)
     low, high = resampled(difference, [values, np.zeros(10)], np.repeat([0.0, 1.0], 5), 500)
     assert (low, high) == (0, 1)
-    assert all(map(math.isnan, resampled(difference, [values, values], np.zeros(10))))
+
+
+def test_of_one_sequence_the_seeds_are_drawn():
+    values, one = np.array([0.0, 1.0]), np.zeros(2)
+    assert resampled(difference, [values, one], one, 500) == (0, 1)
+    assert all(map(math.isnan, resampled(difference, [values[:1], one[:1]], one[:1])))
 
 
 def test_the_interval_covers():

@@ -84,7 +84,8 @@ def test_finite_looks_at_every_float_and_at_nothing_else(bad):
     fine = {"x": jnp.ones(3), "n": jnp.int32(2**31 - 1), "key": jax.random.key(0), "e": ()}
     assert tree_finite(fine)
     assert not tree_finite(fine | {"y": jnp.array([[0.0, bad]])})
-    assert tree_finite(())
+    assert tree_finite(()) and tree_finite(jnp.zeros((0, 3)))
+    assert tree_finite(jnp.array([-3e38, 1e-45]))
 
 
 def test_zeros_takes_abstract_trees():

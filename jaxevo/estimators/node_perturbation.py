@@ -64,7 +64,7 @@ from jaxevo.estimators.probe import (
 from jaxevo.estimators.timeline import Moment, Timeline
 from jaxevo.estimators.weight_perturbation import WeightPerturbation
 from jaxevo.noise import SOURCES, Source, fold_in
-from jaxevo.population import chunk_floats
+from jaxevo.population import chunk_floats, left_out
 from jaxevo.tree import named_leaves, tree_zeros
 from jaxevo.wiring import Wired, wiring
 
@@ -496,9 +496,10 @@ class Plan:
                 if not isinstance(masks[path], Tracer) and np.all(masks[path]):
                     return None
                 mask = jnp.broadcast_to(jnp.asarray(masks[path], bool), leaves[path].shape)
-                if mask.shape[-1:] != found.shape:
+                sizes = {math.prod(mask.shape[axis:]) for axis in range(mask.ndim)}
+                if found.size not in sizes:
                     return None  # a layer of the user's own, whose kernel is laid out otherwise
-                found |= mask.any(tuple(range(mask.ndim - 1)))
+                found |= mask.reshape(-1, found.size).any(0)  # modules' units lie side by side
         return found
 
     def of_learning(self, found: dict[str, Array]) -> dict[str, Array]:
@@ -544,12 +545,8 @@ class Plan:
 
 
 def _untrainable(model: Any, params: Params) -> set[str]:
-    """Paths of the leaves that the model's mask leaves out whatever the params are."""
-    return {
-        path
-        for path, mask in named_leaves(model.trainable(params)).items()
-        if not isinstance(mask, Tracer) and not np.any(np.asarray(mask))
-    }
+    """Paths of the leaves that take no part in training whatever the params are."""
+    return {path for path, out in named_leaves(left_out(model, params)).items() if out}
 
 
 def _quotient(count: Any, length: Float[Array, "..."]) -> Float[Array, "..."]:

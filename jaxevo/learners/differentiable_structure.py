@@ -120,7 +120,8 @@ class DifferentiableStructure(Growth):
             transform = self.optimizer.transform(rate_at(self.learning_rate, 0))
             state = self.first_memory(transform.init(tree_floats(params)), groups, params)
             carry = self.estimator.init(member_key(key_carry, index), params, problem)
-            return Member(params, state, carry, self.first_ledger(params), jnp.full((), jnp.nan))
+            unknown = jnp.full((), jnp.nan, float)
+            return Member(params, state, carry, self.first_ledger(params), unknown)
 
         members = self.over_members(first, jnp.arange(self.population_size))
         return _joined(members, jnp.int32(0))

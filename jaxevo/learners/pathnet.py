@@ -30,12 +30,14 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.estimators.backprop import Backprop
+from jaxevo.learners.module_credit import credited, duplicated
 from jaxevo.learners.shared_modules import (
     Shared,
     Slice,
     per_module,
     shared_optimizer,
     train_alone,
+    train_apart,
     train_together,
 )
 from jaxevo.models.modular import Modular, by_module
@@ -55,7 +57,7 @@ from jaxevo.tree import tree_masked
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("serial", "parallel", "fixed"),
-    "merge": ("mean", "sum"),
+    "merge": ("mean", "sum", "local"),
     "initial_paths": ("independent", "distinct"),
     "frozen_path": ("reachable", "always"),
     "on_next_problem": ("freeze", "fine_tune"),
@@ -72,6 +74,7 @@ class PathNetState(NamedTuple):
     best: Float[Array, ""]  # its fitness
     loss: Float[Array, ""]  # mean of the last generation
     updates: Int[Array, "L M"]  # that each module has had, on all tasks
+    credit: Float[Array, "L M"]  # running mean of the fitness of the paths that used it; or -inf
     evaluations: Int[Array, ""]  # of paths, T batches each, on this task
     generations: Int[Array, ""]  # on this task, until it was done
     done: Bool[Array, ""]  # whether the threshold is reached
@@ -104,7 +107,8 @@ class PathNet:
             first has left; "parallel": all paths step together on shared parameters; "fixed": one
             random path, trained alone, which is a control.
         merge: of the gradients of paths that share a module, in the parallel form: their "mean",
-            or their "sum", whose steps grow with the number of paths.
+            or their "sum", whose steps grow with the number of paths; "local": every path trains
+            copies of its modules for the T batches, and the copies of a module are averaged.
         num_rivals: in the parallel form, how many others a path is compared with, to become a
             mutated copy of the best of them if that is better; 0: disjoint pairs instead.
         frozen_path: modules frozen on earlier tasks are "reachable" by new paths, or "always" in
@@ -113,6 +117,9 @@ class PathNet:
             that path with nothing frozen, which is a control.
         reinitialize: modules are drawn "fresh" or go back to their "stored" first weights.
         reset_optimizer: optimisers start anew at every evaluation.
+        duplicate_every: generations between two duplications: in each layer the weights of the
+            module whose paths do best replace those of the one whose paths do worst, unless it is
+            frozen; None: never.
         chunk_size: paths that are trained at once in the parallel form; None: all, and one after
             another on a CPU.
     """
@@ -128,12 +135,13 @@ class PathNet:
     wrap: bool = static(default=True)
     initial_paths: Draw = static(default="independent")
     form: Literal["serial", "parallel", "fixed"] = static(default="serial")
-    merge: Literal["mean", "sum"] = static(default="mean")
+    merge: Literal["mean", "sum", "local"] = static(default="mean")
     num_rivals: int = static(default=0)
     frozen_path: Literal["reachable", "always"] = static(default="reachable")
     on_next_problem: Literal["freeze", "fine_tune"] = static(default="freeze")
     reinitialize: Literal["fresh", "stored"] = static(default="fresh")
     reset_optimizer: bool = static(default=False)
+    duplicate_every: int | None = static(default=None)
     chunk_size: int | None = static(default=None)
 
     def __post_init__(self):
@@ -149,6 +157,7 @@ class PathNet:
         require_integer("num_batches", 1, self.num_batches)
         require_integer("mutation_range", 0, self.mutation_range)
         require_integer("num_rivals", 0, self.num_rivals)
+        require_integer("duplicate_every", 1, self.duplicate_every)
         require_integer("chunk_size", 1, self.chunk_size)
         require("mutation_rate", "in [0, 1]", self.mutation_rate, lambda r: (r >= 0) & (r <= 1))
         if not callable(self.learning_rate):
@@ -187,6 +196,7 @@ class PathNet:
             best=jnp.full((), -jnp.inf, float),
             loss=jnp.full((), jnp.nan, float),
             updates=updates,
+            credit=jnp.full(updates.shape, -jnp.inf, float),
             evaluations=jnp.int32(0),
             generations=jnp.int32(0),
             done=jnp.array(False),
@@ -220,6 +230,7 @@ class PathNet:
             ),
         }
         if self.on_next_problem == "fine_tune":
+            params |= {"frozen": jnp.zeros_like(params["frozen"])}
             population = jnp.broadcast_to(state.path, (self.num_paths, *state.path.shape))
         else:
             frozen = params["frozen"] | (params["uses"][task] > 0)
@@ -246,6 +257,14 @@ class PathNet:
             done = jnp.array(False)
             if self.threshold is not None:
                 done = new.best >= self.threshold
+            if self.duplicate_every is not None:
+                shared, credit = jax.lax.cond(
+                    (new.generations + 1) % self.duplicate_every == 0,
+                    duplicated,
+                    lambda shared, credit, frozen: (shared, credit),
+                    new.shared, new.credit, new.shared.params["frozen"],
+                )  # fmt: skip
+                new = new._replace(shared=shared, credit=credit)
             new = new._replace(
                 loss=slices.loss.mean(),
                 evaluations=state.evaluations + len(slices.fitness),
@@ -286,7 +305,7 @@ class PathNet:
         def evaluate(carry, entry):
             shared, updates = carry
             key, index = entry
-            slots = self.slots(network, shared.params, state.population[index])
+            slots = self.active(network, shared.params, state.population[index])
             shared, updates, result = train_alone(
                 key, shared, updates, slots, problem, self.estimator,
                 self.transform(state.generations), self.num_batches, self.reset_optimizer,
@@ -302,13 +321,14 @@ class PathNet:
         path = state.population[winner]
         population = state.population
         fitness = state.fitness.at[contestants].set(slices.fitness)
+        credit = self.credited(network, state, contestants, slices.fitness)
         if self.form == "serial":
             population = population.at[loser].set(self.mutated(key_mutate, path, network))
             fitness = fitness.at[loser].set(-jnp.inf)
         shared = shared._replace(params=self.chosen(network, shared.params, path))
         new = state._replace(
             shared=shared, population=population, fitness=fitness, path=path,
-            best=slices.fitness[first], updates=updates,
+            best=slices.fitness[first], updates=updates, credit=credit,
         )  # fmt: skip
         return new, slices
 
@@ -318,14 +338,18 @@ class PathNet:
         """All paths train together, and then those that lose become mutants of better ones."""
         network = network_of(problem)
         key_train, key_select, key_mutate = jax.random.split(key, 3)
-        slots = jax.vmap(lambda path: self.slots(network, state.shared.params, path))(
+        slots = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
             state.population
         )
-        shared, updates, slices = train_together(
+        chunk_size = self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths)
+        settings = (
             key_train, state.shared, state.updates, slots, problem, self.estimator,
-            self.transform(state.generations), self.num_batches, self.merge,
-            self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths),
+            self.transform(state.generations), self.num_batches, self.reset_optimizer, chunk_size,
         )  # fmt: skip
+        if self.merge == "local":
+            shared, updates, slices = train_apart(*settings)
+        else:
+            shared, updates, slices = train_together(*settings, self.merge)
         best = jnp.argmax(slices.fitness)
         path = state.population[best]
         parents = self.parents(key_select, slices.fitness)
@@ -339,6 +363,7 @@ class PathNet:
         new = state._replace(
             shared=shared, population=population, path=path, best=slices.fitness[best],
             fitness=jnp.where(replaced, -jnp.inf, slices.fitness), updates=updates,
+            credit=self.credited(network, state, jnp.arange(self.num_paths), slices.fitness),
         )  # fmt: skip
         return new, slices
 
@@ -366,6 +391,11 @@ class PathNet:
     def num_paths(self) -> int:
         return 1 if self.form == "fixed" else self.population_size
 
+    @property
+    def paths_per_generation(self) -> int:
+        """How many are trained for T batches each."""
+        return 2 if self.form == "serial" else self.num_paths
+
     def draw_population(self, key: Key[Array, ""], network: Modular) -> Int[Array, "P L N"]:
         def one(key):
             return random_path(
@@ -387,7 +417,20 @@ class PathNet:
         always = self.frozen_path == "always"
         return jnp.maximum(uses, params["frozen"].astype(uses.dtype)) if always else uses
 
-    def slots(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
+    def credited(
+        self,
+        network: Modular,
+        state: PathNetState,
+        indices: Int[Array, " P"],
+        fitness: Float[Array, " P"],
+    ) -> Float[Array, "L M"]:
+        """The modules' credit after the evaluation of these members of the population."""
+        params = state.shared.params
+        uses = jax.vmap(lambda path: self.uses(network, params, path))(state.population[indices])
+        return credited(state.credit, uses, fitness)
+
+    def active(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
+        """The modules of a path in slots. (A learner's `slots` tells `run` of its size.)"""
         uses = self.uses(network, params, path)
         return slots_of(uses, params["frozen"], self.num_slots(network))
 
@@ -412,7 +455,7 @@ class PathNet:
     def cost(self, problem: Problem) -> Cost:
         network = network_of(problem)
         inner = Problem(problem.task, network.pathway(self.num_slots(network)))
-        times = self.num_batches * {"fixed": 1, "serial": 2, "parallel": self.num_paths}[self.form]
+        times = self.num_batches * self.paths_per_generation
         return Cost(*(times * each for each in self.estimator.cost(inner)))
 
 
