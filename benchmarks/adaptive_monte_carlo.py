@@ -19,7 +19,7 @@ import numpy as np
 
 import jaxevo
 from jaxevo import registry
-from jaxevo.compare import Comparison
+from jaxevo.studies.comparison import Comparison
 
 CURVES = ("sine-30", "sine-40")
 GRADIENT = {"pixel-digits": "bptt"}

@@ -8,12 +8,12 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Problem
+from jaxevo.core.tree import tree_size
 from jaxevo.estimators import EvolutionStrategy
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
 from jaxevo.tasks.examples import Examples
-from jaxevo.train import run_chunk, split_key, train, zero_sums
-from jaxevo.tree import tree_size
+from jaxevo.training.loop import run_chunk, split_key, train, zero_sums
 
 NUM_MEMBERS, NUM_INPUTS, BATCH_SIZE = 32, 15, 4  # 15 weights and a bias: 16 numbers
 GENERATIONS, CHUNK = 300, 50

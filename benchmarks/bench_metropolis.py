@@ -14,11 +14,11 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Problem, pytree
+from jaxevo.core.tree import tree_size
 from jaxevo.learners import AdaptiveMonteCarlo, Metropolis
 from jaxevo.models import mlp
 from jaxevo.tasks import Examples, sine
-from jaxevo.train import train
-from jaxevo.tree import tree_size
+from jaxevo.training.loop import train
 
 NUM_POINTS = 24
 ATTEMPTS = 200  # of a timed call

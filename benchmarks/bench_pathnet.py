@@ -11,13 +11,13 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Problem
+from jaxevo.core.descent import optimizer
+from jaxevo.core.tree import tree_size
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner, PathNet
 from jaxevo.models import modular
-from jaxevo.optimizer import optimizer
 from jaxevo.tasks.examples import Examples
-from jaxevo.train import train
-from jaxevo.tree import tree_size
+from jaxevo.training.loop import train
 
 NUM_MODULES = (10, 20, 40)
 NUM_INPUTS, NUM_EXAMPLES, BATCH_SIZE = 784, 1000, 16

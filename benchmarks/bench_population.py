@@ -13,12 +13,12 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Params, Problem
+from jaxevo.core.descent import optimizer
+from jaxevo.core.tree import tree_size
 from jaxevo.estimators import EvolutionStrategy
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
-from jaxevo.optimizer import optimizer
 from jaxevo.tasks.examples import Examples
-from jaxevo.tree import tree_size
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
 FLOOR_REPEATS = 4  # floors of a timed call for each generation, so that calls last as long

@@ -15,12 +15,12 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Batch, Params, Problem
+from jaxevo.core.descent import optimizer
+from jaxevo.core.tree import tree_size
 from jaxevo.estimators import Backprop, NodePerturbation
 from jaxevo.learners import GradientLearner
 from jaxevo.models import recurrent
-from jaxevo.optimizer import optimizer
 from jaxevo.tasks.sequences import Stream
-from jaxevo.tree import tree_size
 
 NUM_INPUTS = 32
 STEPS_OF_A_CALL = 1000  # short sequences run several times in one timed call

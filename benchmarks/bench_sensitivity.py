@@ -14,9 +14,9 @@ import timing
 from timing import SEED, Program
 
 from jaxevo.core import Model, Params
+from jaxevo.core.tree import tree_size
 from jaxevo.models import mlp
-from jaxevo.sensitivity import abs_sensitivity, responses, so_sensitivity, sum_sensitivity
-from jaxevo.tree import tree_size
+from jaxevo.views.sensitivity import abs_sensitivity, responses, so_sensitivity, sum_sensitivity
 
 NUM_INPUTS, HIDDEN_SIZES, NUM_OUTPUTS = 64, (256, 256), 10
 MOST_BYTES = 2e9  # a program that needs more is compiled and not run

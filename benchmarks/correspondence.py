@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxevo import Metropolis, Problem, models, tasks
-from jaxevo.correspondence import (
+from jaxevo.studies.correspondence import (
     Correspondence,
     agreement,
     correspondence,

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from jaxevo import plotting, registry, run
-from jaxevo.folder import RunFolder, read_json
+from jaxevo.core.statistics import mann_whitney
 from jaxevo.plotting import structure as pictures
-from jaxevo.statistics import mann_whitney
-from jaxevo.transfer_measures import resampled
+from jaxevo.studies.transfer_measures import resampled
+from jaxevo.training.folder import RunFolder, read_json
 
 NO_EVENTS: dict[str, Any] = {
     "add_probability": 0.0,

@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxevo.cli import main
+from jaxevo.cli.main import main
 
 sys.exit(main())

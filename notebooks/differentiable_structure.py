@@ -47,8 +47,8 @@ import optax
 
 import jaxevo
 from jaxevo import registry
+from jaxevo.models.growing.structure import num_alive
 from jaxevo.plotting import structure as pictures
-from jaxevo.structure import num_alive
 from jaxevo.tasks.grammar import ALPHABET
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook

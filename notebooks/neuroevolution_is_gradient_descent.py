@@ -48,7 +48,8 @@ import numpy as np
 
 import jaxevo
 from jaxevo import registry
-from jaxevo.correspondence import (
+from jaxevo.plotting import correspondence as pictures
+from jaxevo.studies.correspondence import (
     agreement,
     correspondence,
     delta_by_members,
@@ -57,7 +58,6 @@ from jaxevo.correspondence import (
     predict,
     sigma_for_rate,
 )
-from jaxevo.plotting import correspondence as pictures
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 MEMBERS = 20 if QUICK else 1000

@@ -44,9 +44,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxevo
-from jaxevo.pathways import chance_overlap
+from jaxevo.models.paths import chance_overlap
 from jaxevo.plotting import pathways as pictures
-from jaxevo.transfer import METHODS
+from jaxevo.studies.transfer_study import METHODS
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 

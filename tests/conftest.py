@@ -1,16 +1,23 @@
-"""Shapes are checked at run time, warnings are errors, and a forgotten member axis raises."""
+"""Warnings are errors, a forgotten member axis raises, and a compiled program is used often.
+
+Tests of one file run on one worker, and so do the tests of one row of the contract, because they
+share compiled programs. With JAXEVO_TEST_TYPES=1 beartype also checks every annotated shape.
+"""
 
 import os
 import pathlib
 import tempfile
 
-import jaxtyping
+if os.environ.get("JAXEVO_TEST_TYPES") == "1":
+    import jaxtyping
 
-# Before anything of jaxevo is imported: every annotated function checks its shapes.
-_hook = jaxtyping.install_import_hook("jaxevo", "beartype.beartype")
+    # Before anything of jaxevo is imported: every annotated function checks its shapes.
+    _hook = jaxtyping.install_import_hook("jaxevo", "beartype.beartype")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
+
+MOST_MAPS = 40_000  # memory maps of a process: Linux allows 65,530, and each program takes some
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests spend their time on compiling small programs; see the fixture `optimised`.
@@ -19,7 +26,16 @@ jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAXEVO_TEST_CACHE", os.path.join(tempfile.gettempdir(), "jaxevo-test-cache")),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_collection_modifyitems(items):
+    """Gives each test the group whose programs it shares: its file, or its row of the contract."""
+    for item in items:
+        group = item.nodeid.split("::")[0]
+        if group.endswith("test_contract.py") and hasattr(item, "callspec"):
+            group = item.callspec.params.get("name", group)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +49,11 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs map memory, of which a process has only so many maps (65,530 on Linux)."""
+    """Forgets compiled programs where a worker runs short of memory maps."""
     yield
-    jax.clear_caches()
+    maps = pathlib.Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from jaxevo.estimators.actor_critic import ActorCritic
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.estimators.evolution_strategy import EvolutionStrategy
 from jaxevo.estimators.forward_gradient import ForwardGradient
-from jaxevo.estimators.node_perturbation import NodePerturbation
+from jaxevo.estimators.node_perturbation.estimator import NodePerturbation
 from jaxevo.estimators.weight_perturbation import WeightPerturbation
 
 __all__ = [

@@ -32,8 +32,8 @@ from jaxevo.core import (
     require_integer,
     static,
 )
+from jaxevo.core.tree import tree_where
 from jaxevo.estimators.backprop import float_gradient
-from jaxevo.tree import tree_where
 
 
 class Worker(NamedTuple):

@@ -31,8 +31,8 @@ from jaxevo.core import (
     require_integer,
     static,
 )
+from jaxevo.core.tree import tree_where, tree_zeros
 from jaxevo.estimators.timeline import Timeline
-from jaxevo.tree import tree_where, tree_zeros
 
 
 @learner

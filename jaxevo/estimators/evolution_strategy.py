@@ -26,8 +26,8 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.noise import SOURCES, Source, member_key, tree_normal
-from jaxevo.population import (
+from jaxevo.core.noise import SOURCES, Source, member_key, tree_normal
+from jaxevo.core.population import (
     centered_ranks,
     default_chunk_size,
     finite_mean,
@@ -35,7 +35,7 @@ from jaxevo.population import (
     map_members,
     sum_members,
 )
-from jaxevo.tree import tree_masked
+from jaxevo.core.tree import tree_masked
 
 
 @learner

@@ -27,9 +27,9 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.estimators.probe import DISTRIBUTIONS, Distribution
-from jaxevo.noise import SOURCES, Source
-from jaxevo.tree import tree_fill, tree_floats, tree_where, tree_zeros
+from jaxevo.core.noise import SOURCES, Source
+from jaxevo.core.tree import tree_fill, tree_floats, tree_where, tree_zeros
+from jaxevo.estimators.trajectories import DISTRIBUTIONS, Distribution
 
 
 @learner

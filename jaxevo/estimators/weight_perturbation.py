@@ -29,7 +29,10 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.estimators.probe import (
+from jaxevo.core.noise import SOURCES, Source, fold_in
+from jaxevo.core.tree import named_leaves, tree_fill, tree_floats, tree_where, tree_zeros
+from jaxevo.estimators.timeline import Timeline
+from jaxevo.estimators.trajectories import (
     DISTRIBUTIONS,
     METHODS,
     Distribution,
@@ -41,10 +44,7 @@ from jaxevo.estimators.probe import (
     variance,
     warn_of_low_precision,
 )
-from jaxevo.estimators.timeline import Timeline
-from jaxevo.noise import SOURCES, Source, fold_in
-from jaxevo.tree import named_leaves, tree_fill, tree_floats, tree_where, tree_zeros
-from jaxevo.wiring import recurrent_kernels, wiring
+from jaxevo.views.wiring import recurrent_kernels, wiring
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "every": ("window", "step", "trial"),

@@ -1,18 +1,35 @@
-"""Learners: one file per population algorithm, and gradient descent on any estimate."""
+"""Learners: gradient descent on any estimate, evosax, and a folder for each published system."""
 
-from jaxevo.learners.adaptive_monte_carlo import AdaptiveMonteCarlo, AdaptiveMonteCarloState
-from jaxevo.learners.deep_ga import DeepGA, DeepGAState
-from jaxevo.learners.differentiable_structure import (
-    DifferentiableStructure,
-    DifferentiableStructureState,
-)
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
-from jaxevo.learners.langevin import Langevin, LangevinState
-from jaxevo.learners.metropolis import Annealing, Metropolis, MetropolisState
-from jaxevo.learners.pathnet import PathNet, PathNetState
-from jaxevo.learners.safe_mutation import SafeMutation, SafeMutationState
-from jaxevo.learners.structured import StructuredLearner, StructuredState
+from jaxevo.learners.growing import (
+    DifferentiableStructure,
+    DifferentiableStructureState,
+    Growth,
+    StructuredLearner,
+    StructuredState,
+)
+from jaxevo.learners.monte_carlo import (
+    AdaptiveMonteCarlo,
+    AdaptiveMonteCarloState,
+    Annealing,
+    Langevin,
+    LangevinState,
+    Metropolis,
+    MetropolisState,
+    signal_norm,
+)
+from jaxevo.learners.mutation import (
+    DeepGA,
+    DeepGAState,
+    Mutation,
+    SafeMutation,
+    SafeMutationState,
+)
+from jaxevo.learners.pathnet import (
+    PathNet,
+    PathNetState,
+)
 
 __all__ = [
     "AdaptiveMonteCarlo",
@@ -26,14 +43,17 @@ __all__ = [
     "EvosaxStrategy",
     "GradientLearner",
     "GradientState",
+    "Growth",
     "Langevin",
     "LangevinState",
     "Metropolis",
     "MetropolisState",
+    "Mutation",
     "PathNet",
     "PathNetState",
     "SafeMutation",
     "SafeMutationState",
     "StructuredLearner",
     "StructuredState",
+    "signal_norm",
 ]

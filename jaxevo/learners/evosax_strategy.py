@@ -39,15 +39,15 @@ from jaxevo.core import (
     require,
     static,
 )
-from jaxevo.population import (
+from jaxevo.core.population import (
     default_chunk_size,
     finite_mean,
     leading_axis,
     left_out,
     map_members,
 )
-from jaxevo.pytree import normalised
-from jaxevo.tree import tree_fill, tree_masked, tree_repeat, tree_where
+from jaxevo.core.pytree import normalised
+from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 
 # Where evosax keeps the loss of the network that these stand at.
 _LOSS_OF_MEAN = {

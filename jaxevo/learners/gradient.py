@@ -22,9 +22,9 @@ from jaxevo.core import (
     learner,
     require,
 )
-from jaxevo.optimizer import CosineDecay, Optimizer, descend, rate_at
-from jaxevo.stability import Radii, capped, follow, radii
-from jaxevo.tree import tree_finite, tree_floats, tree_masked, tree_where
+from jaxevo.core.descent import CosineDecay, Optimizer, descend, rate_at
+from jaxevo.core.tree import tree_finite, tree_floats, tree_masked, tree_where
+from jaxevo.views.spectral_radius import Radii, capped, follow, radii
 
 
 class GradientState(NamedTuple):

@@ -4,14 +4,7 @@ from jaxevo.models.cells import ElmanCell, TwoBiasLSTMCell
 from jaxevo.models.conv_lstm import ConvLSTM, conv_lstm
 from jaxevo.models.convolutional import ConvNet, convnet
 from jaxevo.models.deep import Deep, PoorlyConditioned, deep, poorly_conditioned
-from jaxevo.models.dynamic import (
-    DynamicModel,
-    compact,
-    growing_convnet,
-    growing_mlp,
-    growing_recurrent,
-)
-from jaxevo.models.from_flax import (
+from jaxevo.models.flax import (
     FunctionModel,
     LinenModel,
     NNXModel,
@@ -19,6 +12,13 @@ from jaxevo.models.from_flax import (
     from_linen,
     from_nnx,
     register_layer,
+)
+from jaxevo.models.growing.model import (
+    DynamicModel,
+    compact,
+    growing_convnet,
+    growing_mlp,
+    growing_recurrent,
 )
 from jaxevo.models.mlp import MLP, mlp
 from jaxevo.models.modular import Modular, Pathway, modular

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from jaxevo.core import require_integer
 from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.cells import TwoBiasLSTMCell
-from jaxevo.models.first_weights import uniform, xavier, xavier_linear
-from jaxevo.models.from_flax import NNXModel, from_nnx
+from jaxevo.models.flax import NNXModel, from_nnx
+from jaxevo.models.initializers import uniform, xavier, xavier_linear
 from jaxevo.models.mlp import require_activation, require_sizes
 
 

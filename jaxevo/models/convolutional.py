@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
-from jaxevo.models.from_flax import NNXModel, from_nnx
+from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.mlp import is_size, require_activation, require_sizes
 
 

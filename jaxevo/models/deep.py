@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
 from jaxevo.models.activations import ACTIVATIONS
-from jaxevo.models.first_weights import xavier_linear
-from jaxevo.models.from_flax import NNXModel, from_nnx, register_layer
+from jaxevo.models.flax import NNXModel, from_nnx, register_layer
+from jaxevo.models.initializers import xavier_linear
 from jaxevo.models.mlp import MLP, require_activation, require_sizes
 
 

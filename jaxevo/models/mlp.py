@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
-from jaxevo.models.first_weights import NormalLinear, uniform_linear
-from jaxevo.models.from_flax import NNXModel, from_nnx
+from jaxevo.models.flax import NNXModel, from_nnx
+from jaxevo.models.initializers import NormalLinear, uniform_linear
 
 
 class MLP(nnx.Module):

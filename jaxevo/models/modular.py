@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from jaxevo import nodes
 from jaxevo.core import Carry, Mask, Params, require, require_integer
-from jaxevo.models.first_weights import uniform
+from jaxevo.models.initializers import uniform
 from jaxevo.models.mlp import require_sizes
-from jaxevo.pathways import Duplicates, Slots, random_path, uses_of
+from jaxevo.models.paths import Duplicates, Slots, random_path, uses_of
+from jaxevo.views import nodes
 
 Join = Literal["sum", "sum_then_mean"]
 Kinds = Literal["linear", "residual", "mixed"]

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxevo import nodes
 from jaxevo.core import Carry, Mask, Model, Params, require
 from jaxevo.models.mlp import require_sizes
+from jaxevo.views import nodes
 
 Moments = dict[str, Float[Array, "..."]]
 """`count` of observations, their `mean`, and `squares`, the sum of squared deviations from it."""

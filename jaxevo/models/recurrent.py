@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.cells import ElmanCell
-from jaxevo.models.first_weights import uniform_linear
-from jaxevo.models.from_flax import NNXModel, from_nnx, register_layer
+from jaxevo.models.flax import NNXModel, from_nnx, register_layer
+from jaxevo.models.initializers import uniform_linear
 from jaxevo.models.mlp import is_size, require_activation, require_sizes
 
 

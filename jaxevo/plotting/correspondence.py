@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxevo.core import require
-from jaxevo.correspondence import Correspondence
+from jaxevo.core.tree import named_leaves
 from jaxevo.plotting.lines import BASELINE_DASHES, Rows, draw, series_of, spoken
 from jaxevo.plotting.style import (
     BLACK,
@@ -25,7 +25,7 @@ from jaxevo.plotting.style import (
     plain,
     tidy,
 )
-from jaxevo.tree import named_leaves
+from jaxevo.studies.correspondence import Correspondence
 
 _PREDICTED: dict[str, Any] = {"color": BLACK, "linestyle": DASHES[1], "linewidth": 1.4}
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullLocator, StrMethodFormatter
 
-from jaxevo.alignment import Alignment
+from jaxevo.core.words import nearest
 from jaxevo.plotting.lines import (
     BASELINE_DASHES,
     CLOCKS,
@@ -39,7 +39,7 @@ from jaxevo.plotting.style import (
     step_axis,
     tidy,
 )
-from jaxevo.registry import nearest
+from jaxevo.studies.gradient_alignment import Alignment
 
 NUM_MARKERS = 8  # along a line
 MAX_TICKS = 8  # numbers of draws that are written below an axis

@@ -11,9 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-from jaxevo.core import lower_is_better
+from jaxevo.core.words import lower_is_better, nearest
 from jaxevo.plotting.style import GREY, MARKERS, plain, tidy
-from jaxevo.registry import nearest
 
 Rows = Sequence[Mapping[str, Any]]  # as `run` returns them, or read back from metrics.jsonl
 Levels = Mapping[str, Mapping[str, float]]  # as `tasks.baselines` returns them

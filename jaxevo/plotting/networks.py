@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxevo import core
 from jaxevo.core import Params, Problem, Supervised, require
+from jaxevo.core.tree import named_leaves
 from jaxevo.plotting.style import (
     COLOURS,
     DASHES,
@@ -24,7 +25,6 @@ from jaxevo.plotting.style import (
     tidy,
 )
 from jaxevo.tasks.sequences import Stream
-from jaxevo.tree import named_leaves
 
 MAX_PATH = 34  # characters of a leaf's path above its histogram
 MAX_OUTPUTS = 4  # of a forecast, one panel each

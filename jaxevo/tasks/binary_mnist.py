@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.examples import ExampleBatch, ExampleTask
-from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load
+from jaxevo.tasks.files.sources import PUBLISHED, Labelled, Split, load
 from jaxevo.tasks.images import _inputs
 from jaxevo.tasks.images import digits as all_digits
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key
 
 from jaxevo.core import Data, pytree, require, require_integer, static
-from jaxevo.tree import tree_where
+from jaxevo.core.tree import tree_where
 
 HELD_OUT_EPISODES = 32
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxevo.core import require, require_integer
 from jaxevo.tasks.examples import Examples
-from jaxevo.tasks.files import PUBLISHED, Split, load
+from jaxevo.tasks.files.sources import PUBLISHED, Split, load
 
 Standardize = Literal["image", "data"] | None
 

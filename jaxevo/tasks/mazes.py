@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
-from jaxevo.tree import tree_where
+from jaxevo.core.tree import tree_where
 
 GRID = 400  # cells on a side of the grid that ways are measured on
 BLOCKED = range(-5, 7)  # cells beside a wall's line that it blocks

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
-from jaxevo.tasks.files import PUBLISHED, Split, load
+from jaxevo.tasks.files.sources import PUBLISHED, Split, load
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
 LossAt = Literal["every_step", "last"]

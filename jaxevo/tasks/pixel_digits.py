@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxevo.core import require, require_integer
-from jaxevo.tasks.files import Split, load
+from jaxevo.tasks.files.sources import Split, load
 from jaxevo.tasks.permuted_mnist import LossAt, PixelSequences
 
 

@@ -1,0 +1,164 @@
+from . import (
+    core as core,
+)
+from . import (
+    estimators as estimators,
+)
+from . import (
+    learners as learners,
+)
+from . import (
+    models as models,
+)
+from . import (
+    plotting as plotting,
+)
+from . import (
+    registry as registry,
+)
+from . import (
+    tasks as tasks,
+)
+from .core import (
+    noise as noise,
+)
+from .core import (
+    statistics as statistics,
+)
+from .core.descent import (
+    CosineDecay as CosineDecay,
+)
+from .core.descent import (
+    Optimizer as Optimizer,
+)
+from .core.descent import (
+    optimizer as optimizer,
+)
+from .core.problem import (
+    Evaluation as Evaluation,
+)
+from .core.problem import (
+    Problem as Problem,
+)
+from .core.protocols import (
+    Cost as Cost,
+)
+from .estimators import (
+    ActorCritic as ActorCritic,
+)
+from .estimators import (
+    Backprop as Backprop,
+)
+from .estimators import (
+    EvolutionStrategy as EvolutionStrategy,
+)
+from .estimators import (
+    ForwardGradient as ForwardGradient,
+)
+from .estimators import (
+    NodePerturbation as NodePerturbation,
+)
+from .estimators import (
+    WeightPerturbation as WeightPerturbation,
+)
+from .learners import (
+    AdaptiveMonteCarlo as AdaptiveMonteCarlo,
+)
+from .learners import (
+    Annealing as Annealing,
+)
+from .learners import (
+    DeepGA as DeepGA,
+)
+from .learners import (
+    DifferentiableStructure as DifferentiableStructure,
+)
+from .learners import (
+    EvosaxStrategy as EvosaxStrategy,
+)
+from .learners import (
+    GradientLearner as GradientLearner,
+)
+from .learners import (
+    Growth as Growth,
+)
+from .learners import (
+    Langevin as Langevin,
+)
+from .learners import (
+    Metropolis as Metropolis,
+)
+from .learners import (
+    Mutation as Mutation,
+)
+from .learners import (
+    PathNet as PathNet,
+)
+from .learners import (
+    SafeMutation as SafeMutation,
+)
+from .learners import (
+    StructuredLearner as StructuredLearner,
+)
+from .learners import (
+    signal_norm as signal_norm,
+)
+from .models import (
+    compact as compact,
+)
+from .studies import (
+    correspondence as correspondence,
+)
+from .studies.comparison import (
+    Comparison as Comparison,
+)
+from .studies.comparison import (
+    compare as compare,
+)
+from .studies.gradient_alignment import (
+    Alignment as Alignment,
+)
+from .studies.gradient_alignment import (
+    alignment as alignment,
+)
+from .studies.robustness import (
+    Offspring as Offspring,
+)
+from .studies.robustness import (
+    offspring as offspring,
+)
+from .studies.transfer_study import (
+    Transfer as Transfer,
+)
+from .studies.transfer_study import (
+    transfer as transfer,
+)
+from .training import (
+    sinks as sinks,
+)
+from .training.driver import (
+    RunResult as RunResult,
+)
+from .training.driver import (
+    run as run,
+)
+from .training.folder import (
+    load_params as load_params,
+)
+from .training.loop import (
+    TrainResult as TrainResult,
+)
+from .training.loop import (
+    sweep as sweep,
+)
+from .training.loop import (
+    train as train,
+)
+from .views import (
+    nodes as nodes,
+)
+from .views import (
+    sensitivity as sensitivity,
+)
+
+__version__: str

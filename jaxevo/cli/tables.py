@@ -1,0 +1,188 @@
+"""Tables for a person: results beside baselines, comparisons, transfer studies, settings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+from rich.markup import escape
+from rich.table import Table
+
+from jaxevo.studies.transfer_measures import score_of
+from jaxevo.training.display import shown
+
+
+def metrics_table(
+    title: str, metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """Held-out metrics beside the baselines."""
+    table = Table(title=escape(title), show_header=False, title_justify="left")
+    for name, value in metrics.items():
+        table.add_row(name, shown(value))
+    add_baselines(table, baselines)
+    return table
+
+
+def add_baselines(table: Table, baselines: Mapping[str, Mapping[str, float]]) -> None:
+    for name, levels in baselines.items():
+        for metric, level in levels.items():
+            table.add_row(f"  {name}: {metric}", shown(level))
+
+
+def settings_table(title: str, config: Mapping[str, Any]) -> Table:
+    """A run's `config.json`, with the arrays' digests left out."""
+    table = Table(title=escape(title), show_header=False, title_justify="left")
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name != "run":
+            for inner, item in value.items():
+                table.add_row(escape(inner), escape(str(item)))
+        elif name != "run":
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            table.add_row(escape(name), escape(text))
+    return table
+
+
+def comparison_table(
+    title: str, rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """The table of `jaxevo.compare`: best first, what was reached and what it cost."""
+    metric = rows[0]["metric"]
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("learner", min_width=18, max_width=18, overflow="fold")
+    solving = any("solved" in row for row in rows)
+    # a terminal of 80 columns holds no more: the table on disk has all
+    for column in (metric, "solved" if solving else "passes", "spent", "run + compile"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        seconds, compiling = row["seconds"], row["compile_seconds"]
+        passes = f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw."
+        table.add_row(
+            escape(row["learner"] + (f" ({row['tuned']})" if "tuned" in row else "")),
+            f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
+            _solved_text(row) if solving else passes,
+            f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
+            f"{seconds:.1f} + {compiling:.1f} s\n{(row['temp_bytes'] or 0) / 1e6:.2f} MB",
+        )
+    for name, levels in baselines.items():
+        if metric in levels:
+            table.add_row(f"  {name}", f"{levels[metric]:.3g}", style="dim")
+    return table
+
+
+def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost.
+
+    Where no replicate reached a criterion all cost the same: how much better PathNet is, instead.
+    """
+
+    def between(row, name, form=".2f"):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{row[name]:{form}}\n[{low:{form}}, {high:{form}}]"
+
+    score = score_of(rows[0])
+    name = score.split("/")[-1]
+    reached = any(row["reached"] for row in rows)
+    columns = ("x", "x in all", name) if reached else (name, "pathnet's gain")
+    several = len({row["task"] for row in rows}) > 1
+    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", min_width=17, overflow="fold")
+    for column in ("generations", "batches", *columns):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        control = row["method"] != "pathnet"
+        generations = f"{row['generations']:.0f}"
+        if reached:
+            generations += f"\n{100 * row['reached']:.0f} % done"
+            kinds = ("speedup_batches", "total_speedup_batches")
+            cells = [between(row, kind) if control else "" for kind in kinds]
+            cells.append(f"{row[score]:.4g}")
+        else:
+            cells = [between(row, score, ".3g")]
+            cells.append(between(row, f"gain_{score}", ".2g") if control else "")
+        table.add_row(
+            row["method"] + (f", task {row['task'] + 1}" if several else ""),
+            generations,
+            compact(round(row["batches"])),
+            *cells,
+        )
+    return table
+
+
+def _solved_text(row: Mapping[str, Any]) -> str:
+    """How many runs solved the task, the median of their evaluations, and p (Mann-Whitney)."""
+    if "solved" not in row:
+        return "-"
+    median, p = row["evaluations"], row.get("p_mann_whitney")
+    text = f"{round(row['solved'] * row['seeds'])} of {row['seeds']}\n"
+    text += f"{compact(int(median))}" if math.isfinite(median) else "-"
+    return text + ("" if p is None else f", p {p:.0e}")
+
+
+def compact(number: int) -> str:
+    """A count in at most five characters: 950, 10.2k, 1.00M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + letter
+    return str(number)
+
+
+def doctor_table(
+    environment: Mapping[str, Any],
+    *,
+    devices: Sequence[tuple[str, Mapping[str, Any]]],
+    cores: int | None,
+    memory: int | None,
+    compilation_cache: Any,
+    data_cache: str | None,
+) -> Table:
+    """What someone who helps with a problem will ask for."""
+    table = Table(show_header=False)
+    for name, version in environment["versions"].items():
+        table.add_row(name, version)
+    table.add_row("platform", environment["platform"])
+    table.add_row("cores", str(cores))
+    table.add_row("memory", "unknown" if memory is None else f"{memory / 2**30:.1f} GiB")
+    for name, stats in devices:
+        limit = stats.get("bytes_limit")
+        table.add_row("device", name if limit is None else f"{name}, {limit / 2**30:.1f} GiB")
+    table.add_row("matmul precision", environment["precision"])
+    table.add_row("compilation cache", str(compilation_cache or "off (jax_compilation_cache_dir)"))
+    table.add_row("data cache", data_cache or "default (JAXEVO_CACHE sets it)")
+    table.add_row("git", str(environment["git"]))
+    return table
+
+
+def summary_table(
+    title: str, summary: Mapping[str, Any], baselines: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """What was reached, beside the baselines, and what it cost."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in summary.items():
+        if name.startswith("held_out/"):
+            table.add_row(name.replace("held_out/", "held-out "), shown(value))
+    add_baselines(table, baselines)
+    cost = summary["cost_per_step"]
+    table.add_row("steps", f"{summary['steps']:,}")
+    table.add_row("parameters", f"{summary['num_parameters']:,}")
+    if (slots := summary.get("slots")) is not None:
+        times = "once" if slots["sizes"] == 1 else f"{slots['sizes']} times"
+        table.add_row(
+            "slots",
+            f"{slots['capacity']} for {slots['nodes']:.1f} nodes: {slots['padding']:.2g} times "
+            f"their weights; compiled {times}",
+        )
+    table.add_row(
+        "cost of a step",
+        f"{cost['forward_passes']:,} forward, {cost['backward_passes']:,} backward, "
+        f"{cost['samples']:,} samples",
+    )
+    table.add_row("training", f"{summary['seconds']:.1f} s, compilation included")
+    table.add_row("compilation", f"{summary['compile_seconds']:.1f} s")
+    if "seconds_to_first_record" in summary:
+        table.add_row("first record after", f"{summary['seconds_to_first_record']:.1f} s")
+    if summary.get("temp_bytes") is not None:
+        temp, state = (summary[name] / 1e6 for name in ("temp_bytes", "state_bytes"))
+        table.add_row("memory", f"{temp:.2f} MB temporary, {state:.2f} MB state")
+    if summary["interrupted"]:
+        table.add_row("interrupted", "yes: what was done so far is kept")
+    return table

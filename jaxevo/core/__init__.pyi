@@ -1,0 +1,110 @@
+from . import noise as noise
+from . import statistics as statistics
+from .problem import (
+    Apply as Apply,
+)
+from .problem import (
+    Batch as Batch,
+)
+from .problem import (
+    Carry as Carry,
+)
+from .problem import (
+    Control as Control,
+)
+from .problem import (
+    ControlTask as ControlTask,
+)
+from .problem import (
+    Episode as Episode,
+)
+from .problem import (
+    Evaluation as Evaluation,
+)
+from .problem import (
+    Mask as Mask,
+)
+from .problem import (
+    Metrics as Metrics,
+)
+from .problem import (
+    Model as Model,
+)
+from .problem import (
+    Params as Params,
+)
+from .problem import (
+    Problem as Problem,
+)
+from .problem import (
+    Sequence as Sequence,
+)
+from .problem import (
+    SequenceTask as SequenceTask,
+)
+from .problem import (
+    Supervised as Supervised,
+)
+from .problem import (
+    SupervisedTask as SupervisedTask,
+)
+from .problem import (
+    Task as Task,
+)
+from .problem import (
+    abstract_batch as abstract_batch,
+)
+from .problem import (
+    abstract_key as abstract_key,
+)
+from .problem import (
+    check_key as check_key,
+)
+from .problem import (
+    has_carry as has_carry,
+)
+from .problem import (
+    num_samples as num_samples,
+)
+from .protocols import (
+    Cost as Cost,
+)
+from .protocols import (
+    Estimator as Estimator,
+)
+from .protocols import (
+    Learner as Learner,
+)
+from .protocols import (
+    Resized as Resized,
+)
+from .protocols import (
+    State as State,
+)
+from .protocols import (
+    check_requirements as check_requirements,
+)
+from .pytree import (
+    Data as Data,
+)
+from .pytree import (
+    Scalar as Scalar,
+)
+from .pytree import (
+    learner as learner,
+)
+from .pytree import (
+    positional_pytree as positional_pytree,
+)
+from .pytree import (
+    pytree as pytree,
+)
+from .pytree import (
+    require as require,
+)
+from .pytree import (
+    require_integer as require_integer,
+)
+from .pytree import (
+    static as static,
+)

@@ -1,0 +1,224 @@
+"""The population axis: members evaluated in chunks, so that memory does not grow with N."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxevo.core import (
+    Batch,
+    Evaluation,
+    Model,
+    Params,
+    Problem,
+    Supervised,
+)
+from jaxevo.core.noise import member_key
+from jaxevo.core.tree import tree_size, tree_zeros
+from jaxevo.core.words import lower_is_better
+
+# Floats of one chunk. On a CPU: 16 MB, what stays in its cache. Elsewhere: 1 GB.
+CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
+
+
+def chunk_floats() -> int:
+    """Floats that fit in fast memory."""
+    return CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
+
+
+def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
+    """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
+
+    A member is counted as two copies of its weights (the noise and the moved weights) and one
+    float for each unit and sample, the units being estimated by the longest axis of each leaf of
+    `params`.
+    """
+    units = sum(max(jnp.shape(leaf), default=1) for leaf in jax.tree.leaves(params))
+    rows = 1
+    if isinstance(problem, Supervised):
+        rows = jax.eval_shape(problem.weights, batch).shape[-1]
+    return fitting(num_members, 2 * tree_size(params) + rows * units)
+
+
+def members_at_once(num: int, chunk_size: int | None, problem: Problem, batch: Batch) -> int:
+    """How many of `num` networks to make and evaluate at once.
+
+    Args:
+        chunk_size: what the user wants; None: as many as fit, see `default_chunk_size`.
+    """
+    network = jax.eval_shape(problem.init, jax.random.key(0))
+    return min(chunk_size or default_chunk_size(num, network, problem, batch), num)
+
+
+def fitting(num: int, floats: int) -> int:
+    """How many of `num` things to hold at once: a divisor of it, and as many as fast memory holds.
+
+    Args:
+        floats: of each of them.
+    """
+    most = max(1, min(chunk_floats() // max(floats, 1), num))
+    return next(size for size in range(most, 0, -1) if num % size == 0)
+
+
+def map_members(fn: Callable[..., Any], members: Any, chunk_size: int) -> Any:
+    """`vmap(fn)` over the leading axis of `members`, `chunk_size` members at a time."""
+    return jax.lax.map(fn, members, batch_size=chunk_size)
+
+
+def add_in_turn(total: Any, summands: Any) -> Any:
+    """`total` plus the sum of `summands` over their leading axis.
+
+    One after another on a CPU, where XLA's sum over a leading axis is ten times slower.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
+    return jax.lax.scan(lambda t, s: (jax.tree.map(jnp.add, t, s), None), total, summands)[0]
+
+
+def add_at_once(total: Any, summands: Any) -> Any:
+    """The same as one sum, which is faster where `summands` are products with little in them."""
+    return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
+
+
+def sum_members(
+    fn: Callable[..., Any], members: Any, chunk_size: int, add: Callable = add_in_turn
+) -> tuple[Any, Any]:
+    """The sum over members of what `fn` returns first, and for each member what it returns second.
+
+    Args:
+        fn: member -> (to be summed, to be kept).
+        members: leading axis [N].
+        add: `add_in_turn` or `add_at_once`.
+
+    Returns:
+        (sum, kept [N, ...]). One chunk and one sum are held at a time.
+    """
+    num = jax.tree.leaves(members)[0].shape[0]
+    num_chunks, rest = divmod(num, chunk_size)
+
+    def one_chunk(total, chunk):
+        summands, kept = jax.vmap(fn)(chunk)
+        return add(total, summands), kept
+
+    def zeros_like_one():
+        member = jax.tree.map(lambda leaf: leaf[0], members)
+        return tree_zeros(jax.eval_shape(fn, member)[0])
+
+    full = jax.tree.map(
+        lambda leaf: leaf[: num - rest].reshape(num_chunks, chunk_size, *leaf.shape[1:]), members
+    )
+    total, kept = jax.lax.scan(one_chunk, zeros_like_one(), full)
+    kept = jax.tree.map(lambda leaf: leaf.reshape(num - rest, *leaf.shape[2:]), kept)
+    if rest:
+        total, last = one_chunk(total, jax.tree.map(lambda leaf: leaf[num - rest :], members))
+        kept = jax.tree.map(lambda *parts: jnp.concatenate(parts), kept, last)
+    return total, kept
+
+
+def map_few(fn: Callable[..., Any], xs: Any) -> Any:
+    """`vmap(fn)` over a short leading axis; one after another on a CPU.
+
+    There a product with another matrix for each member costs five times a plain one.
+    """
+    return jax.lax.map(fn, xs) if jax.default_backend() == "cpu" else jax.vmap(fn)(xs)
+
+
+def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
+    """Ranks scaled to [-1/2, 1/2], lowest loss lowest; equal losses share the mean of their ranks.
+
+    Non-finite losses rank last, as equals: plateaus and failures push in no direction.
+    Source: Wierstra et al. (2014), Salimans et al. (2017). Differs: ties are averaged.
+    """
+    losses = finite_or_inf(losses)
+    ordered = jnp.sort(losses)
+    below = jnp.searchsorted(ordered, losses, side="left")
+    up_to = jnp.searchsorted(ordered, losses, side="right")
+    rank = (below + up_to - 1) / 2
+    middle = (losses.size - 1) / 2  # taken off first: a plateau is then exactly 0 in any rounding
+    return ((rank - middle) / max(losses.size - 1, 1)).astype(losses.dtype)
+
+
+def solves(problem: Problem, evaluation: Evaluation) -> Bool[Array, ""]:
+    """Whether a network meets its task's `solved_when`; never, where the task has none."""
+    solved_when = getattr(problem.task, "solved_when", None)
+    if solved_when is None:
+        return jnp.array(False)
+    metric, level = solved_when
+    sign = 1 if lower_is_better(metric) else -1
+    rounding = 1e-6 * abs(level)  # a mean of ones may fall short of 1
+    return sign * jnp.asarray(evaluation.metrics[metric]) <= sign * level + rounding
+
+
+def finite_or_inf(losses: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`losses` with infinity for those that are not finite: they rank last."""
+    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+
+
+def finite_mean(values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]) -> Float[Array, ""]:
+    """The mean of the finite values; NaN where there is none."""
+    return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)
+
+
+def founders(
+    key: Key[Array, ""], problem: Problem, params: Params | None, num: int
+) -> Callable[[Int[Array, ""]], Params]:
+    """The first network of each member, as a function of its index.
+
+    Args:
+        params: one network for all members, or one for each, [num, ...]; None draws them.
+
+    Raises:
+        ValueError: networks in another number.
+    """
+    if params is None:
+        return lambda index: problem.init(member_key(key, index))
+    rows = leading_axis(params, jax.eval_shape(problem.init, key))
+    if rows is None:
+        return lambda index: params
+    if rows != num:
+        raise ValueError(f"params must be one network, or {num} of them, got {rows} of them")
+    return lambda index: jax.tree.map(lambda leaf: leaf[index], params)
+
+
+def leading_axis(params: Params | None, one: Params) -> int | None:
+    """N if every leaf of `params` has an axis [N] more than that of `one`, else None."""
+    if params is None or jax.tree.structure(params) != jax.tree.structure(one):
+        return None
+    pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True))
+    if any(jnp.ndim(leaf) != like.ndim + 1 for leaf, like in pairs):
+        return None
+    lengths = {jnp.shape(leaf)[0] for leaf, _ in pairs}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def trained_leaves(model: Model, params: Params, tree: Any = None) -> Any:
+    """`params`, or another `tree` like it, with None for leaves that take no part (`left_out`)."""
+    tree = params if tree is None else tree
+    return jax.tree.map(lambda leaf, out: None if out else leaf, tree, left_out(model, params))
+
+
+def left_out(model: Model, params: Params) -> Any:
+    """Of each leaf, whether it takes no part: no float, or ruled out by a constant mask.
+
+    The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
+    """
+    found = []
+
+    def look(params):
+        found.append(
+            jax.tree.map(
+                lambda leaf, mask: (
+                    not jnp.issubdtype(leaf.dtype, jnp.floating)
+                    or not (isinstance(mask, Tracer) or np.any(mask))
+                ),
+                params,
+                model.trainable(params),
+            )
+        )
+
+    jax.eval_shape(look, params)
+    return found[0]

@@ -1,0 +1,370 @@
+"""Tasks, models, and the problems that join them.
+
+A task is what is to be learned and knows no network; a model is a network as pure functions and
+knows no task; `Problem(task, model)` joins them and is all that a learner sees. Tasks and problems
+are pytrees (`jaxevo.core.pytree`); models are static and hashed by value. Loss is the one
+currency and lower is better: a reward enters as `loss = -return`, in its task.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxevo.core.pytree import positional_pytree, static
+
+Params = Any  # a plain nested dict of arrays
+Mask = Any  # 0/1 per leaf of the params, broadcastable to it
+Batch = Any
+Carry = Any
+Metrics = dict[str, Array]
+Apply = Callable[..., Any]  # Model.apply, or a hooked one
+
+
+class Evaluation(NamedTuple):
+    """What one member's network did on one batch."""
+
+    loss: Float[Array, ""]
+    metrics: dict[str, Any]
+    observations: Any = None  # [T, ...] or [B, ...]: what the network was shown
+    mask: Any = None  # [T, ...]: which observations count
+    moments: Any = None  # of the observations, where the model keeps statistics: for `absorb`
+
+
+class Episode(NamedTuple):
+    """One rollout, T steps. What comes after the end is there too; `alive` tells."""
+
+    states: Any  # [T, ...], of the environment, before each action
+    observations: Any  # [T, ...]
+    actions: Any  # [T, ...]
+    rewards: Float[Array, " T"]  # 0 after the end
+    alive: Bool[Array, " T"]  # whether the step was taken before the episode ended
+    final: Any  # the environment's state after the last step
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network as pure functions on a plain dict of arrays; hashed by value."""
+
+    def init(self, key: Key[Array, ""]) -> Params: ...
+
+    def apply(self, params: Params, *inputs: Any) -> Any:
+        """x -> y, or for a step module (carry, x) -> (carry, y)."""
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
+        """The hidden state before the first step; () for a feed-forward network."""
+
+    def trainable(self, params: Params) -> Mask: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is to be learned. `held_out` is the test split, as a task of its own.
+
+    It may also have `solved_when`, a metric and its level, such as ("accuracy", 1.0): learners that
+    count evaluations say at which of them a network first met it on a batch.
+    """
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
+
+    def held_out(self) -> Any: ...
+
+
+@runtime_checkable
+class SupervisedTask(Task, Protocol):
+    """Inputs, outputs, and a loss for each sample.
+
+    The loss of a batch is `sum(weights * losses)`: means, sums over time and masks are weights.
+    """
+
+    def inputs(self, batch: Batch) -> tuple: ...
+    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def weights(self, batch: Batch) -> Float[Array, "..."]: ...
+    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class SequenceTask(SupervisedTask, Protocol):
+    """A supervised task in time: batches are time first and carry `reset: Bool[B]`.
+
+    `at` returns input, target and weight of one time step. The losses of the steps, each times
+    its weight, sum to the loss of the batch, and their metrics to its metrics: an estimator may
+    scan over time and hold no outputs.
+    """
+
+    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]: ...
+    def step_differences(
+        self, new: Any, old: Any, target: Any, weight: Any
+    ) -> Float[Array, " B"]: ...
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ControlTask(Task, Protocol):
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode.
+
+    It may also have `outcome(env_state) -> dict`: what an episode's last state says beside its
+    return, such as whether the goal was met. Its means over episodes are metrics.
+    """
+
+    max_steps: int
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
+
+
+@positional_pytree
+class Problem:
+    """A task and a model: everything that a learner sees.
+
+    `Problem(task, model)` returns a `Supervised`, a `Sequence` or a `Control`, whichever the
+    task's methods make it. Subclass one of them to bring a problem of your own.
+
+    Raises:
+        ValueError: `task` or `model` lacks a method that its protocol asks for.
+    """
+
+    task: Any
+    model: Any = static()
+
+    def __new__(cls, task=None, model=None):
+        if cls is Problem:
+            kinds = ((SequenceTask, Sequence), (SupervisedTask, Supervised), (ControlTask, Control))
+            cls = next((kind for ability, kind in kinds if isinstance(task, ability)), Problem)
+        return object.__new__(cls)
+
+    def __post_init__(self):
+        if type(self.task) is object or self.task is None:  # a placeholder of a transformation
+            return
+        for name, value, protocol, remedy in (
+            ("task", self.task, Task, "see jaxevo.tasks"),
+            ("model", self.model, Model, "wrap a network with jaxevo.models.from_nnx, from_linen "
+             "or from_functions"),
+        ):  # fmt: skip
+            if not isinstance(value, protocol):
+                raise ValueError(
+                    f"{name} must have the methods of jaxevo.core.{protocol.__name__}, "
+                    f"got {type(value).__name__} ({remedy})"
+                )
+        if isinstance(self, Supervised) and has_carry(self.model) != isinstance(self, Sequence):
+            kinds = ("a step module, (carry, x) -> (carry, y)", "a feed-forward network, x -> y")
+            wanted, got = kinds if isinstance(self, Sequence) else reversed(kinds)
+            raise ValueError(f"model must be {wanted} for {type(self.task).__name__}, got {got}")
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        return self.model.init(key)
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Batch:
+        """One batch. Tasks of independent samples ignore `step`; a stream returns window `step`."""
+        return self.task.sample(key, step)
+
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
+        """The loss of one network on one batch.
+
+        Args:
+            apply: called in place of `model.apply`, at every time step where there is time. This
+                is how a learner reaches every layer: see `jaxevo.nodes.hooked`.
+        """
+        return self.task.evaluate(params, batch, apply=apply or self.model.apply)
+
+    def absorb(self, params: Params, moments: Any) -> Params:
+        """`params` with the moments of observations folded in; for most models just `params`.
+
+        Args:
+            moments: of `Evaluation`, with any leading axes (members, chunks): they are summed.
+        """
+        absorb = getattr(self.model, "absorb", None)
+        return params if absorb is None else absorb(params, moments)
+
+    def held_out(self) -> "Problem | None":
+        """The problem on the task's test split; None where it has none."""
+        task = self.task.held_out()
+        return None if task is None else type(self)(task, self.model)
+
+
+@positional_pytree
+class Supervised(Problem):
+    """A problem with a loss for each sample, [B], or each sample at each time step, [T, B]."""
+
+    def inputs(self, batch: Batch) -> tuple:
+        return self.task.inputs(batch)
+
+    def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
+        return (apply or self.model.apply)(params, *self.inputs(batch))
+
+    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]:
+        return self.task.losses(outputs, batch)
+
+    def weights(self, batch: Batch) -> Float[Array, "..."]:
+        return self.task.weights(batch)
+
+    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]:
+        """`losses(new) - losses(old)`, in the form that does not cancel."""
+        return self.task.loss_differences(new, old, batch)
+
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]:
+        return self.task.metrics(outputs, batch)
+
+    def loss(self, outputs: Any, batch: Batch) -> Float[Array, ""]:
+        return jnp.sum(self.weights(batch) * self.losses(outputs, batch))
+
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
+        outputs = self.outputs(params, batch, apply=apply)
+        inputs = self.inputs(batch)
+        return Evaluation(
+            loss=self.loss(outputs, batch),
+            metrics=self.metrics(outputs, batch),
+            observations=inputs[0] if len(inputs) == 1 else inputs,
+        )
+
+
+@positional_pytree
+class Sequence(Supervised):
+    """A supervised problem in time. The model is a step module; the scan is here."""
+
+    def initial_carry(self, params: Params, batch: Batch) -> Carry:
+        return self.model.initial_carry(params, batch.reset.shape)
+
+    def unroll(
+        self, params: Params, carry: Carry, batch: Batch, *, apply: Apply | None = None
+    ) -> tuple[Carry, Any]:
+        """Runs the model over the batch from `carry`; the last carry and the outputs, [T, B]."""
+        step = apply or self.model.apply
+        return jax.lax.scan(
+            lambda carry, inputs: step(params, carry, *inputs), carry, self.inputs(batch)
+        )
+
+    def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
+        """Outputs from the initial carry, [T, B, K]."""
+        return self.unroll(params, self.initial_carry(params, batch), batch, apply=apply)[1]
+
+    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]:
+        """Input, target and weight of one time step."""
+        return self.task.at(batch, t)
+
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return self.task.step_losses(output, target, weight)
+
+    def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Float[Array, " B"]:
+        return self.task.step_differences(new, old, target, weight)
+
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
+        return self.task.step_metrics(output, target, weight)
+
+    def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
+        evaluation = super().evaluate(params, batch, apply=apply)
+        return evaluation._replace(mask=self.weights(batch) > 0)
+
+
+@positional_pytree
+class Control(Problem):
+    """A problem with an environment. A policy with a carry is a step module, without one is not."""
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]:
+        """-> env_state, observation."""
+        return self.task.reset(key)
+
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple:
+        """-> env_state, observation, reward, terminated, truncated."""
+        return self.task.transition(key, env_state, action)
+
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
+        """-> action, log_prob. Greedy where `key` is None; a value beside the output is left."""
+        return self.task.act(key, output[0] if isinstance(output, tuple) else output)
+
+    def rollout(
+        self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None
+    ) -> Episode:
+        """One episode of `task.max_steps` steps."""
+        network = apply or self.model.apply
+        recurrent = has_carry(self.model)
+        key_reset, key_steps = jax.random.split(key)
+        env_state, observation = self.reset(key_reset)
+        carry = self.model.initial_carry(params, ())
+
+        def step(loop, key):
+            env_state, observation, carry, alive = loop
+            key_act, key_transition = jax.random.split(key)
+            if recurrent:
+                carry, output = network(params, carry, observation)
+            else:
+                output = network(params, observation)
+            action, _ = self.act(key_act, output)
+            following, next_observation, reward, terminated, truncated = self.transition(
+                key_transition, env_state, action
+            )
+            seen = env_state, observation, action, jnp.where(alive, reward, 0.0), alive
+            going_on = alive & ~jnp.logical_or(terminated, truncated)
+            return (following, next_observation, carry, going_on), seen
+
+        start = env_state, observation, carry, jnp.array(True)
+        keys = jax.random.split(key_steps, self.task.max_steps)
+        (final, *_), seen = jax.lax.scan(step, start, keys)
+        return Episode(*seen, final)
+
+    def evaluate(
+        self, params: Params, batch: Key[Array, " B"], *, apply: Apply | None = None
+    ) -> Evaluation:
+        """Minus the mean return of one rollout for each key of the batch.
+
+        Rewards after the first termination do not count. Observations are [T, B, ...] and
+        `mask` [T, B] says which of them were met before the episode ended.
+        """
+        episodes = jax.vmap(lambda key: self.rollout(params, key, apply=apply))(batch)
+        observations, alive = jax.tree.map(
+            lambda x: jnp.swapaxes(x, 0, 1), (episodes.observations, episodes.alive)
+        )
+        returns = episodes.rewards.sum(1)
+        metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
+        if outcome := getattr(self.task, "outcome", None):
+            found = jax.vmap(outcome)(episodes.final)
+            metrics |= {name: value.astype(float).mean() for name, value in found.items()}
+        moments = getattr(self.model, "moments", None)
+        return Evaluation(
+            loss=-returns.mean(),
+            metrics=metrics,
+            observations=observations,
+            mask=alive,
+            moments=None if moments is None else moments(observations, alive),
+        )
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is no key.
+
+    Raises:
+        ValueError: with how to make one.
+    """
+    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
+        raise ValueError(f"key must be made by jax.random.key(seed), got {type(key).__name__}")
+
+
+@functools.lru_cache(maxsize=256)
+def has_carry(model: Model) -> bool:
+    """Whether a network has a hidden state. Found without computing anything."""
+    carry = jax.eval_shape(lambda key: model.initial_carry(model.init(key), (1,)), abstract_key())
+    return bool(jax.tree.leaves(carry))
+
+
+def abstract_key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def num_samples(problem: Problem, batch: Batch) -> int:
+    """Examples in a batch: its weights' size, or the longest episodes' steps. Abstract is fine."""
+    if isinstance(problem, Supervised):
+        return jax.eval_shape(problem.weights, batch).size
+    if isinstance(problem, Control):
+        return batch.size * problem.task.max_steps
+    return 1
+
+
+def abstract_batch(problem: Problem) -> Any:
+    """The abstract batch that `problem.sample` returns."""
+    return jax.eval_shape(lambda problem: problem.sample(jax.random.key(0), jnp.int32(0)), problem)

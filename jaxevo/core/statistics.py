@@ -1,0 +1,88 @@
+"""Which of two methods solves a task sooner, or oftener: exact tests on independent runs."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxevo.core.pytree import require
+
+
+def solved_fraction(evaluations: Any) -> float:
+    """The fraction of runs that solved their task.
+
+    Args:
+        evaluations: at which each run solved it, [n]; infinite or NaN where it never did.
+    """
+    return float(np.isfinite(_runs("evaluations", evaluations)).mean())
+
+
+def median_evaluations(evaluations: Any) -> float:
+    """The median over runs; infinite where no more than half of them solved their task.
+
+    Args:
+        evaluations: as above.
+    """
+    return float(np.quantile(_unsolved_last(evaluations), 0.5, method="higher"))
+
+
+def mann_whitney(evaluations: Any, others: Any) -> float:
+    """The p value, two-sided, of evaluations until solved having one distribution.
+
+    Runs that never solved their task rank last, as equals. With nothing but such runs it is 1.
+
+    Args:
+        evaluations: of one method, [n]; infinite or NaN where a run never solved the task.
+        others: of another method at the same budget, [m].
+
+    Source: Mann and Whitney (1947), as used by Lehman et al., arXiv 1712.06563.
+    """
+    from scipy.stats import mannwhitneyu, rankdata  # jax brings scipy
+
+    both = np.concatenate([_unsolved_last(evaluations), _unsolved_last(others)])
+    ranks = rankdata(both)
+    if np.ptp(ranks) == 0:
+        return 1.0
+    num = len(_runs("evaluations", evaluations))
+    return float(mannwhitneyu(ranks[:num], ranks[num:]).pvalue)
+
+
+def barnard(evaluations: Any, others: Any) -> float:
+    """The p value, two-sided, of both methods solving the same fraction of runs.
+
+    Args:
+        evaluations: of one method, [n]; infinite or NaN where a run never solved the task.
+        others: of another method at the same budget, [m].
+
+    Source: Barnard (1945), with the pooled variance.
+    """
+    from scipy.stats import barnard_exact
+
+    solved, other = (np.isfinite(_runs("evaluations", runs)) for runs in (evaluations, others))
+    if solved.mean() == other.mean() and solved.mean() in (0, 1):
+        return 1.0
+    table = [[solved.sum(), other.sum()], [(~solved).sum(), (~other).sum()]]
+    return float(barnard_exact(table).pvalue)
+
+
+def _runs(name: str, evaluations: Any) -> np.ndarray:
+    runs = np.asarray(evaluations, np.float64)
+    require(name, "one number or more, [n]", runs, lambda r: r.ndim == 1 and r.size > 0)
+    return runs
+
+
+def _unsolved_last(evaluations: Any) -> np.ndarray:
+    runs = _runs("evaluations", evaluations)
+    return np.where(np.isfinite(runs), runs, np.inf)
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """The mean over seeds and half the width of its 95 % interval (Student's t)."""
+    num = len(values)
+    mean = sum(values) / num
+    if num < 2:
+        return mean, math.nan
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in values) / (num - 1))
+    from scipy.stats import t  # jax brings scipy
+
+    return mean, float(t.ppf(0.975, num - 1)) * deviation / math.sqrt(num)

@@ -1,0 +1,328 @@
+"""Differentiable structure: networks that grow and shed their own nodes while they learn.
+
+Every step is a gradient step with an L1 penalty on what nodes send, and then a round of events:
+of the nodes whose outgoing weights have shrunk below a threshold a few are kept as spares and the
+others die; where no spare is left one is born. So a network that finds use for its spares grows.
+Two methods are published under this title: penalty and score are of the outgoing weights
+("outgoing_l1", which also sheds), or of one multiplier for each node ("multiplier").
+Source: Miconi, arXiv 1606.06216; where text and code (github.com/ThomasMiconi/DiffRNN) differ,
+the code. Differs: a population of networks in one program, in slots whose number grows on the
+host; where it runs out, the steps since the last look are taken again with twice as many.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    Supervised,
+    learner,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.core.descent import CosineDecay, optimizer, rate_at
+from jaxevo.core.noise import member_key
+from jaxevo.core.population import finite_mean, founders
+from jaxevo.core.tree import (
+    named_leaves,
+    tree_fill,
+    tree_finite,
+    tree_floats,
+    tree_masked,
+    tree_row,
+    tree_where,
+)
+from jaxevo.estimators.backprop import Backprop
+from jaxevo.learners.growing.rule import Growth, Ledger, is_amount
+from jaxevo.models.growing import capacity as slots
+from jaxevo.models.growing import structure
+from jaxevo.models.growing.structure import Group
+
+MEMORY = 0.01  # first and newborn memory of the published RMSProp
+SMOOTHING = 0.99  # of the loss that tells which member is best
+
+
+class DifferentiableStructureState(NamedTuple):
+    params: Params  # [N, ...]
+    optimizer: optax.OptState  # [N, ...]
+    carry: Carry  # of the estimator, [N, ...]
+    ledger: Ledger  # [N, ...]
+    loss: Float[Array, " N"]  # a moving average
+    step: Int[Array, ""]  # steps done
+
+
+class Member(NamedTuple):
+    """One network with all that is its own."""
+
+    params: Params
+    optimizer: optax.OptState
+    carry: Carry
+    ledger: Ledger
+    loss: Float[Array, ""]
+
+
+@learner
+class DifferentiableStructure(Growth):
+    """N networks that each follow a gradient, and grow and shed nodes; the solution is the best.
+
+    A number of the rule may be an array [N], one for each member. A member whose loss or gradient
+    is not finite stays as it is for that step, without events. A layer whose weights are frozen
+    keeps its nodes.
+
+    Attributes:
+        population_size: N, >= 1.
+        estimator: of the gradient; None: back-propagation through a window.
+        optimizer: see `jaxevo.optimizer`; None: the published one, RMSProp with clipped steps for
+            "outgoing_l1", Adagrad with clipped gradients for "multiplier".
+        learning_rate: a number >= 0, or a schedule; 0.01 and 0.1 are published.
+        own_batches: whether each member draws a batch of its own.
+    """
+
+    population_size: int = static(default=1)
+    estimator: Any = None
+    optimizer: Any = None
+    learning_rate: Scalar | CosineDecay = 0.01
+    own_batches: bool = static(default=False)
+    requires = Supervised
+
+    def __post_init__(self):
+        self.check()
+        require_integer("population_size", 1, self.population_size)
+        if self.estimator is None:
+            object.__setattr__(self, "estimator", Backprop())
+        if self.optimizer is None:
+            object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.kind]))
+        if not callable(self.learning_rate):
+            require("learning_rate", "finite and >= 0", self.learning_rate, is_amount)
+        decorrelates = getattr(self.estimator, "decorrelate", "off")
+        require("estimator's decorrelate", "'off' where nodes come and go", decorrelates,
+                lambda choice: choice == "off")  # fmt: skip
+
+    def init(
+        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
+    ) -> DifferentiableStructureState:
+        groups = self.groups(problem)
+        key_params, key_carry = jax.random.split(key)
+        founder = founders(key_params, problem, params, self.population_size)
+
+        def first(self, index):
+            params = founder(index)
+            transform = self.optimizer.transform(rate_at(self.learning_rate, 0))
+            state = self.first_memory(transform.init(tree_floats(params)), groups, params)
+            carry = self.estimator.init(member_key(key_carry, index), params, problem)
+            unknown = jnp.full((), jnp.nan, float)
+            return Member(params, state, carry, self.first_ledger(params), unknown)
+
+        members = self.over_members(first, jnp.arange(self.population_size))
+        return _joined(members, jnp.int32(0))
+
+    def step(
+        self, key: Key[Array, ""], state: DifferentiableStructureState, problem: Problem
+    ) -> tuple[DifferentiableStructureState, Metrics]:
+        key_batch, key_members = jax.random.split(key)
+        shared = None if self.own_batches else problem.sample(key_batch, state.step)
+
+        def one(self, argument):
+            index, member = argument
+            batch = shared
+            if batch is None:
+                batch = problem.sample(member_key(key_batch, index), state.step)
+            return self.advanced(member_key(key_members, index), member, batch, state.step, problem)
+
+        indices = jnp.arange(self.population_size)
+        members, metrics = self.over_members(one, (indices, Member(*state[:-1])))
+        finite = metrics.pop("finite")
+        means = {name: finite_mean(value.astype(float), finite) for name, value in metrics.items()}
+        metrics = means | members.ledger.counts.metrics | {"num_nonfinite": jnp.sum(~finite)}
+        return _joined(members, state.step + 1), metrics
+
+    def solution(self, state: DifferentiableStructureState, problem: Problem) -> Params:
+        best = jnp.argmin(jnp.where(jnp.isfinite(state.loss), state.loss, jnp.inf))
+        params, carry = tree_row((state.params, state.carry), best)
+        return self.estimator.fold(carry, params, problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        forward, backward, samples = self.estimator.cost(problem)
+        return Cost(self.population_size * forward, self.population_size * backward, samples)
+
+    # ------------------------------------------------------------------------ one member
+
+    def advanced(
+        self, key: Key[Array, ""], member: Member, batch: Batch, step: Any, problem: Problem
+    ) -> tuple[Member, Metrics]:
+        """One member a step on: gradient, penalty, events."""
+        key_estimate, key_events = jax.random.split(key)
+        groups, params = self.groups(problem), member.params
+        carry, gradient, loss, metrics = self.estimator.estimate(
+            key_estimate, member.carry, params, problem, batch
+        )
+        mask = problem.model.trainable(params)
+        zeros = jax.tree.map(jnp.zeros_like, gradient)
+        gradient = tree_masked(mask, gradient, zeros)
+        if self.kind == "multiplier":
+            gradient = self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
+        weights = tree_floats(params)
+        transform = self.optimizer.transform(rate_at(self.learning_rate, step))
+        updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
+        moved = tree_fill(optax.apply_updates(weights, updates), params)
+        moved = (
+            self.clamped(moved, groups) if self.kind == "multiplier" else self.shrunk(moved, groups)
+        )
+        moved = tree_masked(mask, moved, params)
+        finite = jnp.isfinite(loss) & tree_finite(
+            (gradient, tree_masked(mask, moved, zeros), carry)
+        )
+
+        average = SMOOTHING * member.loss + (1 - SMOOTHING) * loss
+        average = jnp.where(jnp.isnan(member.loss), loss, average)
+        moved, change, ledger, found = self.events(key_events, moved, member.ledger, step, problem)
+        new = Member(
+            moved,
+            slots.reset_moments(groups, moments, moved, change, self.newborn_memory),
+            slots.reset_states(groups, carry, _hidden_state(problem), change),
+            ledger,
+            average,
+        )
+        metrics = {"loss": loss} | metrics | found | {"finite": finite}
+        return tree_where(finite, new, member), metrics
+
+    def with_penalty(
+        self, gradient: Params, params: Params, groups: tuple[Group, ...], num_steps: int
+    ) -> Params:
+        """`gradient` with that of the L1 penalty on multipliers, once for each time step."""
+        paths = {group.having("multiplier")[0].path for group in groups}
+        return _on_paths(
+            lambda g, p: g + self.l1 * num_steps * jnp.sign(p), paths, gradient, params
+        )
+
+    # ----------------------------------------------------------------------------- slots
+
+    def networks(self, state: DifferentiableStructureState) -> Params:
+        return state.params
+
+    def on_slots(
+        self, state: DifferentiableStructureState, fn: Any, num: int, problem: Problem
+    ) -> DifferentiableStructureState:
+        groups = problem.model.groups
+        return state._replace(
+            params=slots.resized(groups, state.params, num),
+            optimizer=slots.map_like(
+                lambda part: slots.on_slots(groups, part, fn),
+                state.optimizer,
+                tree_floats(state.params),
+            ),
+            carry=slots.map_like(
+                lambda part: slots.on_slots(groups, part, fn, states=True),
+                state.carry,
+                _hidden_state(problem),
+            ),
+        )
+
+    # --------------------------------------------------------------------------- settings
+
+    @property
+    def newborn_memory(self) -> float:
+        """What an optimiser's memory of a newborn's weights starts from."""
+        return MEMORY if self.optimizer.factory is clipped_rmsprop else 0.0
+
+    def first_memory(self, state, groups: tuple[Group, ...], params: Params) -> optax.OptState:
+        """The published RMSProp starts with memory where the weights send from no node."""
+        if self.optimizer.factory is not clipped_rmsprop:
+            return state
+        incoming = {axis.path for group in groups for axis in group.having("in")}
+        incoming -= structure.outgoing(groups)
+        state = slots.map_like(
+            lambda part: _on_paths(lambda leaf: jnp.full_like(leaf, MEMORY), incoming, part),
+            state,
+            tree_floats(params),
+        )
+        alive = structure.alive_in(params)
+        return slots.map_like(
+            lambda part: structure.without_dead(groups, part, alive), state, tree_floats(params)
+        )
+
+
+def clipped_rmsprop(
+    learning_rate: Any, decay: float = 0.99, eps: float = 1e-8, max_step: float = 0.01
+) -> optax.GradientTransformation:
+    """RMSProp without centring whose steps are clipped, after the learning rate.
+
+    v <- v + (1 - decay) (g^2 - v); the step is -learning_rate g / sqrt(v + eps), cut to
+    [-max_step, max_step] in each weight.
+    """
+
+    def init(params):
+        return optax.ScaleByRmsState(nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradient, state, params=None):
+        nu = jax.tree.map(lambda v, g: v + (1 - decay) * (g * g - v), state.nu, gradient)
+        updates = jax.tree.map(
+            lambda g, v: jnp.clip(-learning_rate * g / jnp.sqrt(v + eps), -max_step, max_step),
+            gradient,
+            nu,
+        )
+        return updates, optax.ScaleByRmsState(nu=nu)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def clipped_adagrad(
+    learning_rate: Any, eps: float = 1e-8, max_gradient: float = 5.0
+) -> optax.GradientTransformation:
+    """Adagrad on gradients that are cut to [-max_gradient, max_gradient] in each weight.
+
+    s <- s + g^2; the step is -learning_rate g / sqrt(s + eps).
+    """
+
+    def init(params):
+        return optax.ScaleByRssState(sum_of_squares=jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradient, state, params=None):
+        gradient = jax.tree.map(lambda g: jnp.clip(g, -max_gradient, max_gradient), gradient)
+        total = jax.tree.map(lambda s, g: s + g * g, state.sum_of_squares, gradient)
+        updates = jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + eps), gradient, total)
+        return updates, optax.ScaleByRssState(sum_of_squares=total)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+PUBLISHED = {"outgoing_l1": clipped_rmsprop, "multiplier": clipped_adagrad}
+
+
+def _joined(members: Member, step: Any) -> DifferentiableStructureState:
+    return DifferentiableStructureState(**members._asdict(), step=step)
+
+
+def _on_paths(fn: Any, paths: set[str], tree: Any, *others: Any) -> Any:
+    """`fn` of the leaves at these paths, and of those of `others` there."""
+    beside = [named_leaves(other) for other in others]
+    return structure.map_paths(
+        lambda path, leaf: fn(leaf, *(b[path] for b in beside)) if path in paths else leaf, tree
+    )
+
+
+def _hidden_state(problem: Problem) -> Any:
+    """The hidden state of one sample, abstract: its structure and paths are those of any."""
+
+    def first(key):
+        return problem.model.initial_carry(problem.init(key), ())
+
+    return jax.eval_shape(first, jax.random.key(0))
+
+
+def _num_steps(problem: Problem, batch: Batch) -> int:
+    """Time steps of a batch; 1 without time."""
+    assert isinstance(problem, Supervised)
+    shape = jax.eval_shape(problem.weights, batch).shape
+    return shape[0] if len(shape) > 1 else 1

@@ -1,0 +1,183 @@
+"""The gradient descent that small mutations amount to, at any inverse temperature.
+
+A mutation e ~ N(0, sigma^2) of all weights, accepted with probability min(1, exp(-beta dU)), where
+the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|:
+
+    tail(s)     = exp(s^2 / 2) Phi(-s) = erfcx(s / sqrt 2) / 2
+    drift       = -sigma s tail(s) g / |g| = -(beta sigma^2 / 2) erfcx(s / sqrt 2) g
+    acceptance  = 1/2 + tail(s)
+    variance    = sigma^2 acceptance, at right angles to g
+                = sigma^2 (1/2 + (1 + s^2) tail(s) - s / sqrt(2 pi) - (s tail(s))^2), along g
+
+For s << 1 the drift is -(beta sigma^2 / 2) g, plain gradient descent, and nearly all is accepted.
+For s >> 1 it is -(sigma / sqrt(2 pi)) g / |g|, normalised gradient descent, and half is. With a
+scale sigma_i of each weight's own, sigma g stands for the vector of sigma_i g_i.
+Source: both limits, Whitelam et al., arXiv 2008.06643. Differs: the form for every s is ours.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxevo.core import Batch, Params, Problem, require
+from jaxevo.core.population import trained_leaves
+from jaxevo.core.tree import tree_fill, tree_masked, tree_zeros
+
+Mode = Literal["exact", "finite_beta", "normalised"]
+MODES = ("exact", "finite_beta", "normalised")
+
+
+class Flow(NamedTuple):
+    """What one mutation attempt amounts to, at one network.
+
+    Attributes:
+        drift: mean change of the weights, a tree like the params.
+        acceptance: mean fraction that is accepted.
+        steepness: s = beta sigma |g|: how fast, in units of 1 / beta, the loss changes over a
+            mutation. Below about 0.1 "finite_beta" holds, above about 10 "normalised".
+    """
+
+    drift: Params
+    acceptance: Float[Array, ""]
+    steepness: Float[Array, ""]
+
+
+def flow(gradient: Params, sigma: Any, beta: Any, mode: Mode = "exact") -> Flow:
+    """Drift and acceptance of a network whose loss has this gradient.
+
+    Args:
+        gradient: of the loss, a tree; zeros where weights are not mutated.
+        sigma: standard deviation of a mutation: one number, or a tree like `gradient`.
+        beta: inverse temperature, >= 0; may be infinite.
+        mode: "exact" for every beta; "finite_beta" and "normalised" are the two limits, whatever
+            beta is.
+    """
+    if not isinstance(sigma, dict):
+        sigma = jax.tree.map(lambda _: sigma, gradient)
+    scaled = jax.tree.map(lambda s, g: jnp.broadcast_to(s, g.shape).astype(g.dtype) * g,
+                          sigma, gradient)  # fmt: skip
+    # of the largest entry first: squares of small gradients would vanish
+    largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(scaled)]))
+    unit = jnp.where(largest > 0, largest, 1)
+    squares = [jnp.sum((leaf / unit) ** 2) for leaf in jax.tree.leaves(scaled)]
+    length = unit * jnp.sqrt(sum(squares[1:], squares[0]))
+    flat = length <= 0
+    steepness = jnp.where(flat, 0, beta * jnp.where(flat, 1, length))
+    speed = {
+        "exact": steepness_times_tail(steepness),
+        "finite_beta": steepness / 2,
+        "normalised": jnp.full_like(steepness, 1 / math.sqrt(2 * math.pi)),
+    }[mode]
+    along = jnp.where(flat, 0, -speed / jnp.where(flat, 1, length))
+    drift = jax.tree.map(
+        lambda s, v: (along * jnp.broadcast_to(s, v.shape) * v).astype(v.dtype), sigma, scaled
+    )
+    acceptance = {"exact": 0.5 + tail(steepness), "finite_beta": 1.0, "normalised": 0.5}[mode]
+    return Flow(drift, jnp.asarray(acceptance, length.dtype), steepness)
+
+
+def flow_at(
+    problem: Problem, params: Params, batch: Batch, sigma: Any, beta: Any, mode: Mode
+) -> tuple[Float[Array, ""], Flow]:
+    """The loss of a network and the flow at it; its trees are those of the trained weights."""
+    trained = trained_leaves(problem.model, params)
+
+    def loss(trained):
+        return problem.evaluate(tree_fill(trained, params), batch).loss
+
+    value, gradient = jax.value_and_grad(loss)(trained)
+    mask = trained_leaves(problem.model, params, problem.model.trainable(params))
+    gradient = tree_masked(mask, gradient, tree_zeros(gradient))
+    if isinstance(sigma, dict):
+        sigma = trained_leaves(problem.model, params, sigma)
+    return value, flow(gradient, sigma, beta, mode)
+
+
+def moved_by(params: Params, drift: Params, scale: Any) -> Params:
+    """`params + scale * drift` where there is a drift."""
+
+    def move(drift, leaf):
+        return leaf if drift is None else leaf + jnp.asarray(scale, leaf.dtype) * drift
+
+    return jax.tree.map(move, drift, params, is_leaf=lambda leaf: leaf is None)
+
+
+def tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """exp(s^2 / 2) Phi(-s) of s >= 0: 1/2 at 0, 0 at infinity."""
+    return erfcx(s / math.sqrt(2)) / 2
+
+
+def steepness_times_tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """s exp(s^2 / 2) Phi(-s) of s >= 0: s / 2 near 0, 1 / sqrt(2 pi) at infinity."""
+    finite = jnp.isfinite(s)
+    return jnp.where(finite, jnp.where(finite, s, 0) * tail(s), 1 / math.sqrt(2 * math.pi))
+
+
+def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Variance of an attempt along the gradient, in sigma^2: 1 at 0, 1/2 - 1/(2 pi) at infinity."""
+    near, far = jnp.minimum(s, 10), jnp.maximum(s, 10)  # beyond, terms as large as s cancel
+    uphill = (1 + near**2) * tail(near) - near / math.sqrt(2 * math.pi)
+    uphill = jnp.where(s < 10, uphill, (2 / far**3 - 12 / far**5) / math.sqrt(2 * math.pi))
+    return 0.5 + uphill - steepness_times_tail(s) ** 2
+
+
+def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """exp(z^2) erfc(z) of z >= 0, to a few roundings; 0 at infinity.
+
+    Beyond where the product loses digits, by the first terms of
+    1 / (z sqrt pi) sum_k (-1)^k (2k - 1)!! / (2 z^2)^k.
+    """
+    edge, num_terms = (10.0, 12) if z.dtype == jnp.float64 else (4.5, 8)
+    near = jnp.minimum(z, edge)
+    far = jnp.maximum(z, edge)
+    series = jnp.ones_like(far)
+    for k in range(num_terms, 0, -1):
+        series = 1 - (2 * k - 1) / (2 * far**2) * series
+    product = jnp.exp(near**2) * jax.scipy.special.erfc(near)
+    return jnp.where(z < edge, product, series / (far * math.sqrt(math.pi)))
+
+
+def sigma_for_rate(learning_rate: Any, steps_per_attempt: Any = 1.0, beta: Any = math.inf) -> Any:
+    """The sigma of whose attempts each is `steps_per_attempt` steps of gradient descent.
+
+    lambda alpha sqrt(2 pi) at infinite beta, where steps are normalised, else
+    sqrt(2 lambda alpha / beta).
+
+    Args:
+        learning_rate: alpha > 0.
+        steps_per_attempt: lambda > 0.
+        beta: > 0.
+    """
+    for name, value in (
+        ("learning_rate", learning_rate), ("steps_per_attempt", steps_per_attempt), ("beta", beta)
+    ):  # fmt: skip
+        require(name, "> 0", value, lambda v: v > 0)
+    cold = jnp.isinf(beta)
+    warm = jnp.sqrt(2 * steps_per_attempt * learning_rate / jnp.where(cold, 1, beta))
+    return jnp.where(cold, steps_per_attempt * learning_rate * math.sqrt(2 * math.pi), warm)
+
+
+def time_per_attempt(sigma: Any, beta: Any = math.inf) -> Any:
+    """Common time t = alpha x (steps of gradient descent) that passes in one attempt.
+
+    sigma / sqrt(2 pi) at infinite beta, beta sigma^2 / 2 else: the learning rate of one attempt,
+    and the inverse of `sigma_for_rate`.
+    """
+    cold = jnp.isinf(beta)
+    warm = jnp.where(cold, 1, beta) * jnp.asarray(sigma) ** 2 / 2
+    return jnp.where(cold, jnp.asarray(sigma) / math.sqrt(2 * math.pi), warm)
+
+
+def check_flow(sigma: Any, beta: Any, mode: Any) -> None:
+    """Refuses a bad sigma, beta or mode.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for value in jax.tree.leaves(sigma):
+        require("sigma", "finite and >= 0", value, lambda s: (s >= 0) & (s < float("inf")))
+    require("beta", ">= 0", beta, lambda b: b >= 0)
+    require("mode", f"one of {', '.join(MODES)}", mode, lambda m: m in MODES)

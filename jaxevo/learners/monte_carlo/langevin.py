@@ -1,0 +1,132 @@
+"""Langevin dynamics: gradient descent with the noise of mutations, member by member.
+
+Each step moves a network by the drift of a mutation attempt, and by Gaussian noise of its variances
+(`jaxevo.flow`). It takes gradients, and is there to be compared with: `Metropolis` tends to it in
+distribution as sigma falls.
+Source: Whitelam et al., arXiv 2008.06643. Differs: "exact" is for every beta, and has less noise
+along the gradient than across it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxevo.core import (
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    abstract_batch,
+    learner,
+    num_samples,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.core.noise import SOURCES, Source, fold_in
+from jaxevo.core.population import founders, map_members, members_at_once
+from jaxevo.core.tree import tree_masked
+from jaxevo.learners.monte_carlo.chain import standard_noise
+from jaxevo.learners.monte_carlo.drift import (
+    Flow,
+    Mode,
+    check_flow,
+    flow_at,
+    moved_by,
+    variance_along,
+)
+
+
+class LangevinState(NamedTuple):
+    params: Params  # [N, ...]
+    step: Int[Array, ""]
+
+
+@learner
+class Langevin:
+    """What `Metropolis` amounts to, one network for each of its chains.
+
+    Attributes:
+        sigma: standard deviation of a mutation, >= 0.
+        beta: inverse temperature, >= 0.
+        population_size: N members.
+        mode: "exact", "finite_beta" or "normalised", see `jaxevo.flow`.
+        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
+    """
+
+    sigma: Scalar = 0.01
+    beta: Scalar = float("inf")
+    population_size: int = static(default=32)
+    mode: Mode = static(default="exact")
+    noise: Source = static(default="mix")
+
+    def __post_init__(self):
+        check_flow(self.sigma, self.beta, self.mode)
+        require_integer("population_size", 1, self.population_size)
+        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
+
+    def init(
+        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
+    ) -> LangevinState:
+        founder = founders(key, problem, params, self.population_size)
+        return LangevinState(jax.vmap(founder)(jnp.arange(self.population_size)), jnp.int32(0))
+
+    def step(
+        self, key: Key[Array, ""], state: LangevinState, problem: Problem
+    ) -> tuple[LangevinState, Metrics]:
+        batch = problem.sample(jax.random.key(0), jnp.int32(0))
+        chunk_size = members_at_once(self.population_size, None, problem, batch)
+
+        def move(member):
+            index, params = member
+            loss, at = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
+            own_key = fold_in(key, index, self.noise)
+            noise = standard_noise(own_key, problem.model, params, self.noise)
+            noise = self.shaped(noise, at)
+            steps = jax.tree.map(lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z,
+                                 at.drift, noise)  # fmt: skip
+            moved = moved_by(params, steps, 1)
+            moved = tree_masked(problem.model.trainable(params), moved, params)
+            return moved, (loss, at.acceptance)
+
+        members = jnp.arange(self.population_size), state.params
+        params, (losses, acceptance) = map_members(move, members, chunk_size)
+        metrics = {
+            "loss": losses.mean(),
+            "acceptance": acceptance.mean(),
+            "ties": jnp.zeros((), losses.dtype),
+            "num_nonfinite": jnp.sum(~jnp.isfinite(losses)),
+        }
+        return LangevinState(params, state.step + 1), metrics
+
+    def shaped(self, noise: Params, at: Flow) -> Params:
+        """Standard noise with the variances of an attempt, along the drift and across it."""
+        across = jnp.sqrt(at.acceptance)
+        if self.mode != "exact":  # the limits of the source have one for all directions
+            return jax.tree.map(lambda z: across.astype(z.dtype) * z, noise)
+        along = jnp.sqrt(variance_along(at.steepness)) - across
+        square = tree_dot(at.drift, at.drift)
+        share = along * tree_dot(noise, at.drift) / jnp.where(square > 0, square, 1)
+        return jax.tree.map(
+            lambda z, d: across.astype(z.dtype) * z + share.astype(z.dtype) * d, noise, at.drift
+        )
+
+    def members(self, state: LangevinState) -> Params:
+        """All networks, [N, ...]."""
+        return state.params
+
+    def solution(self, state: LangevinState, problem: Problem) -> Params:
+        return jax.tree.map(lambda leaf: leaf.mean(0).astype(leaf.dtype), state.params)
+
+    def cost(self, problem: Problem) -> Cost:
+        num = self.population_size
+        return Cost(num, num, num_samples(problem, abstract_batch(problem)))
+
+
+def tree_dot(a: Params, b: Params) -> Float[Array, ""]:
+    """Sum of the products of all entries."""
+    products = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    return sum(products[1:], products[0])

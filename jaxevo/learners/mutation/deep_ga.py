@@ -1,0 +1,370 @@
+"""Deep genetic algorithm: truncation selection, Gaussian mutations, one elite, no crossover.
+
+The best T networks of a generation have the N - 1 children of the next; the elite goes on
+unchanged. It is the best of a few candidates by their mean loss over several batches, because the
+best of many single evaluations is mostly the luckiest. Only the T parents are ever stored:
+children are made again from integers where they are needed.
+Source: Such et al., arXiv 1712.06567, and its released code (elite). Differs: children may come
+from any operator of `jaxevo.mutation`; where they depend on a parent's experiences, all children
+of a parent share one draw of these, and so one sensitivity.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+from jaxevo.core import (
+    Batch,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    Supervised,
+    abstract_batch,
+    learner,
+    num_samples,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.core.noise import member_key
+from jaxevo.core.population import (
+    finite_mean,
+    finite_or_inf,
+    founders,
+    map_members,
+    members_at_once,
+    solves,
+)
+from jaxevo.core.tree import tree_row, tree_where
+from jaxevo.learners.mutation.operator import (
+    Experiences,
+    Mutated,
+    Mutation,
+    Variant,
+    check_mutation,
+    sampled,
+)
+
+
+class Lineage(NamedTuple):
+    """How to make a network: a founder, then mutations one after another, as integers."""
+
+    founder: Int[Array, "*T"]  # row of the state's params
+    seeds: UInt32[Array, "*T L 2"]  # of each mutation's noise
+    scales: Float[Array, "*T L"]  # that it was multiplied by
+    length: Int[Array, "*T"]  # mutations so far, at most L
+
+
+class DeepGAState(NamedTuple):
+    params: Params  # of the parents, [T, ...], the elite first; or where their lineages begin
+    lineage: Lineage | None  # of each parent, [T]
+    experiences: Experiences | None  # of each parent, [T, ...], or the same for all
+    solved_at: Float[Array, ""]  # networks evaluated when one first solved the task, or inf
+    step: Int[Array, ""]  # generations done
+
+
+class Generation(NamedTuple):
+    """What an evaluation of N members leaves."""
+
+    loss: Float[Array, "*N"]  # inf where it is not finite
+    solved: Bool[Array, "*N"]
+    seed: UInt32[Array, "*N 2"]
+    scale: Float[Array, "*N"]
+    converged: Bool[Array, "*N"]
+
+
+@learner
+class DeepGA(Mutation):
+    """A generational population; the solution is its elite.
+
+    Every generation is measured on a batch of its own. A member whose loss is not finite never
+    becomes a parent: its own parent does.
+
+    Attributes:
+        variant: "control" is the source's algorithm; see `Mutation` for the others.
+        sigma: standard deviation of a mutation before it is divided, >= 0; see `Mutation`.
+        population_size: N members of a generation, the elite among them, >= 2.
+        num_parents: T that have children, from 1 to N.
+        elite_candidates: for the elite: the last one and the best of the generation, from 1 to N.
+        elite_evaluations: batches that each candidate is measured on, >= 0; 0 takes the member
+            with the lowest loss, as suits a deterministic task.
+        chain_length: 0 stores the parents' weights. Above 0 they are stored as lineages, at most
+            this many mutations from stored networks; then these are brought forward. Weights are
+            the same, bit for bit. Only for the variants "control" and "rescale".
+        chunk_size: members at once; None: as many as fit a CPU core's cache.
+    """
+
+    variant: Variant = static(default="control")
+    sigma: Scalar = 0.005
+    population_size: int = static(default=1000)
+    num_parents: int = static(default=20)
+    elite_candidates: int = static(default=10)
+    elite_evaluations: int = static(default=30)
+    chain_length: int = static(default=0)
+    chunk_size: int | None = static(default=None)
+
+    draws_population = True
+
+    def __post_init__(self):
+        check_mutation(self)
+        require_integer("population_size", 2, self.population_size)
+        for name in ("num_parents", "elite_candidates", "chunk_size"):
+            require_integer(name, 1, getattr(self, name))
+        for name in ("num_parents", "elite_candidates"):
+            rule = f"at most population_size ({self.population_size})"
+            require(name, rule, getattr(self, name), lambda n: n <= self.population_size)
+        for name in ("elite_evaluations", "chain_length"):
+            require_integer(name, 0, getattr(self, name))
+        if self.chain_length and self.variant in ("abs", "sum", "so"):
+            raise ValueError(
+                f"chain_length must be 0 where variant is {self.variant!r}, got "
+                f"{self.chain_length}: a child's steps depend on the sensitivity of its parent's "
+                "outputs, on experiences that a chain of integers does not hold"
+            )
+
+    def init(
+        self, key: Key[Array, ""], problem: Problem, params: Params | None = None
+    ) -> DeepGAState:
+        if self.chain_length and hasattr(problem.model, "absorb"):
+            raise ValueError(
+                "chain_length must be 0 for a model that keeps statistics of its observations, "
+                f"got {self.chain_length}: a chain of integers does not hold them"
+            )
+        key_params, key_batch, key_elite, key_meet = jax.random.split(key, 4)
+        batch = problem.sample(key_batch, jnp.int32(0))
+        founder = founders(key_params, problem, params, self.population_size)
+
+        def measured(index):
+            evaluation = problem.evaluate(founder(index), batch)
+            return finite_or_inf(evaluation.loss), solves(problem, evaluation)
+
+        members = jnp.arange(self.population_size)
+        losses, solved = map_members(
+            measured, members, members_at_once(len(members), self.chunk_size, problem, batch)
+        )
+        _, networks, _ = self.selected(key_elite, founder, losses, losses, problem, jnp.int32(0))
+        networks, experiences = self.settled(key_meet, networks, batch, problem)
+        lineage = self.fresh_lineage() if self.chain_length else None
+        solved_at = jnp.where(jnp.any(solved), self.per_generation, jnp.inf).astype(float)
+        return DeepGAState(networks, lineage, experiences, solved_at, jnp.int32(0))
+
+    def step(
+        self, key: Key[Array, ""], state: DeepGAState, problem: Problem
+    ) -> tuple[DeepGAState, Metrics]:
+        keys = jax.random.split(key, 6)
+        num = self.population_size
+        batch = problem.sample(keys[0], state.step)
+        parents, state = self.parents(state, problem)
+        parent_of = jax.random.randint(keys[1], (num,), 0, self.num_parents).at[0].set(0)
+        children = self.children(keys[2], keys[3], parents, parent_of, state, problem, batch)
+
+        def measured(index):
+            child = children(index)
+            evaluation = problem.evaluate(child.params, batch)
+            loss, solved = finite_or_inf(evaluation.loss), solves(problem, evaluation)
+            return Generation(loss, solved, *child[1:])
+
+        generation = map_members(
+            measured, jnp.arange(num), members_at_once(num, self.chunk_size, problem, batch)
+        )
+
+        def again(index):
+            """The weights of a member of this generation."""
+            if self.variant in ("abs", "sum", "so"):
+                return children(index).params
+            seed, scale = generation.seed[index], generation.scale[index]
+            child = self.replay(problem.model, tree_row(parents, parent_of[index]), seed, scale)
+            return tree_where(index == 0, tree_row(parents, 0), child)
+
+        losses = generation.loss
+        candidates_first = losses.at[0].set(-jnp.inf)  # the last elite is one of them
+        chosen, networks, elite_loss = self.selected(
+            keys[4], again, losses, candidates_first, problem, state.step
+        )
+        healthy = jnp.isfinite(losses[chosen])
+        networks = tree_where(healthy, networks, tree_row(parents, parent_of[chosen]))
+        networks, experiences = self.settled(keys[5], networks, batch, problem)
+        lineage = state.lineage
+        if lineage is not None:
+            networks = state.params
+            lineage = tree_row(lineage, parent_of[chosen])
+            lineage = self.extended(lineage, tree_row(generation, chosen), healthy & (chosen != 0))
+        finite = jnp.isfinite(losses)
+        new = state._replace(params=networks, lineage=lineage, experiences=experiences)
+        new = tree_where(jnp.any(finite), new, state)
+
+        evaluations = self.per_generation * (state.step + 2)
+        solved_at = jnp.where(jnp.any(generation.solved), evaluations, jnp.inf)
+        new = new._replace(solved_at=jnp.minimum(state.solved_at, solved_at), step=state.step + 1)
+        metrics = {
+            "loss": finite_mean(losses, finite),
+            "best_loss": losses.min(),
+            "elite_loss": elite_loss,
+            "num_nonfinite": jnp.sum(~finite),
+            "evaluations": evaluations,
+            "solved": jnp.isfinite(new.solved_at),
+        }
+        converged = {"converged": generation.converged.mean()}
+        return new, metrics | (converged if self.variant == "rescale" else {})
+
+    def solution(self, state: DeepGAState, problem: Problem) -> Params:
+        if state.lineage is None:
+            return tree_row(state.params, 0)
+        return self.rebuilt(tree_row(state.lineage, 0), state.params, problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """Passes over experiences count as passes over a batch."""
+        forward, backward = self.passes(problem)
+        measured = self.num_parents if self.shares else self.population_size - 1
+        again = self.num_parents if self.meets_again(problem) else 0
+        samples = num_samples(problem, abstract_batch(problem))
+        return Cost(self.per_generation + again + measured * forward, measured * backward, samples)
+
+    @property
+    def per_generation(self) -> int:
+        """Networks evaluated, those of the election included."""
+        return self.population_size + self.elite_candidates * self.elite_evaluations
+
+    # -------------------------------------------------------------------------------- selection
+
+    def selected(
+        self, key: Key[Array, ""], network: Callable, losses, order, problem: Problem, step
+    ) -> tuple[Int[Array, " T"], Params, Float[Array, ""]]:
+        """The next parents, the elite first and then the best of the others.
+
+        Args:
+            network: the weights of a member, by index.
+            losses: on the one batch of the generation, [N].
+            order: the lowest are candidates for the elite, [N].
+
+        Returns:
+            Indices; weights, [T, ...]; the elite's mean loss.
+        """
+        # one more than parents: a candidate need not be among the best
+        num = min(max(self.num_parents + 1, self.elite_candidates), self.population_size)
+        shortlist = jax.lax.top_k(-order, num)[1]
+        networks, losses = jax.vmap(network)(shortlist), losses[shortlist]
+        if self.elite_evaluations == 0:
+            means = losses
+        else:
+            batches = jax.random.split(key, self.elite_evaluations)
+
+            def mean_loss(params):
+                def loss(key):
+                    return problem.evaluate(params, problem.sample(key, step)).loss
+
+                return finite_or_inf(jax.lax.map(loss, batches).mean())
+
+            candidates = jax.tree.map(lambda leaf: leaf[: self.elite_candidates], networks)
+            means = jax.vmap(mean_loss)(candidates)
+        elite = jnp.argmin(means)
+        rows = jax.lax.top_k(-losses.at[elite].set(-jnp.inf), self.num_parents)[1]
+        return shortlist[rows], tree_row(networks, rows), means[elite]
+
+    # --------------------------------------------------------------------------------- children
+
+    def children(
+        self, key, key_sample, parents: Params, parent_of, state: DeepGAState, problem, batch
+    ) -> Callable[[Int[Array, ""]], Mutated]:
+        """The members of a generation by index, made when they are asked for; 0 is the elite."""
+
+        def met_by(parent):
+            experiences = state.experiences
+            if not isinstance(problem, Supervised):
+                return tree_row(experiences, parent) or ()
+            key = member_key(key_sample, parent)
+            return sampled(key, experiences, self.num_experiences, problem) or ()
+
+        def measured(parent):
+            params = tree_row(parents, parent)
+            return self.sensitivity(problem.model, params, *met_by(parent))
+
+        sensitivities = None
+        if self.shares:
+            chunk_size = members_at_once(self.num_parents, self.chunk_size, problem, batch)
+            sensitivities = map_members(measured, jnp.arange(self.num_parents), chunk_size)
+
+        def child(index):
+            parent = parent_of[index]
+            made = self.mutate(
+                member_key(key, index), problem.model, tree_row(parents, parent), *met_by(parent),
+                sensitivity=tree_row(sensitivities, parent),
+            )  # fmt: skip
+            return made._replace(params=tree_where(index == 0, tree_row(parents, 0), made.params))
+
+        return child
+
+    def settled(
+        self, key: Key[Array, ""], networks: Params, batch: Batch, problem: Problem
+    ) -> tuple[Params, Experiences | None]:
+        """New parents, [T, ...], with the statistics and the experiences of their evaluation.
+
+        Where networks meet what others do not they are evaluated once more, on the same batch:
+        to keep what all N met would take far more memory.
+        """
+        if not self.meets_again(problem):
+            return networks, self.common_experiences(problem, batch)
+
+        def meet(member):
+            index, params = member
+            evaluation = problem.evaluate(params, batch)
+            met = self.own_experiences(problem, evaluation)
+            met = sampled(member_key(key, index), met, self.num_experiences, problem)
+            if evaluation.moments is not None:
+                params = problem.absorb(params, evaluation.moments)
+            return params, met
+
+        members = (jnp.arange(self.num_parents), networks)
+        return map_members(
+            meet, members, members_at_once(self.num_parents, self.chunk_size, problem, batch)
+        )
+
+    def meets_again(self, problem: Problem) -> bool:
+        keeps_statistics = hasattr(problem.model, "absorb")
+        return not isinstance(problem, Supervised) and (self.measures or keeps_statistics)
+
+    # --------------------------------------------------------------------------------- lineages
+
+    def fresh_lineage(self) -> Lineage:
+        num, length = self.num_parents, self.chain_length
+        return Lineage(
+            founder=jnp.arange(num),
+            seeds=jnp.zeros((num, length, 2), jnp.uint32),
+            scales=jnp.zeros((num, length)),
+            length=jnp.zeros(num, int),
+        )
+
+    def parents(self, state: DeepGAState, problem: Problem) -> tuple[Params, DeepGAState]:
+        """The parents' weights, [T, ...], and the state with room for one more mutation."""
+        if state.lineage is None:
+            return state.params, state
+        parents = jax.vmap(lambda row: self.rebuilt(row, state.params, problem))(state.lineage)
+        forward = state._replace(params=parents, lineage=self.fresh_lineage())
+        return parents, tree_where(
+            jnp.any(state.lineage.length == self.chain_length), forward, state
+        )
+
+    def rebuilt(self, lineage: Lineage, founders: Params, problem: Problem) -> Params:
+        """The network at the end of one lineage."""
+
+        def mutate(i, params):
+            return self.replay(problem.model, params, lineage.seeds[i], lineage.scales[i])
+
+        return jax.lax.fori_loop(0, lineage.length, mutate, tree_row(founders, lineage.founder))
+
+    def extended(
+        self, lineage: Lineage, children: Generation, mutated: Bool[Array, " T"]
+    ) -> Lineage:
+        """Lineages, [T], of parents with their children's mutations added, where there is one."""
+        rows = jnp.arange(self.num_parents)
+        place = jnp.where(mutated, lineage.length, self.chain_length)  # beyond the end: dropped
+        return lineage._replace(
+            seeds=lineage.seeds.at[rows, place].set(children.seed, mode="drop"),
+            scales=lineage.scales.at[rows, place].set(children.scale, mode="drop"),
+            length=lineage.length + mutated,
+        )

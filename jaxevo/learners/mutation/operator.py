@@ -1,0 +1,437 @@
+"""Mutations that look at what a network does before they change its weights.
+
+    SM-G:     w' = w + sigma * noise / s,  s the sensitivity of each weight (`jaxevo.sensitivity`)
+    SM-R:     w' = w + m * noise, with m such that the responses move by a set divergence
+    control:  w' = w + sigma * noise
+
+An operator needs a model, its parameters and any batch of experiences, such as states from a
+replay buffer: there need be no environment.
+
+    operator = Mutation(variant="sum", sigma=0.1)
+    child = operator.mutate(key, model, params, states).params
+
+Source: Lehman et al., arXiv 1712.06563, and its released code where noted.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, UInt32
+
+from jaxevo.core import (
+    Batch,
+    Evaluation,
+    Model,
+    Params,
+    Problem,
+    Scalar,
+    Supervised,
+    has_carry,
+    pytree,
+    require,
+    require_integer,
+    static,
+)
+from jaxevo.core.noise import SOURCES, Source, tree_normal
+from jaxevo.core.population import map_few, trained_leaves
+from jaxevo.core.tree import tree_fill, tree_masked, tree_zeros
+from jaxevo.views.sensitivity import (
+    Head,
+    Reduction,
+    abs_sensitivity,
+    divergence,
+    identity,
+    responses,
+    so_sensitivity,
+    sum_sensitivity,
+)
+
+Variant = Literal["abs", "sum", "so", "rescale", "control"]
+VARIANTS = ("abs", "sum", "so", "rescale", "control")
+HEADS: dict[str, Head] = {
+    "identity": identity,
+    "softmax": jax.nn.softmax,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+GRID = range(-8, 7)  # powers of 2: the lengths of a step that are tried first
+TOLERANCE = 0.05  # of a divergence, as a fraction
+
+
+class Mutated(NamedTuple):
+    """A child, and what is needed to make it again from its parent.
+
+    `Mutation.replay(model, parent, seed, scale)` is the child, bit for bit, of the variants
+    "rescale" and "control".
+    """
+
+    params: Params
+    seed: UInt32[Array, "2"]  # of its noise
+    scale: Float[Array, ""]  # that the noise was multiplied by
+    converged: Bool[Array, ""]  # whether "rescale" came near its divergence; else True
+
+
+class Rescaled(NamedTuple):
+    """What the line search of SM-R found."""
+
+    scale: Float[Array, ""]  # to multiply the direction by
+    divergence: Float[Array, ""]  # that this scale makes
+    converged: Bool[Array, ""]  # whether it is within 5 % of the target
+
+
+class Experiences(NamedTuple):
+    """Inputs that a network met: P of them, or P whole sequences."""
+
+    inputs: Any  # [P, ...] or [T, P, ...], an array or a tuple
+    mask: Bool[Array, "*time P"]  # which of them count
+
+
+@pytree
+class Mutation:
+    """How a child's weights come from its parent's.
+
+    Which variant is best depends on the task; the source found no winner for all. A `sigma` that
+    suits one does not suit another: sensitivities differ by orders of magnitude, and that of "sum"
+    grows with the number of experiences.
+
+    Differs: from its source in `target` and `normalize`, which are additions, and in the line
+    search, which is a grid and bisections at fixed cost.
+
+    Attributes:
+        variant: "abs", "sum" or "so" divide each weight's noise by its sensitivity; "rescale"
+            (SM-R) makes the noise so long that responses move by a set divergence; "control" is
+            plain noise.
+        sigma: standard deviation of the noise before it is divided, >= 0; of "rescale" the
+            divergence that a child is to have.
+        num_experiences: of the parent that a child is measured on, >= 1; drawn without replacement.
+        head: what the outputs go through before they are compared: "identity", "softmax" or
+            "sigmoid".
+        experience_reduction: of "sum": the "sum" of gradients over experiences or their "mean".
+        zero_sensitivity: taken in place of a sensitivity of exactly 0, > 0: a plain step.
+        min_sensitivity: least divisor of any weight's noise, > 0, applied after that.
+        max_step: largest change of a weight in one mutation, > 0; None: any.
+        normalize: "tensor" or "network": the divided noise is made as long as the plain noise was,
+            tensor by tensor or all together; "max": sensitivities are divided by their largest
+            before the two rules above; None: as it is.
+        unit_direction: of "so": measure along the noise at length 1, as the source's code does, or
+            at its own length times sigma, as its text has it. Steps then grow with the root of
+            sigma.
+        divergence_reduction: of "rescale": over outputs, the "sum" (the source's text) or the
+            "mean" (its code).
+        target: of "rescale": a divergence of sigma for every child ("fixed"), or for each its own
+            between 0 and sigma ("uniform"); fixed ones stall at an error of about sigma.
+        search_rounds: of "rescale": bisections after 15 lengths were tried, >= 0.
+        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
+    """
+
+    variant: Variant = static(default="sum")
+    sigma: Scalar = 0.05
+    num_experiences: int = static(default=100)
+    head: Literal["identity", "softmax", "sigmoid"] = static(default="identity")
+    experience_reduction: Reduction = static(default="sum")
+    zero_sensitivity: Scalar = 1.0
+    min_sensitivity: Scalar = 0.01
+    max_step: Scalar | None = None
+    normalize: Literal["tensor", "network", "max"] | None = static(default=None)
+    unit_direction: bool = static(default=True)
+    divergence_reduction: Reduction = static(default="sum")
+    target: Literal["fixed", "uniform"] = static(default="fixed")
+    search_rounds: int = static(default=8)
+    noise: Source = static(default="mix")
+
+    def __post_init__(self):
+        check_mutation(self)
+
+    @property
+    def measures(self) -> bool:
+        """Whether a child depends on its parent's experiences."""
+        return self.variant != "control"
+
+    @property
+    def shares(self) -> bool:
+        """Whether all children of a parent have one sensitivity, on the same experiences."""
+        return self.variant in ("abs", "sum")
+
+    def mutate(
+        self,
+        key: Key[Array, ""],
+        model: Model,
+        params: Params,
+        inputs: Any = None,
+        mask: Any = None,
+        *,
+        sensitivity: Params | None = None,
+    ) -> Mutated:
+        """A child of one network. Leaves that are not trained keep their bits.
+
+        Args:
+            inputs: experiences, [I, ...] or [T, I, ...], see `jaxevo.sensitivity`; "control" needs
+                none.
+            mask: which of them count.
+            sensitivity: of `params`, where it is known; None: it is measured.
+        """
+        key_noise, key_target = jax.random.split(key)
+        seed = jax.random.bits(key_noise, (2,), jnp.uint32)
+        noise = self.draw(model, params, seed)
+        scale, converged = jnp.asarray(self.sigma), jnp.array(True)
+        if self.variant == "rescale":
+            if self.target == "uniform":
+                scale = scale * jax.random.uniform(key_target, (), scale.dtype)
+            scale, _, converged = rescaled(
+                model, params, noise, inputs, scale, mask,
+                max_step=self.max_step,
+                reduction=self.divergence_reduction,
+                head=HEADS[self.head],
+                rounds=self.search_rounds,
+            )  # fmt: skip
+        elif self.measures:
+            if sensitivity is None:
+                sensitivity = self.sensitivity(model, params, inputs, mask, noise)
+            noise = self.divided(noise, sensitivity)
+        child = moved(model, params, noise, scale, self.max_step)
+        return Mutated(child, seed, scale, converged)
+
+    def replay(
+        self, model: Model, params: Params, seed: UInt32[Array, "2"], scale: Float[Array, ""]
+    ) -> Params:
+        """The child that `mutate` made of these with the variants "rescale" and "control"."""
+        return moved(model, params, self.draw(model, params, seed), scale, self.max_step)
+
+    def draw(self, model: Model, params: Params, seed: UInt32[Array, "2"]) -> Params:
+        """Noise for every trained weight, 0 for what a mask keeps as it is."""
+        key = jax.random.wrap_key_data(seed, impl="threefry2x32")
+        noise = tree_normal(key, trained_leaves(model, params), self.noise)
+        mask = trained_leaves(model, params, model.trainable(params))
+        return tree_masked(mask, noise, tree_zeros(noise))
+
+    def sensitivity(
+        self,
+        model: Model,
+        params: Params,
+        inputs: Any,
+        mask: Any = None,
+        direction: Params | None = None,
+    ) -> Params:
+        """Of the variants "abs", "sum" and "so"; see `jaxevo.sensitivity`.
+
+        Args:
+            direction: the noise of one child, for "so".
+        """
+        head = HEADS[self.head]
+        if self.variant == "abs":
+            return abs_sensitivity(model, params, inputs, mask, head=head)
+        if self.variant == "sum":
+            reduction = self.experience_reduction
+            return sum_sensitivity(model, params, inputs, mask, reduction=reduction, head=head)
+        length = _length(direction) if self.unit_direction else 1 / self.sigma
+        direction = jax.tree.map(lambda z: (z / length).astype(z.dtype), direction)
+        return so_sensitivity(model, params, inputs, direction, mask, head=head)
+
+    def divided(self, noise: Params, sensitivity: Params) -> Params:
+        """`noise` over `sensitivity`, by the rules of the settings."""
+        if self.normalize == "max":
+            largest = jnp.max(jnp.array([jnp.max(s) for s in jax.tree.leaves(sensitivity)]))
+            sensitivity = jax.tree.map(
+                lambda s: s / jnp.where(largest > 0, largest, 1), sensitivity
+            )
+
+        def divide(noise, sensitivity):
+            divisor = jnp.where(sensitivity == 0, self.zero_sensitivity, sensitivity)
+            return (noise / jnp.maximum(divisor, self.min_sensitivity)).astype(noise.dtype)
+
+        steps = jax.tree.map(divide, noise, sensitivity)
+        if self.normalize == "tensor":
+            return jax.tree.map(lambda z, n: z * (_length(n) / _length(z)), steps, noise)
+        if self.normalize == "network":
+            ratio = _length(noise) / _length(steps)
+            return jax.tree.map(lambda z: (z * ratio).astype(z.dtype), steps)
+        return steps
+
+    def common_experiences(self, problem: Problem, batch: Batch) -> Experiences | None:
+        """A batch, where all networks meet the same; None where each meets its own, or none."""
+        if not (self.measures and isinstance(problem, Supervised)):
+            return None
+        inputs = problem.inputs(batch)
+        inputs = inputs[0] if len(inputs) == 1 else inputs
+        return Experiences(inputs, (problem.weights(batch) > 0).astype(bool))
+
+    def own_experiences(self, problem: Problem, evaluation: Evaluation) -> Experiences | None:
+        """What one network met, where it is its own."""
+        own = self.measures and not isinstance(problem, Supervised)
+        return experiences_of(problem, evaluation) if own else None
+
+    def passes(self, problem: Problem) -> tuple[int, int]:
+        """Forward and backward passes over experiences for one child."""
+        if self.variant == "control":
+            return 0, 0
+        if self.variant == "rescale":
+            return len(GRID) + self.search_rounds + 2, 0
+        if self.variant == "so":
+            return 2, 1
+
+        def look(key):
+            params = problem.init(key)
+            evaluation = problem.evaluate(params, problem.sample(key, jnp.int32(0)))
+            return responses(problem.model, params, experiences_of(problem, evaluation).inputs)
+
+        return 1, jax.eval_shape(look, jax.random.key(0)).shape[-1]
+
+
+def check_mutation(settings: Mutation) -> None:
+    """Refuses a bad setting; for the learners that are mutations.
+
+    Raises:
+        ValueError: naming the setting, its rule and what it was.
+    """
+    require("variant", f"one of {', '.join(VARIANTS)}", settings.variant, lambda v: v in VARIANTS)
+    require("sigma", "finite and >= 0", settings.sigma, lambda s: (s >= 0) & (s < float("inf")))
+    require_integer("num_experiences", 1, settings.num_experiences)
+    require("head", f"one of {', '.join(HEADS)}", settings.head, lambda head: head in HEADS)
+    for name in ("experience_reduction", "divergence_reduction"):
+        value = getattr(settings, name)
+        require(name, "'sum' or 'mean'", value, lambda v: v in ("sum", "mean"))
+    for name in ("zero_sensitivity", "min_sensitivity", "max_step"):
+        require(name, "> 0", getattr(settings, name), lambda v: v > 0)
+    require(
+        "normalize", "'tensor', 'network', 'max' or None", settings.normalize,
+        lambda n: n in ("tensor", "network", "max"),
+    )  # fmt: skip
+    require("target", "'fixed' or 'uniform'", settings.target, lambda t: t in ("fixed", "uniform"))
+    require_integer("search_rounds", 0, settings.search_rounds)
+    require("noise", f"one of {SOURCES}", settings.noise, lambda s: s in SOURCES)
+
+
+def rescaled(
+    model: Model,
+    params: Params,
+    direction: Params,
+    inputs: Any,
+    target: Scalar,
+    mask: Any = None,
+    *,
+    max_step: Scalar | None = None,
+    reduction: Reduction = "sum",
+    head: Head = identity,
+    rounds: int = 8,
+) -> Rescaled:
+    """SM-R: how far to go in a direction for the responses to move by `target`.
+
+    Lengths 2^-8 to 2^6 are tried, and the interval before the first that moves them as far is
+    bisected. The network need not be differentiable. Any direction will do: noise divided by
+    sensitivities combines SM-G and SM-R.
+
+    Args:
+        direction: of any length, a tree like `params` with None in place of what is not trained.
+        inputs: experiences, see `jaxevo.sensitivity`.
+        target: divergence to reach, >= 0, see `jaxevo.sensitivity.divergence`.
+        mask: which experiences count.
+        max_step: largest change of a weight; None: any.
+        reduction: of the divergence over outputs.
+        head: of the outputs.
+        rounds: bisections.
+
+    Source: the line search is Brent's method in the released code. Differs: in its fixed cost.
+    """
+    before = responses(model, params, inputs, head)
+    length = _length(direction)
+
+    def divergence_at(magnitude):
+        child = moved(model, params, direction, magnitude / length, max_step)
+        return divergence(before, responses(model, child, inputs, head), mask, reduction)
+
+    grid = jnp.array([2.0**power for power in GRID], length.dtype)
+    reached = ~(map_few(divergence_at, grid) < target)  # what is not finite lies beyond it
+    first = jnp.argmax(reached)
+    found = jnp.any(reached)
+    high = jnp.where(found, grid[first], grid[-1])
+    low = jnp.where(found, jnp.where(first > 0, grid[first - 1], 0), high)
+
+    def halve(interval, _):
+        low, high = interval
+        middle = (low + high) / 2
+        beyond = ~(divergence_at(middle) < target)
+        return (jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)), None
+
+    (low, high), _ = jax.lax.scan(halve, (low, high), length=rounds)
+    magnitude = (low + high) / 2
+    reached_divergence = divergence_at(magnitude)
+    near = jnp.abs(reached_divergence - target) <= TOLERANCE * target
+    return Rescaled(magnitude / length, reached_divergence, found & near)
+
+
+def moved(
+    model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar | None = None
+) -> Params:
+    """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
+
+    Steps are bounded even if `max_step` is None: compilers then cannot make one operation, which
+    rounds once, of product and sum. A child made again in another program is the same, bit for bit.
+    """
+
+    def move(leaf, z):
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        largest = jnp.finfo(wide).max
+        bound = largest if max_step is None else jnp.minimum(max_step, largest).astype(wide)
+        step = jnp.clip(jnp.asarray(scale, wide) * z.astype(wide), -bound, bound)
+        return (leaf.astype(wide) + step).astype(leaf.dtype)
+
+    child = jax.tree.map(move, trained_leaves(model, params), direction)
+    return tree_masked(model.trainable(params), tree_fill(child, params), params)
+
+
+def experiences_of(problem: Problem, evaluation: Evaluation) -> Experiences:
+    """What a network met in one evaluation, as a batch for a network that takes one.
+
+    Raises:
+        ValueError: the problem's evaluation holds no observations.
+    """
+    inputs, mask = evaluation.observations, evaluation.mask
+    if inputs is None:
+        raise ValueError(
+            f"problem must return observations from evaluate, for sensitivities to be measured "
+            f"on, got None from {type(problem).__name__}; variant='control' needs none"
+        )
+    if mask is None:
+        return Experiences(inputs, jnp.ones(jax.tree.leaves(inputs)[0].shape[0], bool))
+    if has_carry(problem.model):
+        return Experiences(inputs, mask)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[mask.ndim :]), (inputs, mask))
+    return Experiences(*flat)
+
+
+def pooled(experiences: Experiences, problem: Problem) -> Experiences:
+    """The experiences of several networks, [N, ...], as one set."""
+    axis = int(has_carry(problem.model))
+
+    def merge(x):
+        x = jnp.moveaxis(x, 0, axis)
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+    return jax.tree.map(merge, experiences)
+
+
+def sampled(
+    key: Key[Array, ""], experiences: Experiences | None, num: int, problem: Problem
+) -> Experiences | None:
+    """`num` of the experiences that count, drawn without replacement; all where there are fewer.
+
+    Where fewer count, the rest is filled with some that do not, and masked. None stays None.
+    """
+    if experiences is None:
+        return None
+    axis = int(has_carry(problem.model))
+    total = experiences.mask.shape[axis]
+    if total <= num:
+        return experiences
+    counts = experiences.mask.any(0) if axis else experiences.mask
+    order = jnp.where(counts, jax.random.uniform(key, (total,)), -1)
+    chosen = jax.lax.top_k(order, num)[1]
+    return jax.tree.map(lambda x: jnp.take(x, chosen, axis), experiences)
+
+
+def _length(tree: Params) -> Float[Array, ""]:
+    """The Euclidean length of a tree; 1 where it is 0, to divide by."""
+    squares = [jnp.sum(leaf.astype(float) ** 2) for leaf in jax.tree.leaves(tree)]
+    length = jnp.sqrt(sum(squares[1:], squares[0]))
+    return jnp.where(length > 0, length, 1)

@@ -1,0 +1,1 @@
+"""Networks whose nodes come and go."""

@@ -1,0 +1,155 @@
+"""What goes with the nodes of a growing network: moments, hidden states, other numbers of slots.
+
+Driven by the node-axis table alone (`jaxevo.structure`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxevo.core import Params, Scalar
+from jaxevo.core.tree import tree_floats
+from jaxevo.models.growing.structure import (
+    LEDGER,
+    Change,
+    Group,
+    Masks,
+    alive_in,
+    along,
+    by_path,
+    map_paths,
+    mask_of,
+    split_off,
+)
+
+
+def map_like(fn: Callable[[Any], Any], tree: Any, like: Any) -> Any:
+    """`fn` of every part of `tree` that has the structure of `like`; the rest as it is."""
+    structure = jax.tree.structure(like)
+    if structure.num_leaves == 0:
+        return tree
+    matches = lambda part: jax.tree.structure(part) == structure
+    return jax.tree.map(lambda part: fn(part) if matches(part) else part, tree, is_leaf=matches)
+
+
+def reset_moments(
+    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
+) -> Any:
+    """An optimiser's state after a change: every moment of a newborn's weights is `value`.
+
+    Args:
+        moments: any optax state; its parts with the structure of the params are their moments.
+        params: of that structure.
+    """
+    table, alive = by_path(groups), change.alive
+    old = {name: ~born for name, born in change.born.items()}
+
+    def one(path, leaf):
+        if path not in table:
+            return leaf
+        leaf = jnp.where(mask_of(old, table[path], leaf), leaf, jnp.asarray(value, leaf.dtype))
+        return jnp.where(mask_of(alive, table[path], leaf), leaf, jnp.zeros_like(leaf))
+
+    return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
+
+
+def reset_members(
+    groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
+) -> Any:
+    """`reset_moments` of every member of a population: all arguments lead with [N]."""
+    return jax.vmap(lambda m, p, c: reset_moments(groups, m, p, c, value))(moments, params, change)
+
+
+def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
+    """What an estimator carries, with the hidden states of the dead and the newborn at zero.
+
+    A newborn that has a parent starts in that one's state.
+
+    Args:
+        carry: of any make; its parts with the structure of a hidden state are hidden states,
+            with any leading axes.
+        like: the hidden state that the network starts from.
+    """
+    states = {axis.path: axis for group in groups for axis in group.having("state")}
+
+    def one(path, leaf):
+        axis = states[path]
+        mask = along(change.kept[axis.group], axis, leaf.ndim)
+        leaf = jnp.where(jnp.broadcast_to(mask, leaf.shape), leaf, jnp.zeros_like(leaf))
+        if change.parents is not None:
+            leaf = split_off(leaf, axis, change.born[axis.group], change.parents[axis.group])
+        return leaf
+
+    return map_like(lambda part: map_paths(one, part), carry, like)
+
+
+def on_slots(
+    groups: tuple[Group, ...], tree: Any, fn: Callable[[Array, str], Array], states: bool = False
+) -> Any:
+    """`fn(array, group)` on every axis of slots of `tree`, which comes last: [..., C].
+
+    Args:
+        tree: of the structure of the params, or of a hidden state where `states`.
+        fn: may change the number of slots.
+    """
+    if states:
+        table = {axis.path: [axis] for group in groups for axis in group.having("state")}
+    else:
+        table = by_path(groups)
+
+    def one(path, leaf):
+        for axis in table.get(path, ()):
+            moved = jnp.moveaxis(leaf, axis.axis, -1)
+            moved = fn(moved.reshape(*moved.shape[:-1], axis.blocks, -1), axis.group)
+            moved = moved.reshape(*moved.shape[:-2], -1)
+            leaf = jnp.moveaxis(moved, -1, axis.axis)
+        return leaf
+
+    return map_paths(one, tree)
+
+
+def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
+    """`params` with `num` slots in each group, as many as there are living nodes or more."""
+    fn = refit(params, num)
+    changed = on_slots(groups, params, fn)
+    ledger = {
+        name: entry | {"alive": fn(entry["alive"], name)} for name, entry in changed[LEDGER].items()
+    }
+    return changed | {LEDGER: ledger}
+
+
+def refit(params: Params, num: int) -> Callable[[Array, str], Array]:
+    """For `on_slots`: from the slots that `params` have to `num`."""
+    alive = alive_in(params)
+    capacity = next(iter(alive.values())).shape[-1]
+    return padded(num) if num >= capacity else compacted(alive, num)
+
+
+def padded(num: int) -> Callable[[Array, str], Array]:
+    """For `on_slots`: dead slots at the end, up to `num`."""
+
+    def pad(array, group):
+        widths = [(0, 0)] * (array.ndim - 1) + [(0, num - array.shape[-1])]
+        return jnp.pad(array, widths)
+
+    return pad
+
+
+def compacted(alive: Masks, num: int) -> Callable[[Array, str], Array]:
+    """For `on_slots`: the living slots first, in order, and `num` of all; leading axes agree.
+
+    A network with `num` nodes or fewer stays the network that it was.
+    """
+    orders = {name: jnp.argsort(~mask, axis=-1, stable=True) for name, mask in alive.items()}
+
+    def take(array, group):
+        order = orders[group][..., :num]
+        lead = order.ndim - 1
+        order = order.reshape(*order.shape[:-1], *(1,) * (array.ndim - lead - 1), order.shape[-1])
+        order = jnp.broadcast_to(order, (*array.shape[:-1], order.shape[-1]))
+        return jnp.take_along_axis(array, order, axis=-1)
+
+    return take

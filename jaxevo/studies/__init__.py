@@ -1,0 +1,5 @@
+"""Studies of several runs: they return data and write tables, and draw nothing."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

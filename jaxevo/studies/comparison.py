@@ -1,0 +1,331 @@
+"""Several learners on one task: same seeds, same first networks, equal budget, one table."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxevo.core import Cost, Learner, Params, Problem, require, require_integer, statistics
+from jaxevo.core.descent import CosineDecay
+from jaxevo.core.statistics import mean_and_interval
+from jaxevo.core.words import lower_is_better
+from jaxevo.tasks import baselines
+from jaxevo.training.checkpoint import write_whole
+from jaxevo.training.driver import RunResult, run
+from jaxevo.training.folder import for_json
+from jaxevo.training.program import Program
+
+Entry = tuple[Learner, Problem] | Callable[[int], tuple[Learner, Problem]]
+Budget = Literal["samples", "steps", "passes", "seconds"]
+BUDGETS = ("samples", "steps", "passes", "seconds")
+CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
+
+TUNING_SEEDS = 2  # their keys are none of the reported ones
+NUM_RECORDS = 50  # at most
+PILOT_SECONDS = 0.5  # that a learner's speed is measured over, or a twentieth of its budget
+
+
+class Comparison(NamedTuple):
+    """What `compare` returns.
+
+    Attributes:
+        table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it. Where
+            all count evaluations until solved, the best solved most runs, then soonest.
+        runs: the run of each learner, by name, with its records over seeds.
+        problems: what each learner was trained on, by name.
+        metric: the held-out metric that ranks the table.
+    """
+
+    table: list[dict[str, Any]]
+    runs: dict[str, RunResult]
+    problems: dict[str, Problem]
+    metric: str
+
+    @property
+    def curves(self) -> dict[str, list[dict[str, Any]]]:
+        """The records of each learner with the samples and passes up to them."""
+        return {
+            name: [row | _spent(result, row["step"]) for row in result.rows]
+            for name, result in self.runs.items()
+        }
+
+
+def compare(
+    key: Key[Array, ""],
+    entries: Mapping[str, Entry],
+    *,
+    amount: int | float,
+    budget: Budget = "samples",
+    num_seeds: int = 5,
+    tune: int = 0,
+    reference: str | None = None,
+    folder: str | pathlib.Path | None = None,
+    on_start: Callable[[str, int], None] | None = None,
+) -> Comparison:
+    """Trains every learner with the same seeds and first networks, at equal budget.
+
+    A learner that draws a population of its own (`draws_population`) does so from the same seed.
+    One that counts evaluations until its task is solved ends once all seeds have solved it; its
+    row tells `solved`, the fraction of them, and the median number of `evaluations`.
+
+    Args:
+        key: of the whole comparison.
+        entries: by name, (learner, problem), or a function of the number of steps that returns
+            them, where a schedule is to fit the budget. Problems share one held-out split.
+        amount: of the budget that each learner may spend, > 0.
+        budget: "samples" drawn from the task, "steps", "passes" (forward and backward, a pass
+            over one batch counting one), or "seconds" of training after compilation, records
+            included, by the speed of a short run of the same program beforehand.
+        num_seeds: independent repetitions, side by side in one program, >= 1.
+        tune: learning rates to try for each learner, on a log grid from a tenth to ten times its
+            own, with the held-out loss of 2 other seeds deciding; 0: its own. A learner without
+            one has its `sigma` tuned. Equal for all.
+        reference: an entry that the others are tested against by evaluations until solved
+            (`p_mann_whitney`) and by the fraction solved (`p_barnard`); None: no test.
+        folder: a new folder for `table.csv` and `curves.jsonl`, written anew after each learner,
+            `comparison.png`, and `solved.png` where learners count evaluations until solved.
+        on_start: called with the name and the number of steps before a learner is trained.
+
+    Raises:
+        ValueError: no entries, a bad number, a budget too small for one step, or a problem
+            without a held-out split.
+        FileExistsError: `folder` holds files.
+    """
+    require("amount", "finite and > 0", amount, lambda a: 0 < a < float("inf"))
+    require("budget", f"one of {', '.join(BUDGETS)}", budget, lambda b: b in BUDGETS)
+    require_integer("num_seeds", 1, num_seeds)
+    require_integer("tune", 0, tune)
+    if not isinstance(entries, Mapping) or not entries:
+        raise ValueError(
+            "entries must map names to (learner, problem), such as {'bptt': (learner, problem)}, "
+            f"got {entries!r}"
+        )
+    known = ("None", *entries)
+    require("reference", f"one of {', '.join(known)}", reference, lambda name: name in entries)
+    key_params, key_run, key_tune = jax.random.split(key, 3)
+    steps, pilot_compile_seconds, networks = {}, {}, {}
+    for name, entry in entries.items():
+        learner, problem = _built(entry, 1)
+        if problem.held_out() is None:
+            raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
+        if problem.model not in networks:
+            networks[problem.model] = _first_networks(key_params, problem, num_seeds)
+        if budget == "seconds":
+            first = _networks_for(learner, networks[problem.model])
+            pilot = Program(key_run, learner, problem, num_seeds, first)
+            pilot_compile_seconds[name] = pilot.compile_seconds
+            steps[name] = _steps_within(amount, pilot)
+        else:
+            steps[name] = int(amount // price_of_step(learner.cost(problem), budget))
+        if steps[name] < 1:
+            raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
+    path = None if folder is None else _new_folder(folder)
+
+    runs, rows, problems = {}, [], {}
+    for name, num_steps in steps.items():
+        learner, problem = _built(entries[name], num_steps)
+        if on_start is not None:
+            on_start(name, num_steps)
+        tuned = {}
+        if tune:
+            learner, tuned = _tuned(key_tune, learner, problem, num_steps, tune)
+        problems[name] = problem
+        runs[name] = result = run(
+            key_run,
+            learner,
+            problem,
+            num_steps=num_steps,
+            record_every=-(-num_steps // NUM_RECORDS),
+            num_seeds=num_seeds,
+            params=_networks_for(learner, networks[problem.model]),
+            target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
+            progress=False,
+        )
+        if result.summary["interrupted"]:
+            raise KeyboardInterrupt
+        row = {"learner": name} | _row(result, learner.cost(problem)) | tuned
+        row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
+        rows.append(row)
+        if reference is not None and reference in runs:
+            rows = [row | _tests(row["learner"], reference, runs) for row in rows]
+        if path is not None:
+            _write(_ranked(rows, runs, problems), path)
+    comparison = _ranked(rows, runs, problems)
+    if path is not None:
+        _draw(comparison, path)
+    return comparison
+
+
+def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
+    metric = rows[0]["metric"]
+    sign = 1 if lower_is_better(metric) else -1
+
+    def rank(row):
+        if all("solved" in row for row in rows):
+            return -row["solved"], row["evaluations"]
+        return not np.isfinite(row["mean"]), sign * row["mean"]
+
+    best_first = sorted(rows, key=rank)
+    return Comparison(best_first, runs, problems, metric)
+
+
+def _write(comparison: Comparison, folder: pathlib.Path) -> None:
+    """Leaves the table as CSV and the curves as JSON lines in `folder`."""
+    table = io.StringIO()
+    columns = dict.fromkeys(name for row in comparison.table for name in row)
+    writer = csv.DictWriter(table, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(comparison.table)
+    write_whole(folder / "table.csv", table.getvalue())
+    lines = [{"learner": name} | row for name, rows in comparison.curves.items() for row in rows]
+    text = "".join(json.dumps(for_json(line)) + "\n" for line in lines)
+    write_whole(folder / "curves.jsonl", text)
+
+
+def _draw(comparison: Comparison, folder: pathlib.Path) -> None:
+    from jaxevo import plotting
+
+    levels = baselines(next(iter(comparison.problems.values())).task)
+    figure = plotting.comparison(
+        comparison.curves, comparison.metric, x="samples", baselines=levels
+    )
+    plotting.save(figure, folder / "comparison.png")
+    solved_at = {name: result.state.solved_at for name, result in comparison.runs.items()
+                 if _solving(result)}  # fmt: skip
+    if solved_at:
+        from jaxevo.plotting.mutations import solved
+
+        most = max(max(comparison.runs[name].rows[-1]["evaluations"]) for name in solved_at)
+        plotting.save(solved(solved_at, most), folder / "solved.png")
+
+
+def _networks_for(learner: Learner, networks: Params) -> Params | None:
+    return None if getattr(learner, "draws_population", False) else networks
+
+
+def _counts_until_solved(learner: Learner, problem: Problem) -> bool:
+    if not getattr(problem.task, "solved_when", None):
+        return False
+    return hasattr(jax.eval_shape(learner.init, jax.random.key(0), problem), "solved_at")
+
+
+def _solving(result: RunResult) -> bool:
+    return "solved" in result.rows[-1] and hasattr(result.state, "solved_at")
+
+
+def _tests(name: str, reference: str, runs: Mapping[str, RunResult]) -> dict[str, float]:
+    """How a learner's evaluations until solved differ from the reference's."""
+    if name == reference or not all(_solving(runs[n]) for n in (name, reference)):
+        return {}
+    own, others = (np.asarray(runs[n].state.solved_at) for n in (name, reference))
+    return {
+        "p_mann_whitney": statistics.mann_whitney(own, others),
+        "p_barnard": statistics.barnard(own, others),
+    }
+
+
+def _spent(result: RunResult, step: int) -> dict[str, int]:
+    """Passes and samples up to a step."""
+    spent = {name: count * step for name, count in result.summary["cost_per_step"].items()}
+    return spent | {"passes": spent["forward_passes"] + spent["backward_passes"]}
+
+
+def price_of_step(cost: Cost, budget: Budget) -> int:
+    """What one step takes from a budget of samples, steps or passes."""
+    if budget == "samples":
+        return cost.samples
+    return 1 if budget == "steps" else cost.forward_passes + cost.backward_passes
+
+
+def _steps_within(seconds: float, pilot: Program) -> int:
+    """Steps that `pilot`, which is used up, would take in this time with all their records."""
+    pilot.advance(1)
+    for _ in range(2):  # the first call of a program is slow
+        started = time.perf_counter()
+        pilot.take_metrics(1)
+        pilot.evaluate()
+        record = time.perf_counter() - started
+    length, taken, done = 1, 0.0, 0
+    while taken < min(PILOT_SECONDS, seconds / 20) or done < length:
+        length *= 2
+        taken, done = pilot.advance(length)
+    step = taken / done
+    # n steps take n * step + min(n, NUM_RECORDS) * record
+    return int(max(seconds / (step + record), (seconds - NUM_RECORDS * record) / step))
+
+
+def _built(entry: Entry, num_steps: int) -> tuple[Learner, Problem]:
+    learner, problem = entry(num_steps) if callable(entry) else entry
+    return learner, problem
+
+
+def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Params:
+    return jax.jit(jax.vmap(problem.model.init))(jax.random.split(key, num_seeds))
+
+
+def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tuple[Any, dict]:
+    """The learner with the best of `tune` rates, and what was chosen."""
+    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
+    own = getattr(learner, field)
+    results = []
+    for factor in np.logspace(-1, 1, tune) if tune > 1 else [1.0]:
+        if isinstance(own, CosineDecay):
+            value = dataclasses.replace(own, initial_value=own.initial_value * factor)
+        else:
+            value = own * factor
+        candidate = dataclasses.replace(learner, **{field: value})
+        result = run(
+            key, candidate, problem, num_steps=num_steps, record_every=num_steps,
+            num_seeds=TUNING_SEEDS, progress=False,
+        )  # fmt: skip
+        if result.summary["interrupted"]:
+            raise KeyboardInterrupt
+        loss = float(np.mean(result.summary["held_out/loss"]))
+        results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
+    _, factor, best = min(results, key=lambda result: result[0])
+    return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}
+
+
+def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
+    last, num_steps = result.rows[-1], result.summary["steps"]
+    names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
+    metric = next((name for name in names if name != "loss"), "loss")
+    values = last[f"held_out/{metric}"]
+    mean, half = mean_and_interval(values)
+    summary = result.summary
+    row = {
+        "metric": metric,
+        "mean": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "best": min(values) if lower_is_better(metric) else max(values),
+        "seeds": len(values),
+        "steps": num_steps,
+        "forward_passes": num_steps * cost.forward_passes,
+        "backward_passes": num_steps * cost.backward_passes,
+        "samples": num_steps * cost.samples,
+        "seconds": summary["seconds"] - summary["compile_seconds"],
+        "compile_seconds": summary["compile_seconds"],
+        "temp_bytes": summary["temp_bytes"],
+    }
+    if _solving(result):
+        solved_at = np.asarray(result.state.solved_at)
+        row["solved"] = statistics.solved_fraction(solved_at)
+        row["evaluations"] = statistics.median_evaluations(solved_at)
+    return row
+
+
+def _new_folder(folder: str | pathlib.Path) -> pathlib.Path:
+    path = pathlib.Path(folder)
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

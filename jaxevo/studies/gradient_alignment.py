@@ -1,0 +1,185 @@
+"""How well an estimated gradient points along the true one, by the number of draws averaged.
+
+Averages of an unbiased estimate tend to the gradient: cosine 1, norm ratio 1. Those of a biased
+one level off elsewhere; node perturbation that credits a step with nothing but its own loss tends
+to the gradient cut at every step, so that cut gradients are references too.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jaxevo import core
+from jaxevo.core import Batch, Carry, Params, Problem, require, require_integer
+from jaxevo.core.tree import named_leaves, tree_floats, tree_masked, tree_where, tree_zeros
+from jaxevo.estimators.backprop import Backprop
+
+
+class Alignment(NamedTuple):
+    """Averages of estimates beside back-propagation.
+
+    Axes are R repeats, D numbers of draws, K references.
+
+    Attributes:
+        cosine: of average and reference, with all trainable weights as one vector, [R, D, K];
+            NaN where either is zero.
+        norm_ratio: norm of the average over that of the reference, [R, D, K].
+        leaf_cosine: cosines of each leaf of the params, by path, [R, D, K].
+        num_draws: estimates in an average, by D.
+        references: "full", then "k=1" and so on for gradients cut every k steps, by K.
+    """
+
+    cosine: Float[Array, "R D K"]
+    norm_ratio: Float[Array, "R D K"]
+    leaf_cosine: dict[str, Float[Array, "R D K"]]
+    num_draws: tuple[int, ...]
+    references: tuple[str, ...]
+
+
+def alignment(
+    key: Key[Array, ""],
+    estimator: Any,
+    problem: Problem,
+    params: Params,
+    *,
+    num_draws: Sequence[int] = (1, 4, 16, 64, 256, 1024),
+    truncations: Sequence[int] = (1, 2, 5, 10),
+    num_repeats: int = 1,
+    batch: Batch = None,
+    carry: Carry = None,
+    chunk_size: int = 8,
+) -> Alignment:
+    """Cosines and norm ratios of averaged estimates with back-propagation on one batch.
+
+    Averages grow: that of 16 holds the draws of that of 4. Memory depends on neither the number
+    of draws nor that of repeats.
+
+    Args:
+        key: draw i of repeat r depends on it, r and i alone.
+        estimator: any (`jaxevo.estimators`); a draw is one call of its `estimate`.
+        problem: supervised.
+        params: one network.
+        num_draws: estimates in an average, rising, >= 1.
+        truncations: k of the references "k=..."; of no meaning without time.
+        num_repeats: R, independent repetitions, >= 1.
+        batch: whose hidden states all start anew; None: the problem's first.
+        carry: the estimator's; None: its first.
+        chunk_size: estimates made at once, >= 1.
+
+    Raises:
+        ValueError: a bad number, an estimator or problem of another kind, or a batch that goes on
+            from the one before it.
+    """
+    core.check_key(key)
+    if not isinstance(estimator, core.Estimator):
+        raise ValueError(f"estimator must be an estimator, got {type(estimator).__name__}")
+    if not isinstance(problem, core.Supervised):
+        raise ValueError(
+            "problem must be a Supervised problem, whose loss has a gradient to compare with, got "
+            f"{type(problem).__name__}"
+        )
+    num_draws, truncations = tuple(num_draws), tuple(truncations)
+    for name, value in (("num_repeats", num_repeats), ("chunk_size", chunk_size)):
+        require_integer(name, 1, value)
+    for name, values in (("num_draws", num_draws), ("truncations", truncations)):
+        for value in values:
+            require_integer(name, 1, value)
+    rising = all(a < b for a, b in itertools.pairwise(num_draws))
+    require("num_draws", "rising, at least one", num_draws, lambda n: len(n) > 0 and rising)
+
+    key_batch, key_carry, key_draws = jax.random.split(key, 3)
+    batch = problem.sample(key_batch, 0) if batch is None else batch
+    references, cuts = ("full",), (np.inf,)
+    if isinstance(problem, core.Sequence):
+        if not np.all(batch.reset):
+            raise ValueError(
+                "batch must start all its hidden states anew, and its reset is not set "
+                "everywhere: take batch._replace(reset=jnp.ones_like(batch.reset))"
+            )
+        references += tuple(f"k={k}" for k in truncations)
+        cuts += truncations
+    if carry is None:
+        carry = estimator.init(key_carry, params, problem)
+    keys = jax.random.split(key_draws, num_repeats)
+    ends, cuts = jnp.array(num_draws), jnp.array(cuts, float)
+    cosine, norm_ratio, leaf_cosine = _measured(
+        keys, estimator, carry, params, problem, batch, ends, cuts, chunk_size
+    )
+    return Alignment(cosine, norm_ratio, leaf_cosine, num_draws, references)
+
+
+@functools.partial(jax.jit, static_argnames="chunk_size")
+def _measured(
+    keys: Key[Array, " R"],
+    estimator: Any,
+    carry: Carry,
+    params: Params,
+    problem: Any,
+    batch: Batch,
+    ends: Int[Array, " D"],
+    cuts: Float[Array, " K"],
+    chunk_size: int,
+) -> tuple[Float[Array, "R D K"], Float[Array, "R D K"], dict[str, Float[Array, "R D K"]]]:
+    mask = problem.model.trainable(params)
+
+    def gradient(estimator: Any, key: Any, carry: Carry) -> dict[str, Array]:
+        """By path; zero where nothing is trainable."""
+        _, gradient, _, _ = estimator.estimate(key, carry, params, problem, batch)
+        gradient = tree_floats(tree_masked(mask, gradient, tree_zeros(gradient)))
+        return {
+            path: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            for path, leaf in named_leaves(gradient).items()
+        }
+
+    def cut_every(k):
+        exact = Backprop(truncation=k)
+        return gradient(exact, keys[0], exact.init(keys[0], params, problem))
+
+    references = jax.lax.map(cut_every, cuts)
+
+    def repeat(key):
+        def to_next(total, span):
+            begin, end = span
+
+            def add(i, total):
+                draws = begin + i * chunk_size + jnp.arange(chunk_size)
+                each = jax.vmap(
+                    lambda draw: gradient(estimator, jax.random.fold_in(key, draw), carry)
+                )(draws)
+                each = tree_where(draws < end, each, tree_zeros(each))  # the last chunk is cut
+                return jax.tree.map(lambda total, new: total + new.sum(0), total, each)
+
+            total = jax.lax.fori_loop(0, -((begin - end) // chunk_size), add, total)
+            return total, _compared(jax.tree.map(lambda leaf: leaf / end, total), references)
+
+        nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), references)
+        begins = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+        return jax.lax.scan(to_next, nothing, (begins, ends))[1]
+
+    return jax.lax.map(repeat, keys)
+
+
+def _compared(
+    average: dict[str, Array], references: dict[str, Array]
+) -> tuple[Float[Array, " K"], Float[Array, " K"], dict[str, Float[Array, " K"]]]:
+    """Cosine and norm ratio of all leaves together, and each leaf's cosine."""
+
+    def products(a, b):  # by sums: a product of matrices may round to fewer bits
+        return {p: jnp.sum(a[p] * b[p], axis=tuple(range(1, b[p].ndim))) for p in b}
+
+    average = jax.tree.map(lambda leaf: leaf[None], average)
+    inner, theirs = products(average, references), products(references, references)
+    own = products(average, average)
+
+    def cosine(inner, own, theirs):
+        return inner / (jnp.sqrt(own) * jnp.sqrt(theirs))
+
+    whole = [sum(parts.values()) for parts in (inner, own, theirs)]
+    by_leaf = {path: cosine(inner[path], own[path], theirs[path]) for path in inner}
+    return cosine(*whole), jnp.sqrt(whole[1] / whole[2]), by_leaf

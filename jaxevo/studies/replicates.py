@@ -1,0 +1,102 @@
+"""The replicates of a study as one jitted program each: data shared, each to its own criterion."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxevo.core import Problem, Supervised
+from jaxevo.core.population import map_members
+from jaxevo.training.loop import stacked
+
+
+class Replicates(NamedTuple):
+    """The problems of all replicates: leaves that all share, and those of each, [R, ...]."""
+
+    shared: list[Any]
+    own: list[Any]
+    structure: Any  # static: where each leaf goes
+
+    @classmethod
+    def of(cls, problems: list[Problem]) -> "Replicates":
+        problem, axes = stacked("sequences", problems)
+        assert axes is not None
+        leaves, structure = jax.tree.flatten(problem)
+        own = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
+        shared = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is None]
+        return cls(shared, own, (structure, axes))
+
+
+def joined(structure: Any, shared: list[Any], own: list[Any]) -> Problem:
+    tree, axes = structure
+    sources: dict[bool, Iterator[Any]] = {True: iter(shared), False: iter(own)}
+    return jax.tree.unflatten(tree, [next(sources[axis is None]) for axis in axes])
+
+
+_STATIC = ("structure", "chunk_size")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
+    """Every replicate's state at the start of a task: the first, or that after `origin`."""
+
+    def one(member):
+        key, own, state = member
+        problem = joined(structure, shared, own)
+        if state is None:
+            return learner.init(key, problem)
+        return learner.next_problem(key, state, problem)
+
+    return map_members(one, (keys, own, origin), chunk_size)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def advance(keys, learner, shared, own, states, last, *, structure, chunk_size):
+    """Every replicate up to its criterion, or to the generation `last`."""
+
+    def one(member):
+        key, own, state = member
+        problem = joined(structure, shared, own)
+
+        def going(state):
+            return ~state.done & (state.step < last)
+
+        def generation(state):
+            return learner.step(jax.random.fold_in(key, state.step), state, problem)[0]
+
+        return jax.lax.while_loop(going, generation, state)
+
+    return map_members(one, (keys, own, states), chunk_size)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def held_out(params, shared, own, *, structure, chunk_size):
+    """Loss and metrics of every replicate's network on its held-out split, by name."""
+
+    def one(member):
+        own, params = member
+        test = joined(structure, shared, own).held_out()
+        if test is None:
+            return {}
+        evaluation = test.evaluate(params, test.sample(jax.random.key(0), 0))
+        found = {"loss": evaluation.loss} | evaluation.metrics
+        return {f"held_out/{name}": value for name, value in found.items()}
+
+    return map_members(one, (own, params), chunk_size)
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def outputs(params, task, shared, own, *, structure, chunk_size):
+    """Every replicate's outputs on an earlier task, by the path and read-out that learned it."""
+
+    def one(member):
+        own, params = member
+        problem = joined(structure, shared, own)
+        test = problem.held_out() or problem
+        batch = test.sample(jax.random.key(0), 0)
+        if isinstance(test, Supervised):
+            return test.outputs(params | {"task": task}, batch)
+        return test.evaluate(params | {"task": task}, batch).loss
+
+    return map_members(one, (own, params), chunk_size)

@@ -1,0 +1,83 @@
+"""How a network's children do: how far outputs move, and how much of its performance is kept."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxevo.core import Params, Problem, require_integer
+from jaxevo.core.noise import member_key
+from jaxevo.core.population import map_members, members_at_once
+from jaxevo.learners.mutation.operator import HEADS, Mutation, experiences_of, sampled
+from jaxevo.views.sensitivity import divergence, responses
+
+
+class Offspring(NamedTuple):
+    """Children of one network, and itself, on one batch.
+
+    Attributes:
+        divergence: of each child's outputs from its parent's, on what the parent met, [n].
+        metrics: of each child, `loss` among them, [n].
+        parent: the parent's metrics.
+    """
+
+    divergence: Float[Array, " n"]
+    metrics: dict[str, Any]
+    parent: dict[str, Any]
+
+    def retained(self, metric: str, floor: float = 0.0) -> Float[Array, ""]:
+        """The mean fraction of the parent's performance above `floor` that children keep.
+
+        A child no better than `floor` keeps nothing, and one better than its parent all.
+
+        Args:
+            metric: one of `metrics`.
+            floor: its level that is worth nothing, such as that of guessing.
+
+        Source: Lehman et al., arXiv 1712.06563, robustness of solutions.
+        """
+        share = (self.metrics[metric] - floor) / (self.parent[metric] - floor)
+        return jnp.mean(jnp.clip(jnp.nan_to_num(share, nan=0.0), 0, 1))
+
+
+def offspring(
+    key: Key[Array, ""],
+    operator: Mutation,
+    problem: Problem,
+    params: Params,
+    *,
+    num_children: int = 50,
+    chunk_size: int | None = None,
+) -> Offspring:
+    """Mutates one network many times, without selection.
+
+    Args:
+        operator: `Mutation(...)`, or a learner that is one.
+        params: of the parent.
+        num_children: n, >= 1.
+        chunk_size: children at once; None: as many as fit a CPU core's cache.
+
+    Raises:
+        ValueError: a bad number.
+    """
+    require_integer("num_children", 1, num_children)
+    require_integer("chunk_size", 1, chunk_size)
+    key_batch, key_met, key_children = jax.random.split(key, 3)
+    batch = problem.sample(key_batch, jnp.int32(0))
+    evaluation = problem.evaluate(params, batch)
+    everything = operator.common_experiences(problem, batch) or experiences_of(problem, evaluation)
+    met = sampled(key_met, everything, operator.num_experiences, problem)
+    assert met is not None  # as everything was not
+    head = HEADS[operator.head]
+    before = responses(problem.model, params, met.inputs, head)
+
+    def child(index):
+        made = operator.mutate(member_key(key_children, index), problem.model, params, *met)
+        after = responses(problem.model, made.params, met.inputs, head)
+        found = problem.evaluate(made.params, batch)
+        return divergence(before, after, met.mask), {"loss": found.loss} | found.metrics
+
+    size = members_at_once(num_children, chunk_size, problem, batch)
+    moved, metrics = map_members(child, jnp.arange(num_children), size)
+    return Offspring(moved, metrics, {"loss": evaluation.loss} | evaluation.metrics)

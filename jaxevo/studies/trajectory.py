@@ -1,0 +1,153 @@
+"""What a population does on its way: mean, spread and loss at records, and a few members whole.
+
+Nothing else is kept, so that memory grows with the records and not with the attempts between them.
+"""
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, Key
+
+from jaxevo.core import Batch, Params, Problem, State, check_key, require_integer
+from jaxevo.core.population import map_members, members_at_once
+from jaxevo.core.tree import tree_row
+from jaxevo.learners.monte_carlo import chain
+
+
+class Trajectory(NamedTuple):
+    """Records of a population, the first of them its start.
+
+    Attributes:
+        num_attempts: behind each record, [T].
+        mean: network over members, [T, ...].
+        variance: of each weight over members, [T, ...].
+        kept: the first few members, [T, num_kept, ...].
+        loss: mean of the members' losses, [T].
+        loss_of_mean: loss of the mean network, [T]: far above where members part ways.
+        acceptance: fraction accepted since the record before, [T]; NaN at the first.
+        ties: fraction whose loss did not change at all, likewise.
+        members: all of them at the end, [N, ...].
+    """
+
+    num_attempts: Int[Array, " T"]
+    mean: Params
+    variance: Params
+    kept: Params
+    loss: Float[Array, " T"]
+    loss_of_mean: Float[Array, " T"]
+    acceptance: Float[Array, " T"]
+    ties: Float[Array, " T"]
+    members: Params
+
+
+def trajectory(
+    key: Key[Array, ""],
+    learner: Any,
+    problem: Problem,
+    params: Params,
+    *,
+    num_records: int,
+    record_every: int,
+    num_kept: int = 25,
+    restarts: Params | None = None,
+    restart_every: int | None = None,
+) -> Trajectory:
+    """Trains a population and records it.
+
+    The compiled program serves every `record_every`, sigma and beta.
+
+    Args:
+        learner: `Metropolis`, `AdaptiveMonteCarlo` or `Langevin`: its metrics say what was
+            accepted, its `members` are networks.
+        params: where all members start, or one network for each, [N, ...].
+        num_records: records after the first, >= 1.
+        record_every: attempts between records, >= 1.
+        num_kept: members that are recorded whole, >= 0.
+        restarts: networks at the records, [1 + num_records, ...], such as those of `predict`:
+            re-synchronisation. Every so many records, and after it is taken, all members are set
+            to the record's network.
+        restart_every: records between restarts, >= 1; None: none.
+
+    Raises:
+        ValueError: a bad number, or one of the last two without the other.
+    """
+    check_key(key)
+    for name, value in (("num_records", num_records), ("record_every", record_every)):
+        require_integer(name, 1, value)
+    require_integer("num_kept", 0, num_kept)
+    require_integer("restart_every", 1, restart_every)
+    if (restarts is None) != (restart_every is None):
+        raise ValueError("restart_every must be given where restarts are, and not without them")
+    found = _recorded(
+        key, learner, problem, params, jnp.int32(record_every), restarts,
+        jnp.int32(restart_every or 1),
+        num_records=num_records, num_kept=min(num_kept, learner.population_size),
+    )  # fmt: skip
+    if not isinstance(found.ties, Tracer):
+        advice = chain.ties_advice({"ties": float(np.nanmax(found.ties))})
+        if advice:
+            warnings.warn(advice, stacklevel=2)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("num_records", "num_kept"))
+def _recorded(
+    key, learner, problem, params, record_every, restarts, restart_every, *, num_records, num_kept
+) -> Trajectory:
+    key_init, key_run, key_restart = jax.random.split(key, 3)
+    start = learner.init(key_init, problem, params)
+    batch = start_batch(learner, start, problem)
+    chunk_size = members_at_once(
+        learner.population_size, getattr(learner, "chunk_size", None), problem, batch
+    )
+
+    def record(state: State, acceptance: Any, ties: Any) -> dict[str, Any]:
+        members = learner.members(state)
+        mean = jax.tree.map(lambda leaf: leaf.mean(0), members)
+        losses = map_members(lambda p: problem.evaluate(p, batch).loss, members, chunk_size)
+        return {
+            "num_attempts": state.step,
+            "mean": mean,
+            "variance": jax.tree.map(lambda leaf: leaf.var(0), members),
+            "kept": jax.tree.map(lambda leaf: leaf[:num_kept], members),
+            "loss": losses.mean(),
+            "loss_of_mean": problem.evaluate(mean, batch).loss,
+            "acceptance": jnp.asarray(acceptance, losses.dtype),
+            "ties": jnp.asarray(ties, losses.dtype),
+        }
+
+    def attempt(_, carry):
+        state, acceptance, ties = carry
+        state, metrics = learner.step(jax.random.fold_in(key_run, state.step), state, problem)
+        return state, acceptance + metrics["acceptance"], ties + metrics["ties"]
+
+    def stretch(state: State, index: Any):
+        zero = jnp.zeros((), float)
+        state, *sums = jax.lax.fori_loop(0, record_every, attempt, (state, zero, zero))
+        recorded = record(state, *(total / record_every for total in sums))
+        if restarts is not None:
+
+            def restarted():
+                key = jax.random.fold_in(key_restart, index)
+                network = tree_row(restarts, index)
+                return learner.init(key, problem, network)._replace(step=state.step)
+
+            state = jax.lax.cond(index % restart_every == 0, restarted, lambda: state)
+        return state, recorded
+
+    first = record(start, jnp.nan, jnp.nan)
+    state, records = jax.lax.scan(stretch, start, jnp.arange(1, num_records + 1))
+    records = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, records)
+    return Trajectory(**records, members=learner.members(state))
+
+
+def start_batch(learner: Any, state: State, problem: Problem) -> Batch:
+    """The batch that a learner's losses are measured on, as the task gives it."""
+    seed = getattr(state, "seed", None)
+    key = jax.random.key(0) if seed is None else chain.seed_key(seed)
+    return problem.sample(key, jnp.int32(0))

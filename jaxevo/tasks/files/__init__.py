@@ -1,0 +1,1 @@
+"""Data sets on disk: where they are published, how they are fetched and read."""

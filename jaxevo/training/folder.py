@@ -1,0 +1,253 @@
+"""The files of one run: plain JSON, safetensors and a picture, readable without jaxevo.
+
+config.json          every setting, versions, command, git state
+metrics.jsonl        one line for each record
+summary.json         what was reached and what it cost
+params.safetensors   the final network
+best.safetensors     the network of the lowest held-out loss, where there is a held-out split
+curve.png            loss and held-out metrics over the steps
+forecast.png         of a stream of real numbers: a held-out series and its forecast
+checkpoints/         see jaxevo/checkpoint.py
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import filelock
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from jaxevo.core import Params, require_integer
+from jaxevo.core.tree import named_leaves, nested
+from jaxevo.training.checkpoint import require_shapes, shapes, write_whole
+
+PACKAGES = ("jaxevo", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+PARAMS = {"final": "params.safetensors", "best": "best.safetensors"}
+
+
+class RunFolder:
+    """One run's files, held by one process at a time.
+
+    Attributes:
+        path: of the folder.
+        config: what `config.json` holds.
+    """
+
+    def __init__(self, path: pathlib.Path, config: dict[str, Any]):
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: str | pathlib.Path, config: Mapping[str, Any]) -> "RunFolder":
+        """A new folder with its `config.json`.
+
+        Raises:
+            FileExistsError: the folder holds files: nothing is ever overwritten.
+        """
+        path = pathlib.Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, dict(config) | environment())
+        folder.write_json("config.json", folder.config)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "RunFolder":
+        """The folder of an earlier run.
+
+        Raises:
+            FileNotFoundError: no run was made there.
+            ValueError: its `config.json` is damaged.
+        """
+        path = pathlib.Path(path)
+        file = path / "config.json"
+        config = read_json(file)
+        require_entries(file, config, run=dict)
+        require_entries(file, config["run"], record_every=int)
+        require_integer(f"record_every in {file}", 1, config["run"]["record_every"])
+        return cls(path, config)
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out; the kernel lets go of the lock if this one dies.
+
+        Raises:
+            ValueError: another process holds the folder.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(f"folder {self.path} is in use by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def rows(self, up_to: int | float = math.inf) -> list[dict[str, Any]]:
+        """The records on disk up to a step; a line that is cut short or damaged is left out."""
+        rows = []
+        path = self.path / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+                continue
+            row = {name: _number(value) for name, value in row.items()}
+            if row["step"] <= up_to and all(map(_is_metric, row.values())):
+                rows.append(row)
+        return rows
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Replaces all records: those after the step that a run goes on from are dropped."""
+        text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
+        write_whole(self.path / "metrics.jsonl", text)
+
+    def append_row(self, row: Mapping[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(for_json(row)) + "\n")
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_whole(self.path / name, json.dumps(for_json(value), indent=2) + "\n")
+
+    def write_params(self, which: str, params: Params) -> None:
+        """Saves a network; `which` is "final" or "best"."""
+        leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
+        path = self.path / PARAMS[which]
+        part = path.with_name(path.name + ".part")
+        safetensors.save_file(leaves, part)
+        part.replace(path)
+
+
+def load_params(
+    folder: str | pathlib.Path, which: str = "final", *, like: Params | None = None
+) -> Params:
+    """A run's network, as the nested dict that its model takes.
+
+    Args:
+        folder: of the run.
+        which: "final", or "best" on the held-out split.
+        like: a network of the shapes and dtypes that are wanted (`jax.eval_shape`); None: any.
+
+    Raises:
+        FileNotFoundError: the run left no such file.
+        ValueError: the file is damaged, or holds another network, or `which` is neither.
+    """
+    if which not in PARAMS:
+        raise ValueError(f"which must be 'final' or 'best', got {which!r}")
+    path = pathlib.Path(folder) / PARAMS[which]
+    if not path.is_file():
+        raise FileNotFoundError(f"folder must hold a run's {PARAMS[which]}, got {folder}")
+    try:
+        leaves = safetensors.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); a copy or a checkpoint has it whole"
+        ) from None
+    if like is not None:
+        require_shapes(path, shapes(leaves), shapes(like))
+    return nested(leaves)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"folder must hold a run's {path.name}, got {path.parent}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: no JSON object")
+    return value
+
+
+def require_entries(path: str | pathlib.Path, values: Mapping[str, Any], **types: Any) -> None:
+    """Refuses a file of settings that lacks an entry, or has one of another type.
+
+    Raises:
+        ValueError: naming the file and the entry.
+    """
+    for name, kind in types.items():
+        if name not in values:
+            raise ValueError(f"{path} is damaged: it has no {name}")
+        value = values[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            kind = getattr(kind, "__name__", kind)
+            raise ValueError(f"{path} is damaged: {name} must be {kind}, got {value!r:.60}")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, command and git state: what a result hangs on beside its settings."""
+    precision = jax.config.values.get("jax_default_matmul_precision")
+    return {
+        "command": sys.argv,
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "precision": str(precision or "float32"),
+        "git": git_state(),
+    }
+
+
+def git_state() -> str | None:
+    """The commit of the working directory, "+changes" if files differ from it; None outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def for_json(value: Any) -> Any:
+    """`value` for JSON, which knows no NaN: non-finite numbers become their names."""
+    if isinstance(value, Mapping):
+        return {str(key): for_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [for_json(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    """The inverse of `for_json` for one value of a record."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a record may hold it: a number, or a list of them over seeds."""
+    return all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))

@@ -1,0 +1,283 @@
+"""One training function: `init`, then one `lax.scan` over `step`. It knows no algorithm."""
+
+import collections
+import dataclasses
+import functools
+import warnings
+from collections.abc import Sequence as ListOf
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from jaxevo.core import (
+    Learner,
+    Metrics,
+    Params,
+    Problem,
+    State,
+    check_key,
+    check_requirements,
+    require_integer,
+)
+from jaxevo.core.pytree import static_settings
+
+
+class TrainResult(NamedTuple):
+    """What training returns.
+
+    Attributes:
+        params: the learner's solution.
+        history: each metric, [num_records]: means over `record_every` steps.
+        state: to go on from, with `train(..., state=result.state)`.
+    """
+
+    params: Params
+    history: Metrics
+    state: State
+
+
+def train(
+    key: Key[Array, ""],
+    learner: Learner,
+    problem: Problem,
+    *,
+    num_steps: int,
+    record_every: int = 1,
+    state: State | None = None,
+    params: Params | None = None,
+) -> TrainResult:
+    """Trains `learner` on `problem` for `num_steps` steps; pure, jitted, and fit for `vmap`.
+
+    Step t draws from `fold_in(run key, state.step)`: going on from `result.state` with the same
+    key is, bit for bit, the run that was never stopped. A new phase takes a new key.
+
+    Args:
+        key: of the run, from `jax.random.key`.
+        num_steps: steps to take, >= 0. Static, as `record_every` is.
+        record_every: steps in each mean of the history, >= 1; the last may be shorter.
+        state: where to go on; None starts anew.
+        params: the first network, or one for each member, [N, ...]; None draws them.
+
+    Raises:
+        ValueError: a bad number of steps, both `state` and `params`, or a problem that lacks
+            what the learner needs.
+    """
+    check_key(key)
+    require_integer("num_steps", 0, num_steps)
+    require_integer("record_every", 1, record_every)
+    if state is not None and params is not None:
+        raise ValueError("params must be None where state is given: the state holds the networks")
+    check_requirements(learner, problem)
+    return _train(
+        key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "record_every"))
+def _train(key, learner, problem, state, params, *, num_steps, record_every) -> TrainResult:
+    _warn_of_retrace(learner, problem)
+    key_init, key_run = split_key(key)
+    if state is None:
+        state = learner.init(key_init, problem, params)
+
+    step = functools.partial(_step, key_run, learner, problem)
+    num_records = -(-num_steps // record_every)
+    history = jax.tree.map(
+        lambda m: jnp.zeros((max(num_records, 1), *m.shape), mean_dtype(m)),
+        jax.eval_shape(step, state)[1],
+    )
+
+    def scan_body(carry, i):
+        state, history = carry
+        state, metrics = step(state)
+        record = i // record_every
+        length = jnp.minimum(record_every, num_steps - record * record_every)
+        history = jax.tree.map(lambda h, m: h.at[record].add(m / length), history, metrics)
+        return (state, history), None
+
+    (state, history), _ = jax.lax.scan(scan_body, (state, history), jnp.arange(num_steps))
+    history = jax.tree.map(lambda h: h[:num_records], history)
+    return TrainResult(learner.solution(state, problem), history, state)
+
+
+@jax.jit
+def _step(key_run, learner, problem, state):
+    """One step, jitted so that asking for its metrics' shapes does not trace it twice."""
+    return learner.step(jax.random.fold_in(key_run, state.step), state, problem)
+
+
+def split_key(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """The key of `init` and the key of the run, whose step t draws from `fold_in(run, t)`."""
+    key_init, key_run = jax.random.split(key)
+    return key_init, key_run
+
+
+def run_chunk(
+    key_run: Key[Array, ""],
+    learner: Learner,
+    problem: Problem,
+    state: State,
+    sums: Metrics,
+    num_steps: Int[Array, ""],
+) -> tuple[State, Metrics]:
+    """`num_steps` steps, their metrics added to `sums`; one program for every number of them.
+
+    The host's drivers call this between looks at the clock. Its steps and sums do not depend on
+    where the chunks are cut.
+    """
+
+    def body(_, carry):
+        state, sums = carry
+        state, metrics = _step(key_run, learner, problem, state)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    return jax.lax.fori_loop(0, num_steps, body, (state, sums))
+
+
+def zero_sums(learner: Learner, problem: Problem, state: State) -> Metrics:
+    """What `run_chunk` starts its sums from."""
+    metrics = jax.eval_shape(_step, jax.random.key(0), learner, problem, state)[1]
+    return jax.tree.map(lambda m: jnp.zeros(m.shape, mean_dtype(m)), metrics)
+
+
+def mean_dtype(metric: Any) -> Any:
+    """The float dtype that means of a metric are held in."""
+    return jnp.promote_types(metric.dtype, jnp.float32)
+
+
+def sweep(
+    keys: Key[Array, "..."],
+    learners: Learner | ListOf[Learner],
+    problems: Problem | ListOf[Problem],
+    *,
+    num_steps: int,
+    record_every: int = 1,
+) -> TrainResult:
+    """Trains every combination of learners, problems and seeds as one vmapped program.
+
+    Args:
+        keys: one key, or [S] of them.
+        learners: one, or a list of L that differ in numbers only.
+        problems: one, or a list of P that differ in arrays and numbers only. What they share is
+            not copied.
+
+    Returns:
+        A `TrainResult` whose leaves lead with [L, P, S]; an axis is left out where a single
+        learner, problem or key was handed in.
+
+    Raises:
+        ValueError: an empty list, or learners or problems that differ in structure; the field is
+            named.
+    """
+    learner, learner_axes = stacked("learners", learners)
+    problem, problem_axes = stacked("problems", problems)
+    check_requirements(learner, problem)
+    return _sweep(
+        keys, learner, problem, learner_axes, problem_axes, num_steps=num_steps,
+        record_every=record_every,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4), static_argnames=("num_steps", "record_every"))
+def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, record_every):
+    def one(key, learner, problem):
+        return train(key, learner, problem, num_steps=num_steps, record_every=record_every)
+
+    if jnp.ndim(keys):
+        one = jax.vmap(one, in_axes=(0, None, None))
+    if problem_axes is not None:
+        axes = jax.tree.unflatten(jax.tree.structure(problem), problem_axes)
+        one = jax.vmap(one, in_axes=(None, None, axes))
+    if learner_axes is not None:
+        axes = jax.tree.unflatten(jax.tree.structure(learner), learner_axes)
+        one = jax.vmap(one, in_axes=(None, axes, None))
+    return one(keys, learner, problem)
+
+
+def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
+    """One tree with [len(parts)] leading the leaves that differ, and the axis of each leaf."""
+    if not isinstance(parts, (list, tuple)):
+        return parts, None
+    if not parts:
+        raise ValueError(f"{name} must be one, or a list of at least one, got {parts!r}")
+    first, structure = parts[0], jax.tree.structure(parts[0])
+    for other in parts[1:]:
+        if jax.tree.structure(other) != structure:
+            settings, others = static_settings(first), static_settings(other)
+            odd = [key for key in settings | others if settings.get(key) != others.get(key)]
+            raise ValueError(
+                f"{name} must differ in numbers and arrays only, got {type(first).__name__} with "
+                f"different {', '.join(odd) or 'structure'}; train those in a loop"
+            )
+
+    columns = list(zip(*map(jax.tree.leaves, parts), strict=True))
+    if not columns:
+        raise ValueError(f"{name} must hold a number or an array to differ in, got {first!r}")
+    shared = [_same(leaves) for leaves in columns]
+    if all(shared):  # vmap needs one mapped leaf to know the length
+        shared[0] = False
+    stacked = [x[0] if s else jnp.stack(x) for s, x in zip(shared, columns, strict=True)]
+    return jax.tree.unflatten(structure, stacked), tuple(None if s else 0 for s in shared)
+
+
+def _same(leaves: tuple) -> bool:
+    """Whether leaves are one array, or equal numbers."""
+    first = leaves[0]
+    return all(leaf is first or (jnp.ndim(leaf) == 0 and leaf == first) for leaf in leaves)
+
+
+_traced: dict[tuple[type, ...], collections.deque[dict[str, Any]]] = {}
+
+
+def _warn_of_retrace(learner: Learner, problem: Problem) -> None:
+    """Names the static field whose identity alone made jax trace again. Runs while tracing."""
+    settings = static_settings(learner, "learner.") | static_settings(problem, "problem.")
+    seen = _traced.setdefault((type(learner), type(problem)), collections.deque(maxlen=8))
+    for earlier in seen:
+        odd = [name for name in settings | earlier if settings.get(name) != earlier.get(name)]
+        if odd and all(_alike(settings.get(name), earlier.get(name)) for name in odd):
+            warnings.warn(
+                f"{', '.join(odd)} differs from an earlier call's by identity only, so jax "
+                "compiles again: define the function, or build the model, once and reuse it",
+                stacklevel=2,
+            )
+            break
+    seen.append(settings)
+
+
+def _alike(new: Any, old: Any) -> bool:
+    """Whether two unequal values look like the same thing made twice."""
+    if type(new) is not type(old):
+        return False
+    if callable(new) and hasattr(new, "__code__"):
+        if not (hasattr(old, "__code__") and new.__code__ == old.__code__):
+            return False
+        return all(_equal(n, o) for n, o in zip(_captured(new), _captured(old), strict=True))
+    if isinstance(new, functools.partial):
+        parts = [(f.func, f.args, tuple(sorted(f.keywords.items()))) for f in (new, old)]
+        return _equal(*parts)
+    if dataclasses.is_dataclass(new):
+        names = [field.name for field in dataclasses.fields(new)]
+        pairs = [(getattr(new, name), getattr(old, name)) for name in names]
+        odd = [pair for pair in pairs if pair[0] != pair[1]]
+        return bool(odd) and all(_alike(*pair) for pair in odd)
+    if isinstance(new, tuple) and len(new) == len(old):
+        return all(_equal(n, o) for n, o in zip(new, old, strict=True))
+    return False
+
+
+def _equal(new: Any, old: Any) -> bool:
+    """Whether two values are equal or alike; arrays only where they are one."""
+    if new is old:
+        return True
+    if hasattr(new, "__array__") or hasattr(old, "__array__"):
+        return False
+    return bool(new == old) or _alike(new, old)
+
+
+def _captured(function: Any) -> list[Any]:
+    """What a function's result depends on beside its code and arguments."""
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return [*cells, getattr(function, "__defaults__", None)]

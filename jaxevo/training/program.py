@@ -1,0 +1,218 @@
+"""The compiled pieces of one run, and the state that they move on.
+
+Everything a run does over and over is compiled once, before the first step: a chunk of any number
+of steps, and the evaluation of a record. Runs of one structure share what was compiled.
+"""
+
+import collections
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxevo.core import Params, Problem, Resized
+from jaxevo.core.tree import tree_where
+from jaxevo.training.loop import run_chunk, split_key, zero_sums
+
+
+class Program:
+    """One learner on one problem, over all seeds: state, sums of metrics, best network so far."""
+
+    def __init__(self, key, learner, problem, num_seeds, params):
+        self.learner, self.problem = learner, problem
+        self.many = num_seeds is not None
+        self.compile_seconds, self.compiles = 0.0, 0
+        self.sizes = 0  # of the network so far: the step is compiled once for each
+        keys = key if num_seeds is None else jax.random.split(key, num_seeds)
+        key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
+        axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
+        axes = (0, None, None, axis)
+        self.state, self.sums, self.best = self._call(_first, axes, key_init, params)
+        self.zeros = self.sums
+        self.can_resize = hasattr(learner, "resize")
+        self.test = problem.held_out()
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compiles what every chunk and every record runs."""
+        arguments = (self.key_run, self.learner, self.problem, self.state, self.sums, np.int32(1))
+        donate = () if self.can_resize else (3, 4)
+        axes = (0, None, None, 0, 0, None)
+        self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
+        self.sizes += 1
+        self.chunk = self._compiled(run_chunk, axes, arguments, donate)
+        self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
+        if self.test is not None:
+            arguments = (self.learner, self.problem, self.test, self.state, self.best)
+            self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
+
+    def advance(self, num_steps: int) -> tuple[float, int]:
+        """Seconds that a chunk took, and steps done: those before an overflow, and then resized.
+
+        The step that overflows is found by halves and taken again at the new size. Sizes differ
+        in rounding, so a change at the chunk's ends would let the clock decide what a run leaves.
+        """
+        started = time.perf_counter()
+        before = (self.state, self.sums)
+        done, left = 0, num_steps
+        overflow = self._chunk(num_steps)
+        if overflow is None:
+            return time.perf_counter() - started, num_steps
+        while left > 1:
+            self.state, self.sums = before
+            if self._chunk(left // 2) is None:
+                before = (self.state, self.sums)
+                done, left = done + left // 2, left - left // 2
+            else:
+                left //= 2
+        self.state, self.sums = before
+        overflow = self._chunk(1)
+        assert overflow is not None
+        seconds = time.perf_counter() - started
+        self.sums = before[1]
+        self._resize(overflow)
+        return seconds, done
+
+    def _chunk(self, num_steps: int) -> Resized | None:
+        """So many steps; what to go on with if they overflowed."""
+        before = self.state
+        self.state, self.sums = self.chunk(
+            self.key_run, self.learner, self.problem, before, self.sums, np.int32(num_steps)
+        )
+        jax.block_until_ready(self.sums)
+        resized = self.learner.resize(before, self.state, self.problem) if self.can_resize else None
+        return resized if resized is not None and resized.rerun else None
+
+    def fit(self) -> None:
+        """Takes another size if the state asks for one; at records, which no clock decides on."""
+        if self.can_resize:
+            resized = self.learner.resize(self.state, self.state, self.problem)
+            if resized is not None:
+                self._resize(resized)
+
+    def _resize(self, resized: Resized) -> bool:
+        """Whether the run now is of this size: not if its best network would be lost."""
+        best = self.best
+        if best is not None and resized.carried is not None:
+            params = resized.carried(best["params"])
+            if params is None:
+                return False
+            best = best | {"params": params}
+        self.problem, self.state = resized.problem, resized.state
+        self.test = self.problem.held_out()
+        if best is not None and resized.carried is None:
+            best = self._call(_first_best, (None, None, 0), self.state)
+        self.best = best
+        self._compile()
+        return True
+
+    def take_metrics(self, num_steps: int) -> dict[str, Any]:
+        sums, self.sums = self.sums, jax.tree.map(jnp.copy, self.zeros)
+        return {name: _plain(total / num_steps) for name, total in sums.items()}
+
+    def evaluate(self) -> dict[str, Any]:
+        if self.test is None:
+            return {}
+        metrics, self.best = self.evaluator(
+            self.learner, self.problem, self.test, self.state, self.best
+        )
+        return {f"held_out/{name}": _plain(value) for name, value in metrics.items()}
+
+    def solution(self) -> Params:
+        return self._call(_solution, (None, None, 0), self.state)
+
+    def best_params(self) -> Params | None:
+        return None if self.best is None else self.best["params"]
+
+    def saved(self) -> dict[str, Any]:
+        return {"state": self.state, "sums": self.sums, "best": self.best}
+
+    def saved_like(self, shapes: dict[str, str]) -> dict[str, Any]:
+        """What `saved` returns, with a network of the size that these shapes are of."""
+        if self.can_resize and hasattr(self.learner, "at_size"):
+            resized = self.learner.at_size(shapes, self.state, self.problem)
+            if resized is not None:
+                self._resize(resized)
+        return self.saved()
+
+    def load(self, tree: dict[str, Any]) -> None:
+        self.state, self.sums, self.best = tree["state"], tree["sums"], tree["best"]
+
+    def _call(self, fn: Callable, axes: tuple, *arguments: Any) -> Any:
+        """`fn(learner, problem, ...)`, or `fn(key, learner, problem, ...)`, over all seeds."""
+        place = 1 if fn is _first else 0
+        arguments = (*arguments[:place], self.learner, self.problem, *arguments[place:])
+        return self._compiled(fn, axes, arguments)(*arguments)
+
+    def _over_seeds(self, fn: Callable, axes: tuple) -> Callable:
+        return jax.vmap(fn, in_axes=axes) if self.many else fn
+
+    def _compiled(self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = ()) -> Any:
+        """`fn` over seeds, compiled for these arguments; the same request compiles once."""
+        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
+        setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
+        request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
+        if request in _executables:
+            _executables.move_to_end(request)
+            return _executables[request]
+        started = time.perf_counter()
+        program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
+        _executables[request] = compiled = program.lower(*arguments).compile()
+        self.compile_seconds += time.perf_counter() - started
+        self.compiles += 1
+        if len(_executables) > 64:
+            _executables.popitem(last=False)
+        return compiled
+
+
+# Settings of jax that change what is compiled.
+_SETUP = (
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+    "jax_default_device",
+    "jax_platforms",
+)
+_executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+
+
+def _first(key, learner, problem, params):
+    state = learner.init(key, problem, params)
+    has_test = problem.held_out() is not None
+    best = _first_best(learner, problem, state) if has_test else None
+    return state, zero_sums(learner, problem, state), best
+
+
+def _first_best(learner, problem, state):
+    return {"params": learner.solution(state, problem), "loss": jnp.array(jnp.inf)}
+
+
+def _solution(learner, problem, state):
+    return learner.solution(state, problem)
+
+
+def _held_out(learner, problem, test, state, best):
+    """Metrics of the solution on the test split, and the better of it and the best so far."""
+    params = learner.solution(state, problem)
+    evaluation = test.evaluate(params, test.sample(jax.random.key(0), jnp.int32(0)))
+    loss = evaluation.loss.astype(best["loss"].dtype)
+    better = loss < best["loss"]
+    best = tree_where(better, {"params": params, "loss": loss}, best)
+    return {"loss": evaluation.loss} | evaluation.metrics, best
+
+
+def _one_for_each(params: Params, problem: Problem, num_seeds: int | None) -> bool:
+    """Whether `params` leads with the seeds: one network for each of them."""
+    if num_seeds is None:
+        return False
+    one = jax.eval_shape(problem.init, jax.random.key(0))
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(one), strict=True)
+    return all(leaf.ndim > like.ndim and leaf.shape[0] == num_seeds for leaf, like in pairs)
+
+
+def _plain(value: Array) -> Any:
+    return np.asarray(value, np.float64).tolist()

@@ -1,0 +1,2 @@
+from . import nodes as nodes
+from . import sensitivity as sensitivity

@@ -1,0 +1,93 @@
+"""The spectral radius of recurrent weights: followed as they train, and held below a limit.
+
+Training by perturbed nodes fails by growth of the recurrent matrix (1.2 to 1.5 in good runs,
+above 2 in bad ones). One product with a vector per update follows its largest eigenvalue: power
+iteration, with the logarithm of the growth averaged over the last updates, as the growth of a
+complex pair swings.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxevo.core import Params, Problem, Scalar, Sequence, abstract_batch
+from jaxevo.core.tree import named_leaves
+from jaxevo.views.wiring import recurrent_kernels, wiring
+
+MEMORY = 50  # updates that the growth is averaged over
+
+
+class Radius(NamedTuple):
+    """What is known of the m square blocks of one recurrent kernel, [H, m H]."""
+
+    vectors: Float[Array, "m H"]  # unit vectors, near the eigenvectors of the largest eigenvalues
+    log_radius: Float[Array, " m"]
+
+
+Radii = dict[str, Radius]  # by path of the kernel
+
+
+def radii(params: Params, problem: Problem) -> Radii:
+    """Of all recurrent kernels of a network; {} without time or where no layer can be seen."""
+    if not isinstance(problem, Sequence):
+        return {}
+
+    def arguments(params, batch):
+        inputs = problem.at(batch, 0)[0]
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        return problem.initial_carry(params, batch), *inputs
+
+    shapes = jax.eval_shape(arguments, params, abstract_batch(problem))
+    try:
+        layers = wiring(problem.model, params, *shapes)
+    except ValueError:  # a layer within a transform of the network's own
+        return {}
+    kernels = named_leaves(params)
+    return {path: _first(kernels[path]) for path in recurrent_kernels(layers, params)}
+
+
+def follow(radii: Radii, params: Params) -> tuple[Radii, Float[Array, ""]]:
+    """The radii one update later, and the largest."""
+    kernels = named_leaves(params)
+    radii = {path: _next(kernels[path], radius, 1 / MEMORY) for path, radius in radii.items()}
+    return radii, jnp.exp(jnp.max(jnp.concatenate([r.log_radius for r in radii.values()])))
+
+
+def capped(radii: Radii, params: Params, limit: Scalar) -> tuple[Radii, Params]:
+    """Recurrent kernels with a larger radius scaled down to the limit."""
+    kernels = named_leaves(params)
+    for path, radius in radii.items():
+        excess = jnp.maximum(radius.log_radius - jnp.log(limit), 0)
+        scale = jnp.exp(-excess)[:, None, None].astype(kernels[path].dtype)
+        kernels[path] = _joined(_blocks(kernels[path]) * scale)
+        radii = radii | {path: radius._replace(log_radius=radius.log_radius - excess)}
+    return radii, jax.tree.unflatten(jax.tree.structure(params), list(kernels.values()))
+
+
+def _first(kernel: Float[Array, "H mH"]) -> Radius:
+    blocks = _blocks(kernel)
+    start = jax.random.normal(jax.random.key(0), blocks.shape[:2])
+    start = Radius(start / jnp.linalg.norm(start, axis=1, keepdims=True), jnp.zeros(len(blocks)))
+
+    def again(radius, i):
+        # the mean over the second half: the first turns the vectors
+        return _next(kernel, radius, 1 / jnp.maximum(i - MEMORY, 1)), None
+
+    return jax.lax.scan(again, start, jnp.arange(2 * MEMORY))[0]
+
+
+def _next(kernel: Float[Array, "H mH"], radius: Radius, weight: Scalar) -> Radius:
+    moved = jnp.einsum("mh,mhk->mk", radius.vectors, _blocks(kernel).astype(jnp.float32))
+    norm = jnp.maximum(jnp.linalg.norm(moved, axis=1), jnp.finfo(jnp.float32).tiny)
+    log_radius = radius.log_radius + weight * (jnp.log(norm) - radius.log_radius)
+    return Radius(moved / norm[:, None], log_radius)
+
+
+def _blocks(kernel: Float[Array, "H mH"]) -> Float[Array, "m H H"]:
+    return jnp.moveaxis(kernel.reshape(len(kernel), -1, len(kernel)), 1, 0)
+
+
+def _joined(blocks: Float[Array, "m H H"]) -> Float[Array, "H mH"]:
+    return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1)

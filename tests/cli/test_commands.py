@@ -1,0 +1,426 @@
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import jaxevo
+from jaxevo import registry
+from jaxevo.cli.main import main as cli
+from jaxevo.cli.options import first_paragraph, learner_list
+from jaxevo.studies.comparison import CLOCKS
+from jaxevo.training.folder import load_params
+
+SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_help_and_list_import_no_jax():
+    code = (
+        "import sys; from jaxevo.cli.main import main; "
+        "[main(a) for a in (['--help'], ['list'], ['train', '--help'], ['--version'])]; "
+        "loaded = {'jax', 'numpy', 'flax'} & set(sys.modules); assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in (*registry.LEARNERS, *registry.TASKS, *registry.MODELS):
+        assert name in done.stdout
+
+
+def test_importing_jaxevo_imports_no_plots_and_no_evosax():
+    code = (
+        "import sys, jaxevo\n"
+        "for name in set(jaxevo.__all__) - {'plotting'}: getattr(jaxevo, name)\n"
+        "loaded = {'matplotlib', 'evosax', 'tyro', 'scipy.stats'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "import jaxevo.train, jaxevo.run, jaxevo.optimizer\n"
+        "assert callable(jaxevo.train) and callable(jaxevo.run) and callable(jaxevo.optimizer)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
+    arguments = ["train", "evolution-strategy", "digits", *SHORT, "--sigma", "0.1", "--seed", "4"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr()
+    for word in ("accuracy", "majority class", "4 forward, 0 backward, 8 samples", "compilation"):
+        assert word in shown.out
+    assert "step 3/3" in shown.err
+    folder = in_empty_folder / "runs" / "evolution-strategy-digits"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["sigma"] == 0.1
+    assert config["seed"] == 4
+    assert load_params(folder)["readout"]["kernel"].shape == (32, 10)
+
+    assert cli.main(arguments) == 0  # again: a folder of its own
+    assert (in_empty_folder / "runs" / "evolution-strategy-digits-2" / "config.json").exists()
+
+
+def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
+    assert cli.main(
+        ["train", "evolution-strategy", "cartpole-masked", "--steps", "1", "--population-size",
+         "4", "--max-steps", "8", "--seeds", "2", "--out", "mine", "--quiet"]
+    ) == 0  # fmt: skip
+    for name, start in (("episode.png", b"\x89PNG"), ("episode.gif", b"GIF")):
+        assert (in_empty_folder / "mine" / name).read_bytes().startswith(start)
+
+
+def test_settings_reach_learner_task_and_model(in_empty_folder):
+    assert cli.main(
+        ["train", "bptt-truncated", "mackey-glass", "--steps", "2", "--window", "5", "--length",
+         "60", "--truncation", "2", "--model", "lstm", "--hidden-sizes", "3", "4", "--seeds", "2",
+         "--num-skipped", "5", "--out", "mine", "--quiet", "--task-seed", "3"]
+    ) == 0  # fmt: skip
+    settings = json.loads((in_empty_folder / "mine" / "config.json").read_text())["settings"]
+    assert settings["window"] == 5
+    assert settings["truncation"] == 2
+    assert settings["task_seed"] == 3
+    params = load_params("mine")
+    assert params["cells"]["1"]["hi"]["kernel"].shape == (2, 4, 4)
+    assert params["readout"]["kernel"].shape == (2, 4, 1)
+
+
+MISTAKES = [
+    ([ "trian"], "got 'trian' (did you mean train?)"),
+    (["train", "evolution-strategy"], "train needs a learner and a task"),
+    (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
+    (["train", "backprop", "digit"], "(did you mean digits?)"),
+    (["train", "backprop", "digits", "--model", "mpl"], "(did you mean mlp?)"),
+    (["train", "backprop", "digits", "--learning-rat", "1"], "(did you mean --learning-rate?)"),
+    (["train", "backprop", "digits", "--sigma", "1"], "--sigma is no option of backprop on digits"),
+    (["train", "backprop", "digits", "extra"], "extra is no option"),
+    (["train", "backprop", "digits", "--learning-rate", "fast"], "--learning-rate"),
+    (["train", "backprop", "digits", "--learning-rate"], "--learning-rate"),
+    (["train", "backprop", "digits", "--learning-rate", "-1"],
+     "learning_rate must be finite and >= 0, got -1.0"),
+    (["train", "backprop", "digits", "--learning-rate", "nan"], "learning_rate must be finite"),
+    (["train", "backprop", "digits", "--steps", "0"], "num_steps must be an integer >= 1, got 0"),
+    (["train", "backprop", "digits", "--schedule", "cosine", "--steps", "1" + 400 * "0"],
+     "too large"),
+    (["train", "backprop", "digits", "--seeds", "0"], "seeds must be >= 1, got 0"),
+    (["train", "backprop", "digits", "--optimizer", "adm"], "'adm'"),
+    (["train", "backprop", "digits", "--clip-norm", "0"], "clip_norm must be > 0, got 0.0"),
+    (["train", "backprop", "digits", "--hidden-sizes", "0"], "hidden_sizes must be integers >= 1"),
+    (["train", "backprop", "digits", "--activation", "tan"], "activation must be one of"),
+    (["train", "backprop", "digits", "--batch-size", "0"], "batch_size must be an integer >= 1"),
+    (["train", "evolution-strategy", "digits", "--population-size", "5"],
+     "population_size must be even where antithetic is True, got 5"),
+    (["train", "evolution-strategy", "digits", "--sigma", "0"],
+     "sigma must be finite and > 0, got 0.0"),
+    (["train", "bptt", "mackey-glass", "--window", "2000"], "window must be from 1 to 1000"),
+    (["train", "bptt", "mackey-glass", "--direction", "past"], "'past'"),
+    (["train", "bptt", "mackey-glass", "--model", "mlp"], "step module"),
+    (["train", "backprop", "digits", "--model", "gru"], "feed-forward"),
+    (["train", "backprop", "mackey-glass", "--model", "convnet"], "step module"),
+    (["train", "backprop", "digits", "--out", "full"], "folder must be new or empty"),
+    (["list", "learners"], "list takes no arguments"),
+    (["train", "backprop", "digits", "--save-seconds", "-1"],
+     "save_seconds must be >= 0, got -1.0"),
+    (["train", "backprop", "digits", "--record-every", "0"],
+     "record_every must be an integer >= 1"),
+    (["transfer", "pathnet", "binary-digits", "--pairs", "-3"], "pairs must be >= 1, got -3"),
+    (["train", "backprop", "digits", "--stop-at", "accuracy"],
+     "stop_at must be a metric and a level"),
+    (["train", "backprop", "digits", "--stop-at", "acuracy=0.9"],
+     "target must name held-out metrics ['loss', 'accuracy'], got 'acuracy'"),
+    (["train", "backprop", "digits", "--config", "none.toml"],
+     "config must name a TOML or JSON file"),
+    (["train", "backprop", "digits", "--config", "bad.toml"], "config bad.toml cannot be read"),
+    (["train", "backprop", "digits", "--config", "three.json"],
+     "three.json is damaged: settings must be dict, got 3"),
+    (["train", "backprop", "digits", "--config", "empty.json"],
+     "empty.json is damaged: it has no num_steps"),
+    (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean --learning-rate?)"),
+    (["train", "evosax:SNESS", "digits"], "SNES"),
+    (["resume"], "resume needs the folder of a run"),
+    (["resume", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["resume", "broken"], "is damaged"),
+    (["resume", "partial"], "partial/config.json is damaged: it has no num_steps"),
+    (["show", "partial"], "partial/summary.json is damaged"),
+    (["eval", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["show", "partial", "extra"], "extra is no option of show"),
+    (["show", "nowhere"], "folder must hold a run's config.json, got nowhere"),
+    (["compare"], "compare needs a task"),
+    (["compare", "digit"], "(did you mean digits?)"),
+    (["compare", "digits", "--learners", "backprop,es"], "learner must be one of"),
+    (["compare", "digits", "--learners", "backprop[learning_rate]"], "a value, as in"),
+    (["compare", "digits", "--learners", "backprop[sigma=1]"], "--sigma is no option of backprop"),
+    (["compare", "digits", "--learners", "backprop[sigma=1"], "learners must be names such as"),
+    (["compare", "digits", "--learners", "backprop,bptt, backprop"],
+     "learners must differ, got 'backprop' more than once"),
+    (["compare", "digits", "--budget", "sample"], "(did you mean samples?)"),
+    (["compare", "digits", "--amount", "1"], "amount must pay for one step of"),
+    (["compare", "digits", "--tune", "-1"], "tune must be an integer >= 0"),
+    (["doctor", "x"], "doctor takes no arguments"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda x: str(x)[-40:])
+def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsys):
+    (in_empty_folder / "full").mkdir()
+    (in_empty_folder / "full" / "file").write_text("")
+    (in_empty_folder / "broken").mkdir()
+    (in_empty_folder / "broken" / "config.json").write_text("{")
+    (in_empty_folder / "partial").mkdir()
+    (in_empty_folder / "partial" / "config.json").write_text(
+        '{"settings": {"learner": "backprop", "task": "sine", "model": "mlp"}}'
+    )
+    (in_empty_folder / "partial" / "summary.json").write_text("{}")
+    (in_empty_folder / "three.json").write_text('{"settings": 3, "seed": 0, "seeds": 1}')
+    (in_empty_folder / "empty.json").write_text('{"settings": {}, "seed": 0, "seeds": 1}')
+    (in_empty_folder / "bad.toml").write_text("steps = = 3")
+    (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line]
+    assert line.startswith("jaxevo: ")
+    assert expected in line
+    assert not (in_empty_folder / "runs").exists()
+
+
+FRAMED = """
+╭─ Value error ──────────────────╮
+│ Error parsing --sigma: no      │
+│ number: 'x'                    │
+│ ────────────────────────────── │
+│ Argument helptext:             │
+╰────────────────────────────────╯
+"""
+PLAIN = """
+ Value error
+ --------------------------------
+  Error parsing --sigma: no
+  number: 'x'
+  ------------------------------
+  Argument helptext:
+"""
+
+
+@pytest.mark.parametrize("box", [FRAMED, PLAIN])
+def test_a_message_is_its_first_paragraph_with_and_without_unicode(box):
+    assert first_paragraph(box) == "Error parsing --sigma: no number: 'x'"
+
+
+def test_a_config_file_is_read_as_if_it_were_typed(in_empty_folder):
+    (in_empty_folder / "small.toml").write_text(
+        "steps = 2\nhidden_sizes = [3, 4]\nantithetic = false\npopulation_size = 3\nbatch_size = 8"
+    )
+    words = ["train", "evolution-strategy", "digits", "--config", "small.toml", "--quiet"]
+    assert cli.main([*words, "--population-size", "5", "--out", "a"]) == 0
+    config = json.loads((in_empty_folder / "a" / "config.json").read_text())
+    settings = config["settings"]
+    assert settings["hidden_sizes"] == [3, 4]
+    assert settings["antithetic"] is False
+    assert settings["population_size"] == 5  # what is typed wins
+    words[words.index("small.toml")] = "a/config.json"
+    assert cli.main([*words, "--out", "b"]) == 0
+    again = json.loads((in_empty_folder / "b" / "config.json").read_text())
+    assert again["settings"] == settings
+    assert again["run"] == config["run"]
+
+
+def test_resume_eval_and_show(in_empty_folder, capsys):
+    words = ["evolution-strategy", "digits", *SHORT, "--seeds", "2", "--record-every", "1"]
+    assert cli.main(["train", *words, "--out", "whole", "--quiet"]) == 0
+    assert cli.main(["train", *words, "--out", "part", "--steps", "1", "--quiet"]) == 0
+    assert cli.main(["resume", "part", "--steps", "3", "--quiet"]) == 0
+    whole, part = load_params("whole"), load_params("part")
+    assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (whole, part)), strict=True))
+    rows = [
+        [
+            {name: value for name, value in json.loads(line).items() if name != "seconds"}
+            for line in (in_empty_folder / folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in ("whole", "part")
+    ]
+    assert rows[0] == rows[1]
+    capsys.readouterr()
+    assert cli.main(["eval", "whole", "--which", "best"]) == 0
+    assert "majority class" in capsys.readouterr().out
+    assert cli.main(["show", "part"]) == 0
+    assert "population_size" in capsys.readouterr().out
+    assert (in_empty_folder / "part" / "curve.png").stat().st_size > 1000
+
+
+DAMAGES = [
+    ("resume", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
+    ("eval", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
+    ("eval", {"seed": True}, "config.json is damaged: seed must be int, got True"),
+    ("eval", {"seed": -1}, "seed must be from 0 to"),
+    ("eval", {"settings": 3}, "config.json is damaged: settings must be dict, got 3"),
+    ("eval", {"settings": {"task": []}}, "config.json is damaged: task must be str, got []"),
+    ("eval", {"settings": {"num_steps": "2"}}, "damaged: num_steps must be int, got '2'"),
+    ("eval", {"settings": {"hidden_sizes": "two"}}, "hidden-sizes"),
+    ("resume", {"stop_at": 3}, "config.json is damaged: stop_at must be str | None, got 3"),
+    ("resume", {"run": []}, "config.json is damaged: run must be dict, got []"),
+    ("resume", {"run": {"record_every": None}}, "damaged: record_every must be int, got None"),
+    ("eval", {"settings": {"hidden_sizes": [4]}},
+     "params.safetensors must hold hidden/0/bias as float32[4], got float32[3]"),
+    ("eval", {"seeds": 2},
+     "params.safetensors must hold hidden/0/bias as float32[2, 3], got float32[3]"),
+    ("show", {"cost_per_step": []}, "summary.json is damaged"),
+    ("show", {"steps": "many"}, "summary.json is damaged"),
+    ("show", {"seconds": None}, "summary.json is damaged"),
+    ("show", {"held_out/loss": []}, "summary.json is damaged"),
+    ("show", {"held_out/loss": "low"}, "summary.json is damaged"),
+    ("show", {"held_out/loss": {"a": 1}}, "summary.json is damaged"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "run"
+    words = ["--steps", "1", "--hidden-sizes", "3", "--quiet", "--out", str(folder)]
+    assert cli.main(["train", "backprop", "sine", *words]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "damage", "expected"), DAMAGES)
+def test_a_damaged_folder_is_one_clear_line(
+    command, damage, expected, small_run, in_empty_folder, capsys
+):
+    shutil.copytree(small_run, "run")
+    file = in_empty_folder / "run" / ("summary.json" if command == "show" else "config.json")
+    content = json.loads(file.read_text())
+    for name, value in damage.items():
+        whole = isinstance(content[name], dict) and isinstance(value, dict)
+        content[name] = content[name] | value if whole else value
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert cli.main([command, "run"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert line.startswith("jaxevo: ")
+    assert expected in line
+
+
+def test_folders_are_shown_as_they_are_named(small_run, capsys):
+    shutil.copytree(small_run, "a[b]c[/d]")
+    capsys.readouterr()
+    assert cli.main(["show", "a[b]c[/d]"]) == 0
+    assert "a[b]c[/d]: settings" in capsys.readouterr().out
+    assert cli.main(["eval", "a[b]c[/d]"]) == 0
+    assert "a[b]c[/d], final network" in capsys.readouterr().out
+
+
+def test_resume_goes_on_towards_the_target_and_says_when_nothing_is_left(in_empty_folder, capsys):
+    words = ["backprop", "sine", "--schedule", "constant", "--hidden-sizes", "3"]
+    assert cli.main(["train", *words, "--steps", "2", "--stop-at", "mse=9", "--out", "r"]) == 0
+
+    def resumed(*words):
+        capsys.readouterr()
+        assert cli.main(["resume", "r", *words]) == 0
+        summary = json.loads((in_empty_folder / "r" / "summary.json").read_text())
+        return summary["steps"], capsys.readouterr().out
+
+    steps, shown = resumed("--steps", "4")
+    assert steps == 1  # record_every is 1, and any network's error is below 9
+    assert "already finished: its target is reached" in shown
+    steps, shown = resumed("--steps", "4", "--stop-at", "None")
+    assert steps == 4
+    assert "already finished" not in shown
+    steps, shown = resumed("--steps", "4", "--stop-at", "None")
+    assert steps == 4
+    assert "already finished: its steps are done" in shown
+    assert cli.main(["resume", "r", "--steps", "3"]) == 2
+    assert "num_steps must be >= 4, as many as are done, got 3" in capsys.readouterr().err
+
+
+def test_resuming_another_run_is_refused(in_empty_folder, capsys):
+    words = ["backprop", "sine", "--steps", "2", "--schedule", "cosine", "--quiet"]
+    assert cli.main(["train", *words, "--out", "r"]) == 0
+    capsys.readouterr()
+    assert cli.main(["resume", "r", "--steps", "4"]) == 2
+    shown = capsys.readouterr().err
+    assert "learner.learning_rate.num_steps was 2, now 4" in shown
+
+
+def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsys):
+    words = ["compare", "sine", "--learners",
+             "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
+             "--seeds", "2", "--amount", "200", "--hidden-sizes", "4"]  # fmt: skip
+    assert cli.main([*words, "--out", "a"]) == 0
+    shown = capsys.readouterr()
+    assert "mean target" in shown.out
+    assert cli.main([*words, "--out", "b"]) == 0
+
+    def table(folder):
+        with (in_empty_folder / folder / "table.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+    assert table("a") == table("b")
+    assert {row["samples"] for row in table("a")} == {"200"}  # 4 steps of 50 points
+    assert {row["forward_passes"] for row in table("a")} == {"4", "16"}
+    assert (in_empty_folder / "a" / "comparison.png").stat().st_size > 1000
+    lines = (in_empty_folder / "a" / "curves.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["learner"] for line in lines}) == 3
+
+
+@pytest.mark.parametrize(("given", "windows"), [([], (50, None)), (["--window", "50"], (50, 50))])
+def test_a_window_is_that_of_all_learners_only_where_it_is_given(given, windows, monkeypatch):
+    def found(key, entries, **_):
+        assert tuple(entry(1)[1].task.window for entry in entries.values()) == windows
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jaxevo, "compare", found)
+    words = ["mackey-glass", "--learners", "backprop,bptt", "--length", "100", *given]
+    assert cli.main(["compare", *words]) == 130
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("jax", jax.__version__, "device", "compilation cache", "memory"):
+        assert word in shown
+
+
+def test_every_combination_has_settings_with_help():
+    for learner in registry.LEARNERS:
+        for task in registry.TASKS:
+            settings = registry.settings_of(learner, task)
+            names = [setting.name for setting in settings]
+            assert len(names) == len(set(names))
+            assert not set(names) & set(registry.RUN_SETTINGS)
+            assert all(setting.help for setting in settings), [s for s in settings if not s.help]
+
+
+def test_presets_name_real_settings_and_tasks():
+    for learner, entry in registry.LEARNERS.items():
+        assert set(entry.on) <= set(registry.TASKS)
+        for task in registry.TASKS:
+            known = {setting.name for setting in registry.settings_of(learner, task)} | {"steps"}
+            assert set(entry.on.get(task, {})) <= known
+            assert set(entry.preset) <= known
+
+
+def test_build_gives_a_trainable_combination_by_name():
+    built = registry.build("evolution-strategy", "sine", population_size=8, num_steps=7)
+    assert built.num_steps == 7
+    assert built.settings["population_size"] == 8
+    assert built.learner.learning_rate.num_steps == 7
+    state = built.learner.init(jax.random.key(0), built.problem)
+    assert state.step == 0
+    with pytest.raises(ValueError, match=r"sigm is no setting .* \(did you mean sigma\?\)"):
+        registry.build("evolution-strategy", "sine", sigm=1.0)
+
+
+def test_python_dash_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxevo", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("jaxevo ") and done.returncode == 0
+
+
+def test_settings_in_brackets_may_be_flags():
+    text = "kmnist[colour=True;fresh=false;pool=2]"
+    words = ["--colour", "--no-fresh", "--pool", "2"]
+    assert learner_list(text) == [(text, "kmnist", words)]

@@ -1,0 +1,116 @@
+"""The population axis: chunks change memory, never results."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import models, tasks
+from jaxevo.core import Problem
+from jaxevo.core.population import (
+    CHUNK_FLOATS,
+    centered_ranks,
+    default_chunk_size,
+    finite_mean,
+    map_members,
+    sum_members,
+)
+from jaxevo.estimators import EvolutionStrategy
+from jaxevo.learners import GradientLearner
+
+NUM = 12
+MEMBERS = {"w": np.random.default_rng(0).normal(size=(NUM, 3)), "i": np.arange(NUM)}
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 5, 12, 20])
+def test_chunks_change_nothing(chunk_size):
+    def fn(member):
+        return {"a": jnp.tanh(member["w"]), "count": member["i"]}, member["w"][0] * member["i"]
+
+    members = jax.tree.map(jnp.asarray, MEMBERS)
+    mapped, products = jax.jit(lambda m: map_members(fn, m, chunk_size))(members)
+    np.testing.assert_allclose(mapped["a"], np.tanh(MEMBERS["w"]), rtol=1e-5)
+    total, kept = jax.jit(lambda m: sum_members(fn, m, chunk_size))(members)
+    np.testing.assert_allclose(total["a"], np.tanh(MEMBERS["w"]).sum(0), rtol=1e-4, atol=1e-5)
+    assert total["count"] == 66 and total["count"].dtype == jnp.int32
+    np.testing.assert_allclose(kept, MEMBERS["w"][:, 0] * MEMBERS["i"], rtol=1e-5)
+    np.testing.assert_allclose(products, kept, rtol=1e-6)
+
+
+def reference_ranks(losses):
+    """Place of each loss among all, ties sharing the mean place, non-finite ones last."""
+    losses = [x if np.isfinite(x) else np.inf for x in losses]
+    ranks = []
+    for x in losses:
+        places = [i for i, y in enumerate(sorted(losses)) if y == x]
+        ranks.append(sum(places) / len(places) / (len(losses) - 1) - 0.5)
+    return ranks
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [3.0, 1.0, 2.0],
+        [1.0, 1.0, 0.0, 2.0, 2.0, 2.0],
+        [np.nan, 1.0, np.inf, 0.0],
+        [-np.inf, 5.0, np.nan, 5.0],  # an overflow downwards is a failure too
+        [1e30, -1e30, 0.0, 1e-30],
+        list(np.random.default_rng(1).integers(0, 4, 9).astype(float)),
+    ],
+)
+def test_ranks_equal_the_reference(losses):
+    ranks = jax.jit(centered_ranks)(jnp.array(losses, jnp.float32))
+    np.testing.assert_allclose(ranks, reference_ranks(losses), atol=1e-6)
+    assert abs(ranks.sum()) < 1e-6
+
+
+def test_plateaus_and_failures_push_in_no_direction():
+    for level in (2.5, np.nan, np.inf):
+        assert not centered_ranks(jnp.full(7, level)).any()
+    assert not centered_ranks(jnp.ones(1)).any()
+
+
+def test_finite_mean_leaves_out_what_is_not():
+    values = jnp.array([1.0, jnp.nan, 3.0, jnp.inf])
+    assert finite_mean(values, jnp.isfinite(values)) == 2
+    assert jnp.isnan(finite_mean(values, jnp.zeros(4, bool)))
+
+
+def small_problem(batch_size=16):
+    rng = np.random.default_rng(0)
+    task = tasks.examples(rng.normal(size=(64, 4)), rng.integers(0, 2, 64), batch_size=batch_size)
+    return Problem(task, models.mlp((4,), 2, hidden_sizes=(8,)))
+
+
+@pytest.mark.parametrize("num_members", [1, 7, 48, 250])
+@pytest.mark.parametrize("budget", [1, 3000, 10**9])
+def test_default_chunk_size_divides_and_fits(num_members, budget, monkeypatch):
+    monkeypatch.setitem(CHUNK_FLOATS, jax.default_backend(), budget)
+    problem = small_problem()
+    params = problem.init(jax.random.key(0))
+    batch = problem.sample(jax.random.key(0), 0)
+    size = default_chunk_size(num_members, params, problem, batch)
+    assert 1 <= size <= num_members and num_members % size == 0
+    # 58 weights twice, and 16 rows of the units 8, 8, 2 and 8 of the four leaves
+    cost = 2 * 58 + 16 * (8 + 8 + 8 + 2)
+    assert size == 1 or size * cost <= budget
+    if budget == 10**9:
+        assert size == num_members
+
+
+def temp_bytes(population_size, shaping):
+    problem = small_problem()
+    estimator = EvolutionStrategy(population_size=population_size, chunk_size=16, shaping=shaping)
+    learner = GradientLearner(estimator=estimator)
+    state = learner.init(jax.random.key(0), problem)
+    lowered = jax.jit(learner.step).lower(jax.random.key(0), state, problem)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("shaping", ["ranks", "standardized"])
+def test_memory_does_not_grow_with_the_population(shaping):
+    small, large = temp_bytes(64, shaping), temp_bytes(512, shaping)
+    # what is kept for each member is its loss, its rank and a few numbers to sort by, in 4 bytes
+    # each; a member's 58 weights, or its 16 rows of 8 units, would be 232 or 512 bytes
+    assert large - small <= (512 - 64) * 64, (small, large)
+    assert large > 0

@@ -1,0 +1,461 @@
+"""Noise on the weights: an exact identity for one draw, and means of many."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxevo import tasks
+from jaxevo.core import Problem
+from jaxevo.core.noise import fold_in
+from jaxevo.core.tree import named_leaves
+from jaxevo.estimators import WeightPerturbation, weight_perturbation
+from jaxevo.models import FusedCell, from_functions, from_nnx, mlp, recurrent
+from tests.support.estimates import (
+    HIDDEN,
+    INPUTS,
+    KEY,
+    OUTPUTS,
+    RNG,
+    SAMPLES,
+    LearnedStart,
+    assert_close,
+    assert_mean_is,
+    estimate,
+    first_batch,
+    flat,
+    in_64_bits,
+    in_time,
+    kernels_of,
+    made_unchecked,
+    quick,
+    released_loss,
+    released_problem,
+    released_step,
+    replicates,
+    scattered,
+    true_gradient,
+)
+
+RNN = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(HIDDEN,))
+MANY = 4096  # draws
+
+# ----------------------------------------------------------------------- what it averages to
+
+VARIANTS = {
+    "window": {},
+    "trial, finite": {"every": "trial", "method": "finite"},
+    "step, gamma 1": {"every": "step", "gamma": 1.0},
+    "step, gamma 0": {"every": "step", "gamma": 0.0},
+    "antithetic": {"method": "antithetic", "noise": "gaussian"},
+    "two noisy runs, step": {
+        "method": "two_noisy",
+        "every": "step",
+        "gamma": 1.0,
+        "source": "threefry",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "name", quick(VARIANTS, "window", "step, gamma 1", "step, gamma 0", "two noisy runs, step")
+)
+def test_the_mean_is_the_gradient(name):
+    """All of BPTT, or for noise of every step and gamma 0 the gradient cut at each step."""
+    problem = in_time(RNN)
+    params = scattered(problem)
+    settings = {"num_draws": MANY, "sigma": 1e-3} | VARIANTS[name]
+    expected = true_gradient(problem, params, 1 if settings.get("gamma") == 0 else 1000)
+    assert_mean_is(replicates(WeightPerturbation(**settings), problem, params), expected)
+
+
+def test_the_mean_is_the_gradient_without_time():
+    task = tasks.examples(RNG.normal(size=(8, 6)), RNG.integers(0, 3, 8), batch_size=8)
+    problem = Problem(task, mlp((6,), 3, hidden_sizes=(4,), norm=True))
+    params = scattered(problem)
+    samples = replicates(WeightPerturbation(num_draws=MANY), problem, params)
+    assert_mean_is(samples, true_gradient(problem, params))
+
+
+@pytest.mark.parametrize("every", ["window", "step"])
+def test_the_initial_hidden_state_is_a_weight_too(every):
+    problem = in_time(from_nnx(LearnedStart))
+    params = scattered(problem)
+    estimator = WeightPerturbation(num_draws=MANY, every=every, gamma=1.0)
+    samples = replicates(estimator, problem, params)
+    assert_mean_is(samples, true_gradient(problem, params))
+
+
+# ------------------------------------------------------------------------- one draw, exactly
+
+
+def along(estimator, gradient, unit):
+    """(mean over draws of) unit x (gradient . unit)."""
+    steps = sum(
+        jnp.tensordot(u, g, g.ndim)
+        for u, g in zip(jax.tree.leaves(unit), jax.tree.leaves(gradient), strict=True)
+    )
+    return jax.tree.map(lambda u: jnp.tensordot(steps, u, 1) / len(steps), unit)
+
+
+@pytest.mark.parametrize("num_draws", quick((1, 3), 3))
+def test_one_estimate_is_its_direction_times_the_slope_along_it(num_draws):
+    problem = in_time(RNN)
+    params = scattered(problem)
+    estimator = WeightPerturbation(num_draws=num_draws, noise="gaussian")
+    (unit,) = estimator.draw(KEY, params)
+    expected = along(estimator, true_gradient(problem, params), unit)
+    assert_close(estimate(estimator, problem, params, KEY), expected, 1e-4)
+
+
+@pytest.mark.parametrize("method", quick(("jvp", "finite"), "finite"))
+def test_scaled_by_sigma(method):
+    problem = in_time(RNN)
+    params = scattered(problem)
+    full, scaled = (
+        estimate(WeightPerturbation(method=method, sigma=0.01, noise_scale=scale), problem, params)
+        for scale in ("inverse_variance", "inverse_sigma")
+    )
+    assert_close(jax.tree.map(lambda leaf: 0.01 * leaf, full), scaled)
+
+
+@pytest.mark.parametrize("every", quick(("window", "step"), "window"))
+def test_methods_agree_on_small_noise(every):
+    """The error of finite noise falls with sigma, that of opposite noise with its square."""
+    with jax.enable_x64(True):
+        problem = Problem(in_time.__wrapped__(RNN).task, RNN)
+        params = scattered(problem, dtype=jnp.float64)
+        settings = {"every": every, "noise": "gaussian"}
+        exact = flat(estimate(WeightPerturbation(**settings), problem, params))
+
+        def error(method, sigma):
+            estimator = WeightPerturbation(**settings, method=method, sigma=sigma)
+            got = flat(estimate(estimator, problem, params))
+            return np.linalg.norm(got - exact) / np.linalg.norm(exact)
+
+        assert error("finite", 1e-4) < 0.05
+        assert error("finite", 2e-4) / error("finite", 1e-4) == pytest.approx(2, abs=0.1)
+        assert error("antithetic", 2e-3) / error("antithetic", 1e-3) == pytest.approx(4, abs=0.1)
+
+
+def test_only_the_chosen_leaves_are_perturbed():
+    problem = in_time(RNN)
+    params = scattered(problem)
+    chosen = "cells/0/linear/input_kernel"
+    estimator = WeightPerturbation(num_draws=2)
+    carry = estimator.init(KEY, params, problem)
+    _, got, _, _ = jax.jit(
+        lambda params: estimator.estimate(
+            KEY, carry, params, problem, first_batch(problem), only=frozenset([chosen])
+        )
+    )(params)
+    (unit,) = estimator.draw(KEY, params, frozenset([chosen]))
+    assert [path for path, leaf in named_leaves(unit).items() if leaf.any()] == [chosen]
+    assert_close(got, along(estimator, true_gradient(problem, params), unit), 1e-4)
+
+
+# ------------------------------------------------------------------- the released rule, in NumPy
+
+SIGMA, STEP = 1e-3, 0.1
+AUTHORS = {
+    "every": "step",
+    "gamma": 0.0,
+    "method": "finite",
+    "sigma": SIGMA,
+    "noise": "gaussian",
+    "noise_scale": "inverse_sigma",
+}
+IDENTITIES = {"input": np.eye(INPUTS), "hidden": np.eye(HIDDEN)}
+
+
+def noise_maker(estimator, params, num_steps):
+    """key -> what the estimator adds to each kernel, by step."""
+    by_step = jax.jit(
+        lambda key: [estimator.draw(fold_in(key, t), params)[0] for t in range(num_steps)]
+    )
+    return lambda key: [
+        {name: SIGMA * kernel[0] for name, kernel in kernels_of(unit).items()}
+        for unit in by_step(key)
+    ]
+
+
+def released_update(kernels, hidden, noisy_hidden, x, y, noise):
+    """One step of both trajectories; the noise is common to the samples."""
+    moved = {name: kernel + noise[name] for name, kernel in kernels.items()}
+    clean = released_step(kernels, IDENTITIES, hidden, x)
+    noisy = released_step(moved, IDENTITIES, noisy_hidden, x)
+    change = released_loss(noisy.output, y) - released_loss(clean.output, y)
+    return clean, noisy, {name: change / SIGMA * e for name, e in noise.items()}
+
+
+def test_one_sequence_is_the_released_rule():
+    """Summed over time by the authors; weighted here so that the losses sum to 1: times T."""
+    num_steps = 5
+    with jax.enable_x64(True):
+        problem = released_problem(num_steps, num_steps)
+        params, batch = scattered(problem, dtype=jnp.float64), in_64_bits(first_batch(problem))
+        estimator = WeightPerturbation(**AUTHORS)
+        carry = estimator.init(KEY, params, problem)
+        _, gradient, _, _ = jax.jit(estimator.estimate)(KEY, carry, params, problem, batch)
+        noise = noise_maker(estimator, params, num_steps)(KEY)
+        kernels, got = kernels_of(params), kernels_of(gradient)
+        xs, ys = np.asarray(batch.inputs), np.asarray(batch.targets)
+
+    hidden = noisy_hidden = np.zeros((SAMPLES, HIDDEN))
+    total = dict.fromkeys(kernels, 0.0)
+    for t in range(num_steps):
+        clean, noisy, update = released_update(
+            kernels, hidden, noisy_hidden, xs[t], ys[t], noise[t]
+        )
+        for name in kernels:
+            if t > 0 or name != "recurrent":  # no hidden state, no recurrent update
+                total[name] = total[name] + update[name]
+        hidden, noisy_hidden = clean.hidden, noisy.hidden
+    assert_close({name: num_steps * g for name, g in got.items()}, total)
+
+
+def test_online_updates_are_the_released_rule():
+    """Two epochs of windows of one step: weights change at each, states go on."""
+    num_steps, num_updates = 4, 7
+    with jax.enable_x64(True):
+        problem = released_problem(1, num_steps)
+        params = scattered(problem, dtype=jnp.float64)
+        estimator = WeightPerturbation(**AUTHORS)
+        carry, step = estimator.init(KEY, params, problem), jax.jit(estimator.estimate)
+        draw_noise = noise_maker(estimator, params, 1)
+        kernels, got, noise, xs, ys = kernels_of(params), [], [], [], []
+        for i in range(num_updates):
+            key, batch = jax.random.key(i), in_64_bits(problem.sample(KEY, i))
+            noise += draw_noise(key)
+            carry, gradient, _, _ = step(key, carry, params, problem, batch)
+            params = jax.tree.map(lambda p, g: p - STEP * g, params, gradient)
+            got.append(kernels_of(params))
+            xs.append(np.asarray(batch.inputs[0]))
+            ys.append(np.asarray(batch.targets[0]))
+
+    for i in range(num_updates):
+        begins = i % num_steps == 0
+        if begins:
+            hidden = noisy_hidden = np.zeros((SAMPLES, HIDDEN))
+        clean, noisy, update = released_update(
+            kernels, hidden, noisy_hidden, xs[i], ys[i], noise[i]
+        )
+        if begins:
+            update["recurrent"] = 0.0
+        kernels = {name: kernel - STEP * update[name] for name, kernel in kernels.items()}
+        hidden, noisy_hidden = clean.hidden, noisy.hidden
+        assert_close(got[i], kernels, 1e-8)
+
+
+# ------------------------------------------------------------------------------------- time
+
+
+def run_windows(estimator, num_windows, window=4, num_steps=12):
+    """Carries and gradients of successive windows with one set of weights."""
+    problem = in_time(RNN, window, num_steps)
+    params = scattered(problem)
+    carry, found = estimator.init(KEY, params, problem), []
+    step = jax.jit(estimator.estimate)
+    for i in range(num_windows):
+        batch = problem.sample(KEY, i)
+        carry, gradient, _, _ = step(jax.random.key(10 + i), carry, params, problem, batch)
+        found.append((carry, gradient))
+    return problem, params, found
+
+
+@pytest.mark.parametrize("method", quick(("jvp", "two_noisy"), "jvp"))
+def test_a_trial_keeps_its_noise_until_all_begin_anew(method):
+    _, _, found = run_windows(WeightPerturbation(every="trial", method=method), 4)
+    units = [flat(carry.units) for carry, _ in found]
+    np.testing.assert_array_equal(units[1], units[0])
+    np.testing.assert_array_equal(units[2], units[0])
+    assert np.mean(units[3] != units[0]) > 0.3  # signs: half of them
+
+
+def test_some_samples_alone_do_not_end_a_trial():
+    problem, params, found = run_windows(WeightPerturbation(every="trial"), 1)
+    carry, batch = found[0][0], problem.sample(KEY, 0)
+    some = batch._replace(reset=jnp.array([True, True, False]))
+    after, *_ = jax.jit(WeightPerturbation(every="trial").estimate)(
+        jax.random.key(5), carry, params, problem, some
+    )
+    np.testing.assert_array_equal(flat(after.units), flat(carry.units))
+
+
+def test_a_trials_gradient_reaches_back_over_all_its_windows():
+    """The last window's loss, as all three windows' weights move it, along the trial's noise."""
+    estimator = WeightPerturbation(every="trial", noise="gaussian")
+    problem, params, found = run_windows(estimator, 3)
+
+    def last_loss(params):
+        carry = problem.initial_carry(params, first_batch(problem))
+        for i in range(3):
+            batch = problem.sample(KEY, i)
+            carry, outputs = problem.unroll(params, carry, batch)
+        return problem.loss(outputs, batch)
+
+    carry, gradient = found[2]
+    expected = along(estimator, jax.jit(jax.grad(last_loss))(params), carry.units[0])
+    assert_close(gradient, expected, 1e-4)
+
+
+@pytest.mark.parametrize("every", quick(("window", "step"), "step"))
+def test_noise_that_does_not_outlive_a_window_is_not_kept(every):
+    _, _, found = run_windows(WeightPerturbation(every=every), 2)
+    assert all(carry.units == () for carry, _ in found)
+    assert not np.allclose(flat(found[0][1]), flat(found[1][1]))
+
+
+@pytest.mark.parametrize("method", quick(("jvp", "finite", "two_noisy"), "finite"))
+def test_samples_that_reset_start_anew(method):
+    problem = in_time(RNN)
+    params, batch = scattered(problem), first_batch(problem)
+    estimator = WeightPerturbation(method=method, sigma=1e-2, num_draws=2)
+    step = jax.jit(lambda carry, batch: estimator.estimate(KEY, carry, params, problem, batch)[0])
+    fresh = step(estimator.init(KEY, params, problem), batch)
+    none, some = (batch._replace(reset=jnp.array(r)) for r in ([False] * 3, [True, False, False]))
+    on, mixed = step(fresh, none), step(fresh, some)
+
+    def sample(carry, i):
+        return [leaf[..., i, :] for leaf in jax.tree.leaves(carry.pair)]
+
+    assert_close(sample(mixed, 0), sample(fresh, 0), 1e-6)
+    assert_close(sample(mixed, 1), sample(on, 1), 1e-6)
+    assert abs(sample(mixed, 0)[0] - sample(on, 0)[0]).max() > 1e-3
+
+
+# -------------------------------------------------------------------------- any network
+
+
+def unseen(jitted):
+    """A recurrent network whose layers cannot be seen."""
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        shapes = ((INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, OUTPUTS))
+        return [jax.random.normal(k, s) / 2 for k, s in zip(keys, shapes, strict=True)]
+
+    def step(params, h, x):
+        h = jnp.tanh(x @ params[0] + h @ params[1])
+        return h, h @ params[2]
+
+    return from_functions(
+        init,
+        jax.jit(step) if jitted else step,
+        initial_carry=lambda params, shape: jnp.zeros((*shape, HIDDEN)),
+    )
+
+
+class Jitted(nnx.Module):
+    """Its layers are called within a transform, where they cannot be recorded."""
+
+    def __init__(self, rngs):
+        self.cell = FusedCell(INPUTS, HIDDEN, rngs=rngs)
+        self.readout = nnx.Linear(HIDDEN, OUTPUTS, rngs=rngs)
+
+    def __call__(self, h, x):
+        h, x = jax.jit(lambda h, x: self.cell(h, x))(h, x)
+        return h, self.readout(x)
+
+    def initialize_carry(self, input_shape, rngs):
+        return self.cell.initialize_carry(input_shape)
+
+
+@pytest.mark.parametrize("model", [unseen(jitted=True), from_nnx(Jitted)])
+@pytest.mark.parametrize("every", quick(("window", "step"), "step"))
+def test_layers_need_not_be_seen(model, every):
+    problem = in_time(model)
+    params = scattered(problem)
+    gradient = estimate(WeightPerturbation(every=every), problem, params)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("dtype", quick((jnp.float32, jnp.bfloat16), jnp.bfloat16))
+@pytest.mark.parametrize("every", quick(("window", "step", "trial"), "step"))
+def test_leaves_keep_their_dtypes_and_integers_stay(every, dtype):
+    model = from_functions(
+        lambda key: {"w": jnp.ones((INPUTS, OUTPUTS)), "path": jnp.arange(INPUTS)},
+        lambda params, h, x: (h, x[:, params["path"]] @ params["w"]),
+        initial_carry=lambda params, shape: jnp.zeros((*shape, 1)),
+    )
+    problem = in_time(model)
+    params = scattered(problem, dtype=dtype)
+    gradient = estimate(WeightPerturbation(every=every), problem, params)
+    assert gradient["path"].dtype == jnp.int32 and not gradient["path"].any()
+    assert gradient["w"].dtype == dtype and gradient["w"].any()
+
+
+# ------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({}, 2),
+        ({"num_draws": 3}, 4),
+        ({"method": "finite", "num_draws": 3}, 4),
+        ({"method": "antithetic", "num_draws": 3}, 6),
+        ({"method": "two_noisy"}, 2),
+    ],
+)
+def test_cost(settings, passes):
+    assert WeightPerturbation(**settings).cost(in_time(RNN)) == (passes, 0, 6 * SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({name: "x"}, f"{name} must be one of {', '.join(choices)}, got 'x'")
+        for name, choices in weight_perturbation.CHOICES.items()
+    ]
+    + [({"gamma": value}, r"gamma must be in \[0, 1\]") for value in (-0.1, 1.1, float("nan"))]
+    + [({"sigma": value}, "sigma must be finite and > 0") for value in (0, -1, float("inf"))]
+    + [({"num_draws": value}, "num_draws must be an integer >= 1") for value in (0, 1.5, True)],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=f"WeightPerturbation: {message}"):
+        made_unchecked(WeightPerturbation, **settings)
+
+
+def test_low_precision_is_told():
+    problem = in_time(RNN)
+    params = scattered(problem, dtype=jnp.bfloat16)
+    with pytest.warns(UserWarning, match=r"WeightPerturbation: .* sigma 0.001 .* in bfloat16"):
+        WeightPerturbation(method="finite").init(KEY, params, problem)
+    WeightPerturbation().init(KEY, params, problem)
+
+
+def test_values_share_one_program():
+    problem = in_time(RNN)
+    params, batch, traces = scattered(problem), first_batch(problem), []
+
+    @jax.jit
+    def step(estimator, carry):
+        traces.append(estimator)
+        return estimator.estimate(KEY, carry, params, problem, batch)[1]
+
+    for gamma, sigma in ((0, 0.1), (0.5, 1), (np.float32(1), 1e-3)):
+        estimator = WeightPerturbation(every="step", method="finite", gamma=gamma, sigma=sigma)
+        step(estimator, estimator.init(KEY, params, problem))
+    assert len(traces) == 1
+
+
+def test_loss_and_metrics_are_those_of_the_clean_network():
+    problem = in_time(RNN)
+    params, batch = scattered(problem), first_batch(problem)
+    evaluation = problem.evaluate(params, batch)
+    for settings in ({"method": "finite"}, {"every": "step"}):
+        estimator = WeightPerturbation(**settings)
+        carry = estimator.init(KEY, params, problem)
+        _, _, loss, metrics = jax.jit(estimator.estimate)(KEY, carry, params, problem, batch)
+        assert loss == pytest.approx(float(evaluation.loss), rel=1e-5)
+        assert metrics["mse"] == pytest.approx(float(evaluation.metrics["mse"]), rel=1e-5)
+
+
+def test_nothing_is_kept_by_folding():
+    problem = in_time(RNN)
+    params = scattered(problem)
+    estimator = WeightPerturbation()
+    carry = estimator.init(KEY, params, problem)
+    assert estimator.fold(carry, params, problem) is params

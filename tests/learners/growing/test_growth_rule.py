@@ -1,0 +1,202 @@
+"""What growing learners share: split-off newborns, budgets, who is spared, slots of a run."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import tasks
+from jaxevo.core import Problem
+from jaxevo.core.tree import tree_size
+from jaxevo.estimators import NodePerturbation
+from jaxevo.estimators.node_perturbation.estimator import Plan
+from jaxevo.learners import DifferentiableStructure
+from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent
+from jaxevo.models.growing import capacity as slots
+from jaxevo.models.growing import structure
+from jaxevo.models.growing.structure import Change, Parent, Rule, alive_in, num_params
+from jaxevo.training.driver import run
+from jaxevo.training.loop import train
+
+SMALL: dict[str, Any] = {"capacity": 8, "num_nodes": 5}
+MODELS = {
+    "rnn": growing_recurrent((4,), 3, weight_scale=0.5, **SMALL),
+    "gru": growing_recurrent((4,), 3, cell="gru", weight_scale=None, **SMALL),
+    "lstm": growing_recurrent((4,), 3, cell="lstm", weight_scale=None, num_layers=2, **SMALL),
+    "mlp": growing_mlp((4,), 3, num_layers=2, activation="sigmoid", **SMALL),
+    "convnet": growing_convnet((6, 6, 1), 3, **SMALL),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+RULE = Rule(
+    threshold=0.05, num_spares=1, add_probability=0.01, delete_probability=0.05,
+    spontaneous_probability=1e-4, max_nodes=99, newborn_scale=0.01, birth_norm=0.5,
+)  # fmt: skip
+
+
+@functools.cache
+def problem(capacity=32):
+    model = growing_recurrent((4,), 4, capacity=capacity)
+    return Problem(tasks.grammar_hard(num_characters=2000), model)
+
+
+def unrolled(model, params, carry, x):
+    if not jax.tree.leaves(carry):
+        return model.apply(params, x)
+    carry, first = model.apply(params, carry, x)
+    return jnp.stack([first, model.apply(params, carry, -x)[1]])
+
+
+@every_model
+def test_a_split_off_newborn_changes_nothing_but_is_a_spare(name):
+    """Births in every layer at once, in the middle of a sequence."""
+    model = MODELS[name]
+    params = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (3, *model.input_shape))
+    like = model.initial_carry(params, ())
+    carry = model.initial_carry(params, (3,))
+    if jax.tree.leaves(carry):
+        carry = model.apply(params, carry, x)[0]
+    alive, before = alive_in(params), structure.scores(model.groups, params)
+    share = 0.5 * 0.05 / jnp.stack([score[2] for score in before.values()])
+    born = jnp.arange(8) == 5
+    change = Change(
+        alive,
+        dict.fromkeys(alive, born),
+        {name: Parent(jnp.arange(8) == 2, share[i]) for i, name in enumerate(alive)},
+    )
+    grown = structure.changed(jax.random.key(2), model.groups, params, change, RULE)
+    after = slots.reset_states(model.groups, carry, like, change)
+    assert all(mask.sum() == 6 for mask in alive_in(grown).values())
+    np.testing.assert_allclose(
+        unrolled(model, grown, after, x), unrolled(model, params, carry, x), rtol=1e-5, atol=1e-6
+    )
+    for score in structure.scores(model.groups, grown).values():
+        assert 0.01 < score[5] <= 0.05
+    # and where nobody is born nothing moves at all
+    nobody = change._replace(born=dict.fromkeys(alive, jnp.zeros(8, bool)))
+    same = structure.changed(jax.random.key(2), model.groups, params, nobody, RULE)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+@every_model
+def test_weights_of_living_nodes_are_those_of_the_dense_network(name):
+    model = MODELS[name]
+    params = model.init(jax.random.key(0))
+    assert num_params(model.groups, params, alive_in(params)) == tree_size(
+        compact(model, params)[1]
+    )
+    larger = dataclasses.replace(model, num_nodes=6)
+    expected = tree_size(compact(larger, larger.init(jax.random.key(0)))[1])
+    alive = dict(alive_in(params))
+    for group in model.groups[:-1]:
+        alive[group.name] = alive[group.name].at[5].set(True)
+    last = model.groups[-1].name
+    assert num_params(model.groups, params, alive, plus=last) == expected
+
+
+def test_no_birth_beyond_a_budget_of_weights():
+    """One for each member; a node costs more the more there are."""
+    budgets = jnp.array([30.0, 100.0, jnp.inf])
+    learner = DifferentiableStructure(
+        population_size=3, spontaneous_probability=1.0, delete_probability=0.0, max_params=budgets
+    )
+    state = train(jax.random.key(0), learner, problem(), num_steps=12).state
+    sizes = [tree_size(compact(problem().model, state.params, i)[1]) for i in range(3)]
+    nodes = np.asarray(alive_in(state.params)["layer0"].sum(1))
+    # n nodes have n^2 + 9 n + 4 weights
+    np.testing.assert_array_equal(nodes, [2, 6, 13])
+    np.testing.assert_array_equal(sizes, nodes**2 + 9 * nodes + 4)
+
+
+@pytest.mark.parametrize(("spared", "expected"), [("lowest", [1, 3]), ("youngest", [0, 1])])
+def test_who_is_spared(spared, expected):
+    learner = DifferentiableStructure(spared=spared, num_spares=2)
+    score, born_at = jnp.array([0.04, 0.01, 0.02, 0.0, 0.0]), jnp.array([7, 9, 0, 5, 0])
+    rule = learner.rule._replace(delete_probability=1.0)
+    order = learner.order(score, born_at)
+    event = structure.events(jax.random.key(0), jnp.arange(5) < 4, score, rule, order=order)
+    np.testing.assert_array_equal(np.flatnonzero(event.kept), expected)
+
+
+def test_growth_by_splitting_costs_no_loss():
+    """Births at every step, no learning: the loss is that of the network that never grew."""
+    still: dict[str, Any] = {"learning_rate": 0.0, "l1": 0.0, "delete_probability": 0.0}
+    losses = {}
+    model = growing_recurrent((4,), 4, capacity=32, num_nodes=4, weight_scale=0.7)
+    grown = Problem(tasks.grammar_hard(num_characters=2000), model)
+    for probability in (0.0, 1.0):
+        learner = DifferentiableStructure(
+            newborn="split", spontaneous_probability=probability, add_probability=0.0, **still
+        )
+        result = train(jax.random.key(0), learner, grown, num_steps=12)
+        losses[probability] = result.history["loss"]
+    assert result.history["nodes"][-1] == 16
+    np.testing.assert_allclose(losses[1.0], losses[0.0], rtol=1e-4)
+
+
+def test_a_run_that_makes_more_slots_keeps_its_best_network():
+    """With a learning rate that undoes what was learned, the best was met before it grew."""
+    learner = DifferentiableStructure(spontaneous_probability=0.6, delete_probability=0.0,
+                                      threshold=1.0, birth_norm=30.0)  # fmt: skip
+    result = run(jax.random.key(0), learner, problem(4), num_steps=30, record_every=2,
+                 progress=False)  # fmt: skip
+    slots = result.summary["slots"]
+    assert slots["capacity"] == 16
+    assert slots["sizes"] == 3  # 4, 8, 16
+    n = slots["nodes"]
+    np.testing.assert_allclose(slots["padding"], (16**2 + 9 * 16 + 4) / (n**2 + 9 * n + 4))
+    losses = [row["held_out/loss"] for row in result.rows]
+    assert np.argmin(losses) < 5  # while it was small
+    assert alive_in(result.params)["layer0"].size > 4
+    best = result.best_params
+    assert result.problem.model.capacity == 16
+    test = result.problem.held_out()
+    assert test is not None
+    again = test.evaluate(best, test.sample(jax.random.key(0), 0)).loss
+    np.testing.assert_allclose(again, min(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["np", "anp"])
+@pytest.mark.parametrize("name", ["rnn", "gru", "mlp"])
+def test_node_perturbation_leaves_dead_slots_alone(name, rule):
+    """No noise on them, no signal, no part in the number of nodes."""
+    model = MODELS[name]
+    task = tasks.sine() if name == "mlp" else tasks.grammar_hard(num_characters=500, window=5)
+    if name == "mlp":
+        model = growing_mlp((1,), 1, num_layers=2, activation="sigmoid", **SMALL)
+    else:
+        model = dataclasses.replace(model, num_outputs=4)
+    grown = Problem(task, model)
+    params = grown.init(jax.random.key(0))
+    batch = grown.sample(jax.random.key(1), 0)
+    plan = Plan(NodePerturbation(rule=rule), params, grown, batch)
+    dense, weights = compact(model, params)
+    plain = Plan(NodePerturbation(rule=rule), weights, Problem(task, dense), batch)
+    assert plan.num_nodes == plain.num_nodes
+    assert {name: int(size) for name, size in plan.sizes.items()} == plain.sizes
+    assert not plain.units
+    estimator = NodePerturbation(rule=rule, method="finite")
+    carry = estimator.init(jax.random.key(2), params, grown)
+    carry, gradient, _, _ = jax.jit(estimator.estimate)(
+        jax.random.key(3), carry, params, grown, batch
+    )
+    dead = structure.without_dead(model.groups, gradient, alive_in(params))
+    weights = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
+    if name != "mlp":  # where f(0) = 0
+        for masked, leaf in zip(weights(dead), weights(gradient), strict=True):
+            np.testing.assert_array_equal(masked, leaf)
+        for state in jax.tree.leaves(carry.pair):
+            assert not np.asarray(state)[..., 5:8].any()
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="estimator's decorrelate must be 'off'"):
+        DifferentiableStructure(estimator=NodePerturbation(decorrelate="hidden"))
+    with pytest.raises(ValueError, match="newborn must be 'random' for kind='multiplier'"):
+        DifferentiableStructure(kind="multiplier", newborn="split")
+    with pytest.raises(ValueError, match=r"max_params must be > 0, got 0"):
+        DifferentiableStructure(max_params=0)

@@ -1,0 +1,132 @@
+"""Noise, differences and decisions of one mutation attempt."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import models
+from jaxevo.core import Problem
+from jaxevo.learners.monte_carlo import chain
+from jaxevo.learners.monte_carlo.chain import Measured
+from jaxevo.models import from_functions
+from jaxevo.tasks import examples
+from tests.support.curves import bowl, curve
+
+KEY = jax.random.key(0)
+INF, NAN = float("inf"), float("nan")
+
+
+def decision(change, beta, draw, new=1.0, old=1.0):
+    kept = [Measured(jnp.float32(loss), None) for loss in (new, old)]
+    return bool(chain.accepted(*kept, jnp.float32(change), jnp.float32(beta), jnp.float32(draw)))
+
+
+@pytest.mark.parametrize(
+    ("change", "beta", "draw", "accepted"),
+    [
+        (0.0, INF, 1.0, True),  # equality accepts, and infinity times zero is met nowhere
+        (-1e-30, INF, 1.0, True),
+        (1e-30, INF, 1e-6, False),
+        (0.0, 2.0, 1.0, True),
+        (-3.0, 2.0, 1.0, True),
+        (0.5, 2.0, 0.36, True),  # exp(-1) = 0.3679
+        (0.5, 2.0, 0.37, False),
+        (5.0, 0.0, 1.0, True),  # all temperature
+    ],
+)
+def test_the_metropolis_rule(change, beta, draw, accepted):
+    assert decision(change, beta, draw) is accepted
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, INF])
+def test_a_loss_that_is_not_finite_is_never_accepted_and_always_left(beta):
+    for bad in (NAN, INF, -INF):
+        assert not decision(NAN, beta, 1e-6, new=bad)
+        assert decision(NAN, beta, 1.0, old=bad)
+        assert not decision(NAN, beta, 1e-6, new=bad, old=bad)
+
+
+def test_accepted_fraction_is_the_boltzmann_factor():
+    draws = jax.vmap(lambda k: chain.noise.uniform(k, ()))(jax.random.split(KEY, 20_000))
+    rule = functools.partial(chain.accepted, Measured(jnp.float32(1), None),
+                             Measured(jnp.float32(1), None), jnp.float32(0.5))  # fmt: skip
+    fraction = float(jnp.mean(jax.vmap(lambda u: rule(2.0, u))(draws)))
+    assert abs(fraction - np.exp(-1)) < 5 * np.sqrt(0.3679 * 0.6321 / 20_000)
+
+
+def test_small_changes_are_right_in_float32():
+    """At the source's sigma over 99 % of the decisions are those of float64.
+
+    The losses themselves agree to about 1e-6 of 1, where float32 numbers are 6e-8 apart.
+    """
+    problem = curve(num_units=30, num_points=50, scale=0.5)
+    params = problem.init(KEY)
+    batch = problem.sample(KEY, 0)
+    sigma, num = 2.5e-6, 1000
+
+    @jax.jit
+    def tried(key, params):
+        noise = chain.standard_noise(key, problem.model, params, "mix")
+        steps = jax.tree.map(lambda z: sigma * z, noise)
+        child = chain.displaced(problem.model, params, steps, jnp.inf)
+        laid = chain.laid_out(problem, batch)
+        new, old = (chain.measured(problem, p, laid, True) for p in (child, params))
+        return child, chain.loss_change(problem, new, old, laid)
+
+    children, changes = jax.jit(jax.vmap(tried, (0, None)))(jax.random.split(KEY, num), params)
+    with jax.enable_x64(True):
+        wide = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), tree)
+        data, one, all_of_them = wide(batch), wide(params), wide(children)
+        loss = jax.jit(lambda p: problem.loss(problem.model.apply(p, data.inputs), data))
+        exact = np.asarray(jax.vmap(loss)(all_of_them) - loss(one))
+    changes = np.asarray(changes)
+    assert np.mean((changes <= 0) == (exact <= 0)) > 0.99
+    assert np.mean(changes == 0) < 0.01
+    # what is left is the rounding of the networks' outputs
+    assert np.sqrt(np.mean((changes - exact) ** 2)) < 0.05 * exact.std()
+
+
+def test_differences_that_overflow_fall_back_on_the_losses():
+    """exp of a change of a logit by 200 is infinite in float32; the losses are not."""
+    inputs = np.eye(4, dtype=np.float32)
+    task = examples(inputs, np.arange(4), test=0.0, batch_size=None)
+    problem = Problem(task, models.mlp((4,), 4, hidden_sizes=()))
+    batch = problem.sample(KEY, 0)
+    old, new = ({"hidden": {}, "readout": {"bias": jnp.zeros(4), "kernel": k * jnp.eye(4)}}
+                for k in (0.0, 200.0))  # fmt: skip
+    did = [chain.measured(problem, p, batch, True) for p in (new, old)]
+    assert not np.all(np.isfinite(problem.loss_differences(did[0].outputs, did[1].outputs, batch)))
+    np.testing.assert_allclose(chain.loss_change(problem, *did, batch), -np.log(4), rtol=1e-6)
+
+
+def test_losses_are_compared_as_they_are_where_there_are_no_outputs():
+    problem = bowl()
+    new, old = (chain.measured(problem, {"w": jnp.full(4, w)}, (), False) for w in (1.0, 2.0))
+    assert new.outputs is None
+    assert chain.loss_change(problem, new, old, ()) == new.loss - old.loss == 3.75 - 15
+    assert not chain.is_paired(problem, None)
+    assert chain.is_paired(curve(), None) and not chain.is_paired(curve(), False)
+
+
+def test_noise_is_one_block_and_untrained_weights_get_none():
+    model = from_functions(
+        lambda key: {"a": jnp.zeros((3, 2)), "b": jnp.zeros(4), "n": jnp.int32(1)},
+        lambda params, x: x,
+        trainable=lambda params: {"a": True, "b": np.array([1, 0, 1, 1]), "n": False},
+    )
+    params = model.init(KEY)
+    noise = chain.standard_noise(KEY, model, params, "mix")
+    assert noise["n"] is None
+    block = np.asarray(chain.noise.normal(KEY, (10,)))
+    np.testing.assert_array_equal(noise["a"].ravel(), block[:6])
+    child = chain.displaced(model, params, noise, jnp.inf)
+    np.testing.assert_array_equal(child["b"], np.where([1, 0, 1, 1], block[6:], 0))
+    assert child["n"] == 1
+
+
+def test_advice_speaks_above_one_percent():
+    assert chain.ties_advice({"ties": 0.01}) is None
+    assert "take a larger sigma" in chain.ties_advice({"ties": [0.01, 0.03]})

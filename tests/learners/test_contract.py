@@ -1,0 +1,408 @@
+"""What every learner keeps, from one table, on 4-8-2 networks and tiny batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo import registry
+from jaxevo.core import Cost, Estimator, Learner, Problem
+from jaxevo.core.descent import Optimizer
+from jaxevo.estimators import (
+    ActorCritic,
+    Backprop,
+    EvolutionStrategy,
+    ForwardGradient,
+    NodePerturbation,
+    WeightPerturbation,
+)
+from jaxevo.learners import (
+    AdaptiveMonteCarlo,
+    DeepGA,
+    DifferentiableStructure,
+    GradientLearner,
+    Metropolis,
+    PathNet,
+    SafeMutation,
+    StructuredLearner,
+)
+from jaxevo.learners.evosax_strategy import EvosaxStrategy
+from jaxevo.models import from_functions, growing_recurrent, mlp, modular, recurrent
+from jaxevo.tasks import cartpole, examples, stream
+from jaxevo.training import checkpoint
+from jaxevo.training.driver import run
+from jaxevo.training.loop import train
+
+
+@functools.cache
+def feed_forward() -> Problem:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(40, 4))
+    task = examples(inputs, np.stack([inputs[:, 0], inputs[:, 1] ** 2], 1), batch_size=8)
+    return Problem(task, mlp((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def in_time() -> Problem:
+    waves = np.sin(np.arange(60)[:, None, None] / 3 + np.arange(3)[None, :, None])
+    task = stream(waves[:-1].repeat(4, 2), waves[1:].repeat(2, 2), window=6)
+    return Problem(task, recurrent((4,), 2, hidden_sizes=(8,)))
+
+
+@functools.cache
+def growing() -> Problem:
+    model = growing_recurrent((4,), 2, capacity=8, num_nodes=2, weight_scale=0.3)
+    return Problem(in_time().task, model)
+
+
+@functools.cache
+def through_modules() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, num_active=2, hidden=4)
+    return Problem(feed_forward().task, model)
+
+
+@functools.cache
+def balancing() -> Problem:
+    model = modular((4,), 2, num_layers=1, num_modules=4, hidden=4, value_head=True)
+    return Problem(cartpole(stochastic=True, num_episodes=2, max_steps=10), model)
+
+
+SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
+SMALL_GA = {"population_size": 8, "num_parents": 3, "elite_candidates": 2, "elite_evaluations": 2}
+
+# registered name -> learner, the problem it is tried on
+# births and deaths in every few steps
+RESTLESS = {"spontaneous_probability": 0.5, "threshold": 1.0, "delete_probability": 0.2}
+TABLE = {
+    "backprop": (GradientLearner(estimator=Backprop(), learning_rate=0.05), feed_forward),
+    "bptt": (GradientLearner(estimator=Backprop(), learning_rate=0.01), in_time),
+    "bptt-truncated": (
+        GradientLearner(estimator=Backprop(truncation=2), learning_rate=0.01),
+        in_time,
+    ),
+    "evolution-strategy": (
+        GradientLearner(
+            estimator=EvolutionStrategy(population_size=16, chunk_size=4), learning_rate=0.05
+        ),
+        feed_forward,
+    ),
+    "evosax:SNES": (EvosaxStrategy(population_size=16), feed_forward),
+    "evosax:DifferentialEvolution": (
+        EvosaxStrategy(strategy="DifferentialEvolution", population_size=8),
+        feed_forward,
+    ),
+    "safe-mutation-abs": (SafeMutation(variant="abs", **SMALL), feed_forward),
+    "safe-mutation-sum": (SafeMutation(variant="sum", generational=True, **SMALL), in_time),
+    "safe-mutation-so": (SafeMutation(variant="so", offspring_per_step=4, **SMALL), feed_forward),
+    "safe-mutation-rescale": (SafeMutation(variant="rescale", **SMALL), feed_forward),
+    "control": (SafeMutation(variant="control", generational=True, **SMALL), feed_forward),
+    "deep-ga": (DeepGA(sigma=0.05, **SMALL_GA), feed_forward),
+    "anp": (GradientLearner(estimator=NodePerturbation(), learning_rate=0.01), in_time),
+    "np": (
+        GradientLearner(
+            estimator=NodePerturbation(rule="np", method="finite", accumulate="per_sequence"),
+            learning_rate=0.01,
+            max_spectral_radius=1.0,
+        ),
+        in_time,
+    ),
+    "inp": (
+        GradientLearner(estimator=NodePerturbation(rule="inp", num_draws=2), learning_rate=0.05),
+        feed_forward,
+    ),
+    "anp, decorrelated": (
+        GradientLearner(
+            estimator=NodePerturbation(decorrelate="all", method="antithetic", sigma=0.1),
+            learning_rate=0.01,
+        ),
+        in_time,
+    ),
+    "wp": (
+        GradientLearner(estimator=WeightPerturbation(every="trial"), learning_rate=0.03),
+        in_time,
+    ),
+    "wp, every step": (
+        GradientLearner(estimator=WeightPerturbation(every="step"), learning_rate=0.01),
+        in_time,
+    ),
+    "forward-gradient": (
+        GradientLearner(estimator=ForwardGradient(num_draws=2), learning_rate=0.01),
+        in_time,
+    ),
+    "differentiable-structure": (
+        DifferentiableStructure(population_size=3, **RESTLESS),
+        growing,
+    ),
+    "growing-metropolis": (
+        StructuredLearner(learner=Metropolis(sigma=0.02, population_size=3), every=2, **RESTLESS),
+        growing,
+    ),
+    "growing-safe-mutation": (
+        StructuredLearner(learner=SafeMutation(variant="sum", **SMALL), every=2, **RESTLESS),
+        growing,
+    ),
+    "differentiable-structure-np": (
+        DifferentiableStructure(
+            estimator=NodePerturbation(rule="np"),
+            optimizer=Optimizer(),
+            population_size=2,
+            **RESTLESS,
+        ),
+        growing,
+    ),
+    "metropolis": (Metropolis(sigma=0.02, beta=1e3, population_size=6), feed_forward),
+    "adaptive-monte-carlo": (
+        AdaptiveMonteCarlo(sigma=0.02, patience=2, population_size=6, norm_every=2),
+        feed_forward,
+    ),
+    "adaptive-monte-carlo, on minibatches": (
+        AdaptiveMonteCarlo(sigma=0.02, minibatch=True, population_size=4),
+        in_time,
+    ),
+    "pathnet": (PathNet(population_size=4, num_batches=2, threshold=0.0), through_modules),
+    "pathnet-np": (
+        PathNet(
+            estimator=NodePerturbation(rule="np"), form="parallel", population_size=4, num_batches=1
+        ),
+        through_modules,
+    ),
+    "pathnet-actor-critic": (
+        PathNet(
+            estimator=ActorCritic(horizon=4, num_environments=2),
+            form="parallel",
+            num_rivals=2,
+            population_size=4,
+            num_batches=1,
+        ),
+        balancing,
+    ),
+    "evolution-strategy, in time": (
+        GradientLearner(
+            estimator=EvolutionStrategy(population_size=8, shaping="standardized"),
+            learning_rate=0.02,
+        ),
+        in_time,
+    ),
+}
+
+every_learner = pytest.mark.parametrize("name", TABLE)
+# of what `train` and `run` do alike with all states
+one_of_each_kind = pytest.mark.parametrize(
+    "name",
+    ("backprop", "anp, decorrelated", "evosax:SNES", "safe-mutation-sum", "deep-ga",
+     "metropolis", "pathnet", "differentiable-structure"),
+)  # fmt: skip
+# what trains any network; paths are through networks of their own (tests/test_pathnet.py)
+OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
+
+
+@functools.cache
+def stepper(name):
+    """The one compiled step that serves every property, and a count of its traces."""
+    traces = []
+
+    @jax.jit
+    def step(key, learner, state, problem):
+        traces.append(name)
+        return learner.step(key, state, problem)
+
+    return step, traces
+
+
+def first_state(name, seed=0):
+    learner, problem = TABLE[name][0], TABLE[name][1]()
+    return learner, problem, learner.init(jax.random.key(seed), problem)
+
+
+def assert_trees(compare, new, old, **tolerance):
+    jax.tree.map(functools.partial(compare, **tolerance), raw(new), raw(old))
+
+
+def raw(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def test_every_registered_learner_is_in_the_table():
+    assert set(registry.LEARNERS) <= set(TABLE)
+
+
+@every_learner
+def test_protocol(name):
+    learner, problem, _ = first_state(name)
+    assert isinstance(learner, Learner)
+    assert not hasattr(learner, "estimator") or isinstance(learner.estimator, Estimator)
+    cost = learner.cost(problem)
+    assert isinstance(cost, Cost)
+    assert cost.forward_passes >= 1
+    assert cost.samples >= 8
+
+
+@every_learner
+def test_step_keeps_structure_shapes_and_dtypes_and_compiles_once(name):
+    step, traces = stepper(name)
+    learner, problem, state = first_state(name)
+    before = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
+    for i in range(3):
+        state, metrics = step(jax.random.key(i), learner, state, problem)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) == before
+        assert state.step == i + 1
+        assert {"loss", "num_nonfinite"} <= set(metrics)
+    assert state.step.dtype == jnp.int32
+    assert len(traces) == 1
+
+
+@every_learner
+def test_step_is_a_function_of_its_key(name):
+    step, _ = stepper(name)
+    learner, problem, state = first_state(name)
+    once = step(jax.random.key(1), learner, state, problem)
+    again = step(jax.random.key(1), learner, state, problem)
+    assert_trees(np.testing.assert_array_equal, once, again)
+
+
+RUN_KEY = jax.random.key(3)
+
+
+@functools.cache
+def whole(name):
+    """One unbroken run, which several properties look at."""
+    learner, problem, _ = first_state(name)
+    return train(RUN_KEY, learner, problem, num_steps=4)
+
+
+@every_learner
+def test_scan_equals_loop(name):
+    step, _ = stepper(name)
+    learner, problem, _ = first_state(name)
+    key_init, key_run = jax.random.split(RUN_KEY)
+    state = learner.init(key_init, problem)
+    losses = []
+    for t in range(4):
+        state, metrics = step(jax.random.fold_in(key_run, t), learner, state, problem)
+        losses.append(metrics["loss"])
+    np.testing.assert_allclose(whole(name).history["loss"], jnp.stack(losses), rtol=2e-5)
+    assert_trees(np.testing.assert_allclose, whole(name).state, state, rtol=1e-3, atol=2e-5)
+
+
+@one_of_each_kind
+def test_resumed_equals_unbroken_bit_for_bit(name):
+    learner, problem, _ = first_state(name)
+    half = train(RUN_KEY, learner, problem, num_steps=2)
+    resumed = train(RUN_KEY, learner, problem, num_steps=2, state=half.state)
+    assert_trees(np.testing.assert_array_equal, resumed.state, whole(name).state)
+    np.testing.assert_array_equal(resumed.history["loss"], whole(name).history["loss"][2:])
+
+
+@every_learner
+def test_a_state_comes_back_from_a_checkpoint_as_it_was(name, tmp_path):
+    _, _, state = first_state(name)
+    checkpoint.save(tmp_path, 0, state, {})
+    found = checkpoint.restore(tmp_path, jax.tree.map(jnp.zeros_like, state))
+    assert jax.tree.structure(found.tree) == jax.tree.structure(state)
+    assert_trees(np.testing.assert_array_equal, found.tree, state)
+
+
+@every_learner
+def test_seeds_may_be_vmapped(name):
+    """Traced, not compiled: the axis of the seeds leads every leaf of the state."""
+    learner, problem, state = first_state(name)
+    keys = jnp.stack([RUN_KEY, jax.random.key(5)])
+    result = jax.eval_shape(jax.vmap(lambda k: train(k, learner, problem, num_steps=1)), keys)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, result.state)
+    assert shapes == jax.tree.map(lambda leaf: (2, *leaf.shape), state)
+
+
+@one_of_each_kind
+def test_vmapped_seeds_equal_single_runs(name):
+    learner, problem, _ = first_state(name)
+    keys = jnp.stack([RUN_KEY, jax.random.key(5)])
+    one = functools.partial(train, learner=learner, problem=problem, num_steps=4)
+    together = jax.vmap(lambda key: one(key))(keys)
+    member = jax.tree.map(lambda leaf: leaf[0], together.params)
+    assert_trees(np.testing.assert_allclose, member, whole(name).params, rtol=1e-3, atol=5e-5)
+
+
+@one_of_each_kind
+def test_a_resumed_run_equals_the_unbroken_one(name, tmp_path, optimised):
+    learner, problem, _ = first_state(name)
+    settings = {"record_every": 2, "num_seeds": 2}
+    key = jax.random.key(2)
+    unbroken = run(key, learner, problem, num_steps=6, folder=tmp_path / "whole", **settings)
+    run(key, learner, problem, num_steps=3, folder=tmp_path / "part", **settings)
+    part = run(key, learner, problem, num_steps=6, resume_from=tmp_path / "part", **settings)
+    assert_trees(np.testing.assert_array_equal, part.state, unbroken.state)
+    assert part.summary["resumed_at"] == 3
+    # the best is taken at a record, and the part has one more, at step 3
+    best_at_extra = part.rows[1]["held_out/loss"] < np.minimum(
+        part.rows[0]["held_out/loss"], part.rows[-1]["held_out/loss"]
+    )
+    for name in ("params", "best")[: 1 if np.any(best_at_extra) else 2]:
+        files = [(tmp_path / f / f"{name}.safetensors") for f in ("whole", "part")]
+        assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
+    # the records of the part that ended at step 3 hold one of its own
+    assert [row["step"] for row in part.rows] == [2, 3, 4, 6]
+    assert [row["loss"] for row in part.rows[2:]] != []
+    assert part.rows[-1]["loss"] == unbroken.rows[-1]["loss"]
+    # step 4 alone, beside the record of step 3: together they are the unbroken run's record
+    both = (np.array(part.rows[1]["loss"]) + part.rows[2]["loss"]) / 2
+    np.testing.assert_allclose(both, unbroken.rows[1]["loss"], rtol=1e-5)
+
+
+def first_layer_frozen(params):
+    mask = jax.tree.map(lambda _: True, params)
+    path = "hidden" if "hidden" in params else "cells"
+    return mask | {path: jax.tree.map(lambda _: False, params[path])}
+
+
+@pytest.mark.parametrize("name", OF_ANY_NETWORK)
+def test_untrainable_leaves_keep_their_bits(name):
+    learner, problem, _ = first_state(name)
+    network = problem.model
+    frozen = from_functions(
+        lambda key: network.init(key) | {"count": jnp.int32(7), "odd": jnp.array([-0.0, jnp.nan])},
+        lambda params, *inputs: network.apply(
+            {k: v for k, v in params.items() if k not in ("count", "odd")}, *inputs
+        ),
+        initial_carry=network.initial_carry,
+        trainable=lambda params: first_layer_frozen(params) | {"count": False, "odd": False},
+    )
+    if hasattr(network, "groups"):  # a growing network stays one
+        object.__setattr__(frozen, "groups", network.groups)
+    problem = Problem(problem.task, frozen)
+    # one network for all members: in a population each row may hold another member later
+    params = frozen.init(jax.random.key(0))
+    state = learner.init(jax.random.key(0), problem, params)
+    after, metrics = jax.jit(learner.step)(jax.random.key(1), state, problem)
+    assert metrics["num_nonfinite"] == 0
+    mask = frozen.trainable(state.params)
+    moved = False
+    trees = map(jax.tree.leaves, (mask, state.params, after.params))
+    for keep, old, new in zip(*trees, strict=True):
+        same = np.asarray(old).tobytes() == np.asarray(new).tobytes()
+        assert keep or same
+        moved |= not same
+    assert moved
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in OF_ANY_NETWORK  # events go on where only a learner inside counts failures
+        if not any(word in name for word in ("DifferentialEvolution", "adaptive", "growing"))
+    ],
+)
+def test_a_nan_loss_is_counted_and_changes_nothing(name):
+    """A population heals, its other members have losses; an adaptive chain counts failures."""
+    step, traces = stepper(name)
+    learner, problem, state = first_state(name)
+    params = jax.tree.map(
+        lambda leaf: leaf.at[:].set(jnp.nan) if leaf.dtype.kind == "f" else leaf, state.params
+    )
+    state = state._replace(params=params)
+    after, metrics = step(jax.random.key(0), learner, state, problem)
+    assert metrics["num_nonfinite"] >= 1
+    assert_trees(np.testing.assert_array_equal, after._replace(step=state.step), state)
+    assert len(traces) == 1

@@ -1,0 +1,50 @@
+"""When a growing learner changes its size."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxevo.core import Problem, Resized, learner
+from jaxevo.training.program import Program
+from tests.training.test_driver import Anything, Growing, WeightsModel
+
+
+@pytest.mark.parametrize("length", [1, 3, 16])
+def test_the_size_changes_at_the_step_that_overflows(length):
+    program = Program(
+        jax.random.key(0), Growing(), Problem(Anything(), WeightsModel(2)), None, None
+    )
+    changes, steps = {}, 0
+    while steps < 10:
+        size = program.state.weights.size
+        steps += program.advance(min(length, 10 - steps))[1]
+        assert program.state.step == steps
+        if program.state.weights.size != size:
+            changes[steps] = program.state.weights.size
+    # n weights overflow in the step after the n-th
+    assert changes == {2: 4, 4: 8, 8: 16}
+    np.testing.assert_array_equal(program.state.weights[:10], 10 - np.arange(10))
+    assert program.sums["loss"] == sum(t * (t + 1) // 2 for t in range(1, 11))
+
+
+@learner
+class Shrinking(Growing):
+    """Gives up half of its weights where a record finds four steps or more done."""
+
+    def resize(self, before, after, problem):
+        if after.step < 4 or after.weights.size == 8:
+            return None
+        problem = Problem(problem.task, WeightsModel(8))
+        return Resized(problem, after._replace(weights=after.weights[:8]), rerun=False)
+
+
+def test_other_sizes_are_taken_at_records_only():
+    problem = Problem(Anything(), WeightsModel(16))
+    program = Program(jax.random.key(0), Shrinking(), problem, None, None)
+    program.fit()
+    assert program.advance(6)[1] == 6
+    assert program.state.weights.size == 16
+    program.fit()
+    assert program.state.weights.size == 8
+    assert program.advance(1)[1] == 1
+    np.testing.assert_array_equal(program.state.weights, [7, 6, 5, 4, 3, 2, 1, 0])
