@@ -29,7 +29,7 @@ def imports():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxevo":
                 inside = node.module.split(".")[1:]
-                names = [alias.name for alias in node.names]
+                names = [alias.name for alias in node.names if alias.name != "__version__"]
                 for there in [tuple(inside)] if inside else [(name,) for name in names]:
                     yield path, node.lineno, here, there
             elif isinstance(node, ast.Import):

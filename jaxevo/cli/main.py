@@ -433,9 +433,9 @@ def compare(words: list[str]) -> int:
     import jax
     from rich.console import Console
 
-    from jaxevo import compare as run_comparison
     from jaxevo.cli.tables import comparison_table
     from jaxevo.studies.comparison import BUDGETS, price_of_step
+    from jaxevo.studies.comparison import compare as run_comparison
     from jaxevo.tasks import baselines
 
     if values["budget"] not in BUDGETS:
@@ -540,8 +540,8 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
     import jax
     from rich.console import Console
 
-    from jaxevo import transfer as run_study
     from jaxevo.cli.tables import transfer_table
+    from jaxevo.studies.transfer_study import transfer as run_study
 
     console = Console(stderr=True)
     shown: list[Any] = [None]

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from jaxevo.core.problem import Mask, Params
+from jaxevo.core.population import trained_leaves
+from jaxevo.core.problem import Mask, Model, Params
 from jaxevo.core.pytree import Scalar, learner, pytree, require, static
 from jaxevo.core.tree import tree_fill, tree_finite, tree_floats, tree_masked
 
@@ -158,3 +159,23 @@ def descend(
     updates, state = transform.update(gradient, state, weights)
     moved = tree_fill(optax.apply_updates(weights, updates), params)
     return Descent(moved, state, tree_finite((gradient, tree_masked(mask, moved, zeros))))
+
+
+def bounded_step(
+    model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar | None = None
+) -> Params:
+    """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
+
+    Steps are bounded even if `max_step` is None: compilers then cannot make one operation, which
+    rounds once, of product and sum. A child made again in another program is the same, bit for bit.
+    """
+
+    def move(leaf, z):
+        wide = jnp.promote_types(leaf.dtype, jnp.float32)
+        largest = jnp.finfo(wide).max
+        bound = largest if max_step is None else jnp.minimum(max_step, largest).astype(wide)
+        step = jnp.clip(jnp.asarray(scale, wide) * z.astype(wide), -bound, bound)
+        return (leaf.astype(wide) + step).astype(leaf.dtype)
+
+    child = jax.tree.map(move, trained_leaves(model, params), direction)
+    return tree_masked(model.trainable(params), tree_fill(child, params), params)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from jaxevo.core import Batch, Metrics, Model, Params, Problem, Supervised, noise
+from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source
 from jaxevo.core.population import (
     finite_mean,
@@ -26,7 +27,6 @@ from jaxevo.core.population import (
 from jaxevo.core.tree import tree_where
 from jaxevo.learners.monte_carlo import fast_curves as small_networks
 from jaxevo.learners.monte_carlo.fast_curves import laid_out
-from jaxevo.learners.mutation.operator import moved
 
 MOST_TIES = 0.01  # a fraction of attempts; beyond, decisions are those of rounding
 
@@ -190,4 +190,4 @@ def standard_noise(key: Key[Array, ""], model: Model, params: Params, source: So
 
 def displaced(model: Model, params: Params, steps: Params, max_step: Any) -> Params:
     """`params + steps`, no weight by more than `max_step`; untrained bits are kept."""
-    return moved(model, params, steps, 1.0, max_step)
+    return bounded_step(model, params, steps, 1.0, max_step)

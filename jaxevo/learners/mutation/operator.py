@@ -33,9 +33,10 @@ from jaxevo.core import (
     require_integer,
     static,
 )
+from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import SOURCES, Source, tree_normal
 from jaxevo.core.population import map_few, trained_leaves
-from jaxevo.core.tree import tree_fill, tree_masked, tree_zeros
+from jaxevo.core.tree import tree_masked, tree_zeros
 from jaxevo.views.sensitivity import (
     Head,
     Reduction,
@@ -189,14 +190,14 @@ class Mutation:
             if sensitivity is None:
                 sensitivity = self.sensitivity(model, params, inputs, mask, noise)
             noise = self.divided(noise, sensitivity)
-        child = moved(model, params, noise, scale, self.max_step)
+        child = bounded_step(model, params, noise, scale, self.max_step)
         return Mutated(child, seed, scale, converged)
 
     def replay(
         self, model: Model, params: Params, seed: UInt32[Array, "2"], scale: Float[Array, ""]
     ) -> Params:
         """The child that `mutate` made of these with the variants "rescale" and "control"."""
-        return moved(model, params, self.draw(model, params, seed), scale, self.max_step)
+        return bounded_step(model, params, self.draw(model, params, seed), scale, self.max_step)
 
     def draw(self, model: Model, params: Params, seed: UInt32[Array, "2"]) -> Params:
         """Noise for every trained weight, 0 for what a mask keeps as it is."""
@@ -337,7 +338,7 @@ def rescaled(
     length = _length(direction)
 
     def divergence_at(magnitude):
-        child = moved(model, params, direction, magnitude / length, max_step)
+        child = bounded_step(model, params, direction, magnitude / length, max_step)
         return divergence(before, responses(model, child, inputs, head), mask, reduction)
 
     grid = jnp.array([2.0**power for power in GRID], length.dtype)
@@ -358,26 +359,6 @@ def rescaled(
     reached_divergence = divergence_at(magnitude)
     near = jnp.abs(reached_divergence - target) <= TOLERANCE * target
     return Rescaled(magnitude / length, reached_divergence, found & near)
-
-
-def moved(
-    model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar | None = None
-) -> Params:
-    """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
-
-    Steps are bounded even if `max_step` is None: compilers then cannot make one operation, which
-    rounds once, of product and sum. A child made again in another program is the same, bit for bit.
-    """
-
-    def move(leaf, z):
-        wide = jnp.promote_types(leaf.dtype, jnp.float32)
-        largest = jnp.finfo(wide).max
-        bound = largest if max_step is None else jnp.minimum(max_step, largest).astype(wide)
-        step = jnp.clip(jnp.asarray(scale, wide) * z.astype(wide), -bound, bound)
-        return (leaf.astype(wide) + step).astype(leaf.dtype)
-
-    child = jax.tree.map(move, trained_leaves(model, params), direction)
-    return tree_masked(model.trainable(params), tree_fill(child, params), params)
 
 
 def experiences_of(problem: Problem, evaluation: Evaluation) -> Experiences:

@@ -9,12 +9,12 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from jaxevo.core import Evaluation, Problem
+from jaxevo.core.descent import bounded_step
 from jaxevo.learners.mutation.operator import (
     VARIANTS,
     Experiences,
     Mutation,
     experiences_of,
-    moved,
     pooled,
     rescaled,
     sampled,
@@ -58,7 +58,7 @@ def test_divisors_by_hand():
 
 def test_the_bound_applies_to_the_step_that_is_taken():
     params, direction = {"w": jnp.array([1.0, 1, 1])}, {"w": jnp.array([30.0, -30, 0.1])}
-    child = moved(LINE, params, direction, 0.01, 0.2)["w"]
+    child = bounded_step(LINE, params, direction, 0.01, 0.2)["w"]
     np.testing.assert_allclose(child, [1.2, 0.8, 1.001], rtol=1e-6)
 
 
@@ -241,7 +241,7 @@ def test_any_direction_can_be_rescaled():
     direction = operator.divided(noise, operator.sensitivity(MODEL, PARAMS, STATES))
     found = jax.jit(lambda d: rescaled(MODEL, PARAMS, d, STATES, 0.3))(direction)
     assert found.converged
-    child = moved(MODEL, PARAMS, direction, found.scale)
+    child = bounded_step(MODEL, PARAMS, direction, found.scale)
     before, after = (responses(MODEL, p, STATES) for p in (PARAMS, child))
     assert divergence(before, after) == pytest.approx(0.3, rel=0.05)
 
