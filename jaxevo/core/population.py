@@ -163,7 +163,7 @@ def finite_mean(values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]) -
     return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)
 
 
-def founders(
+def initial_population(
     key: Key[Array, ""], problem: Problem, params: Params | None, num: int
 ) -> Callable[[Int[Array, ""]], Params]:
     """The first network of each member, as a function of its index.

@@ -33,7 +33,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import CosineDecay, optimizer, rate_at
 from jaxevo.core.noise import member_key
-from jaxevo.core.population import finite_mean, founders
+from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
     named_leaves,
     tree_fill,
@@ -114,10 +114,10 @@ class DifferentiableStructure(Growth):
     ) -> DifferentiableStructureState:
         groups = self.groups(problem)
         key_params, key_carry = jax.random.split(key)
-        founder = founders(key_params, problem, params, self.population_size)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
 
         def first(self, index):
-            params = founder(index)
+            params = initial_member(index)
             transform = self.optimizer.transform(rate_at(self.learning_rate, 0))
             state = self.first_memory(transform.init(tree_floats(params)), groups, params)
             carry = self.estimator.init(member_key(key_carry, index), params, problem)

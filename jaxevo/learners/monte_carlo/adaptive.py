@@ -33,7 +33,7 @@ from jaxevo.core import (
 from jaxevo.core.noise import SOURCES, Source
 from jaxevo.core.population import (
     finite_or_inf,
-    founders,
+    initial_population,
     map_members,
     members_at_once,
     trained_leaves,
@@ -136,11 +136,11 @@ class AdaptiveMonteCarlo:
         key_params, key_batch = jax.random.split(key)
         seed = jax.random.bits(key_batch, (2,), jnp.uint32)
         batch = batch_of(problem, seed)
-        founder = founders(key_params, problem, params, self.population_size)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
         paired = is_paired(problem, self.paired)
 
         def start(index: Int[Array, ""]) -> Walker:
-            params = founder(index)
+            params = initial_member(index)
             did = measured(problem, params, batch, paired)
             trained = trained_leaves(problem.model, params)
             sigma = jnp.asarray(self.sigma, did.loss.dtype)

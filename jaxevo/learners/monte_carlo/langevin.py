@@ -27,7 +27,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import SOURCES, Source, fold_in
-from jaxevo.core.population import founders, map_members, members_at_once
+from jaxevo.core.population import initial_population, map_members, members_at_once
 from jaxevo.core.tree import tree_masked
 from jaxevo.learners.monte_carlo.chain import standard_noise
 from jaxevo.learners.monte_carlo.drift import (
@@ -71,8 +71,10 @@ class Langevin:
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> LangevinState:
-        founder = founders(key, problem, params, self.population_size)
-        return LangevinState(jax.vmap(founder)(jnp.arange(self.population_size)), jnp.int32(0))
+        initial_member = initial_population(key, problem, params, self.population_size)
+        return LangevinState(
+            jax.vmap(initial_member)(jnp.arange(self.population_size)), jnp.int32(0)
+        )
 
     def step(
         self, key: Key[Array, ""], state: LangevinState, problem: Problem

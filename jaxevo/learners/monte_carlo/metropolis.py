@@ -34,7 +34,7 @@ from jaxevo.core.descent import rate_at
 from jaxevo.core.noise import SOURCES, Source
 from jaxevo.core.population import (
     finite_or_inf,
-    founders,
+    initial_population,
     map_members,
     members_at_once,
     trained_leaves,
@@ -157,11 +157,11 @@ class Metropolis:
         key_params, key_batch = jax.random.split(key)
         seed = jax.random.bits(key_batch, (2,), jnp.uint32)
         batch = batch_of(problem, seed)
-        founder = founders(key_params, problem, params, self.population_size)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
         paired = is_paired(problem, self.paired)
 
         def start(index: Int[Array, ""]) -> Chain:
-            params = founder(index)
+            params = initial_member(index)
             proposal = () if self.propose is None else self.propose.init(params)
             return Chain(params, measured(problem, params, batch, paired), proposal, jnp.int32(0))
 

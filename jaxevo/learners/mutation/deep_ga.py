@@ -35,7 +35,7 @@ from jaxevo.core.noise import member_key
 from jaxevo.core.population import (
     finite_mean,
     finite_or_inf,
-    founders,
+    initial_population,
     map_members,
     members_at_once,
     solves,
@@ -137,17 +137,19 @@ class DeepGA(Mutation):
             )
         key_params, key_batch, key_elite, key_meet = jax.random.split(key, 4)
         batch = problem.sample(key_batch, jnp.int32(0))
-        founder = founders(key_params, problem, params, self.population_size)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
 
         def measured(index):
-            evaluation = problem.evaluate(founder(index), batch)
+            evaluation = problem.evaluate(initial_member(index), batch)
             return finite_or_inf(evaluation.loss), solves(problem, evaluation)
 
         members = jnp.arange(self.population_size)
         losses, solved = map_members(
             measured, members, members_at_once(len(members), self.chunk_size, problem, batch)
         )
-        _, networks, _ = self.selected(key_elite, founder, losses, losses, problem, jnp.int32(0))
+        _, networks, _ = self.selected(
+            key_elite, initial_member, losses, losses, problem, jnp.int32(0)
+        )
         networks, experiences = self.settled(key_meet, networks, batch, problem)
         lineage = self.fresh_lineage() if self.chain_length else None
         solved_at = jnp.where(jnp.any(solved), self.per_generation, jnp.inf).astype(float)

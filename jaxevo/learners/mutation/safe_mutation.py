@@ -31,7 +31,7 @@ from jaxevo.core.noise import member_key
 from jaxevo.core.population import (
     finite_mean,
     finite_or_inf,
-    founders,
+    initial_population,
     map_members,
     members_at_once,
     solves,
@@ -125,9 +125,9 @@ class SafeMutation(Mutation):
     ) -> SafeMutationState:
         key_params, key_batch, key_members, key_pool = jax.random.split(key, 4)
         batch = problem.sample(key_batch, jnp.int32(0))
-        founder = founders(key_params, problem, params, self.population_size)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
         first = map_members(
-            lambda n: self.evaluated(member_key(key_members, n), founder(n), batch, problem),
+            lambda n: self.evaluated(member_key(key_members, n), initial_member(n), batch, problem),
             jnp.arange(self.population_size),
             members_at_once(self.population_size, self.chunk_size, problem, batch),
         )
