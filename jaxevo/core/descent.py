@@ -127,9 +127,9 @@ class CosineDecay:
         return self.initial_value * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
-def rate_at(learning_rate: Any, step: Any) -> Any:
-    """A learning rate, or a schedule's value at `step`."""
-    return learning_rate(step) if callable(learning_rate) else learning_rate
+def schedule_value(value: Any, step: Any) -> Any:
+    """What a schedule gives at `step`; a plain number stays itself."""
+    return value(step) if callable(value) else value
 
 
 class Descent(NamedTuple):

@@ -22,7 +22,7 @@ from jaxevo.core import (
     learner,
     require,
 )
-from jaxevo.core.descent import CosineDecay, Optimizer, descend, rate_at
+from jaxevo.core.descent import CosineDecay, Optimizer, descend, schedule_value
 from jaxevo.core.tree import tree_finite, tree_floats, tree_masked, tree_where
 from jaxevo.views.spectral_radius import Radii, capped, follow, radii
 
@@ -115,4 +115,4 @@ class GradientLearner:
         return self.estimator.cost(problem)
 
     def learning_rate_at(self, step: Any) -> Any:
-        return rate_at(self.learning_rate, step)
+        return schedule_value(self.learning_rate, step)

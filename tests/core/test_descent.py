@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, rate_at
+from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.1])}
 GRADIENTS = [jax.tree.map(lambda p, i=i: jnp.sin(3 * p + i), PARAMS) for i in range(3)]
@@ -108,8 +108,8 @@ def test_cosine_decay_falls_to_its_floor_and_stays():
 
 
 def test_rates_are_numbers_or_schedules():
-    assert rate_at(0.5, 7) == 0.5
-    assert rate_at(CosineDecay(initial_value=1, num_steps=2, final_fraction=0), 0) == 1
+    assert schedule_value(0.5, 7) == 0.5
+    assert schedule_value(CosineDecay(initial_value=1, num_steps=2, final_fraction=0), 0) == 1
 
 
 @pytest.mark.parametrize(

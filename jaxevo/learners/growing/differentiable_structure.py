@@ -31,7 +31,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import CosineDecay, optimizer, rate_at
+from jaxevo.core.descent import CosineDecay, optimizer, schedule_value
 from jaxevo.core.noise import member_key
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
@@ -118,7 +118,7 @@ class DifferentiableStructure(Growth):
 
         def first(self, index):
             params = initial_member(index)
-            transform = self.optimizer.transform(rate_at(self.learning_rate, 0))
+            transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
             state = self.first_memory(transform.init(tree_floats(params)), groups, params)
             carry = self.estimator.init(member_key(key_carry, index), params, problem)
             unknown = jnp.full((), jnp.nan, float)
@@ -173,7 +173,7 @@ class DifferentiableStructure(Growth):
         if self.kind == "multiplier":
             gradient = self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
         weights = tree_floats(params)
-        transform = self.optimizer.transform(rate_at(self.learning_rate, step))
+        transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
         updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
         moved = tree_fill(optax.apply_updates(weights, updates), params)
         moved = (

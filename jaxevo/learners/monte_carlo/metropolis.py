@@ -30,7 +30,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import rate_at
+from jaxevo.core.descent import schedule_value
 from jaxevo.core.noise import SOURCES, Source
 from jaxevo.core.population import (
     finite_or_inf,
@@ -173,7 +173,7 @@ class Metropolis:
         self, key: Key[Array, ""], state: MetropolisState, problem: Problem
     ) -> tuple[MetropolisState, Metrics]:
         batch = batch_of(problem, state.seed)
-        beta = rate_at(self.beta, state.step)
+        beta = schedule_value(self.beta, state.step)
         chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)
 
         def attempt(member: tuple[Int[Array, ""], Chain]) -> tuple[Chain, Tried]:

@@ -29,7 +29,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, rate_at
+from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.learners.pathnet.module_credit import credited, duplicated
@@ -444,7 +444,7 @@ class PathNet:
         return params | {"uses": params["uses"].at[params["task"]].set(uses)}
 
     def transform(self, generation: Any) -> optax.GradientTransformation:
-        rate = rate_at(self.learning_rate, generation)
+        rate = schedule_value(self.learning_rate, generation)
         return per_module(self.optimizer.transform(rate))
 
     # ------------------------------------------------------------------------ what is left
