@@ -44,6 +44,7 @@ from jaxevo.estimators.trajectories import (
     variance,
     warn_of_low_precision,
 )
+from jaxevo.views.nodes import HiddenLayer
 from jaxevo.views.wiring import recurrent_kernels, wiring
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -297,7 +298,7 @@ def _felt_at_first(timeline: Timeline, params: Params) -> Any:
         )
         try:
             layers = wiring(timeline.problem.model, params, *shapes)
-        except ValueError:  # a layer within a transform of the network's own
+        except HiddenLayer:
             layers = []
         silent = set(recurrent_kernels(layers, params))
     leaves = [path not in silent for path in named_leaves(params)]

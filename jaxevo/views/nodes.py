@@ -66,6 +66,10 @@ class Layer(str):
 Hook = Callable[[Layer, Any, Callable[..., Array]], Array]
 
 
+class HiddenLayer(ValueError):
+    """A layer is called inside a transform within the network, and cannot be recorded there."""
+
+
 class _View:
     """What one hooked call of a network sees; lives while that call is traced."""
 
@@ -136,7 +140,7 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
     use = view.uses[spec.name] = view.uses.get(spec.name, -1) + 1
     layer = Layer(spec, use)
     if view.record and get_opaque_trace_state() != view.trace:
-        raise ValueError(
+        raise HiddenLayer(
             f"layer {layer!r} is called inside a transform (jit, checkpoint, scan, vmap) within "
             "the network, where its inputs cannot be recorded; move the transform out of the "
             "network: jaxevo jits, and scans a step module over time, by itself"
@@ -190,8 +194,8 @@ def apply(
         several kernels); by layer, its pre-activation.
 
     Raises:
-        ValueError: a layer is called inside a transform within the network, or parameters are
-            not covered.
+        HiddenLayer: a layer is called inside a transform within the network.
+        ValueError: parameters are not covered.
     """
     _require_known(uncovered)
     if not isinstance(model, Model):

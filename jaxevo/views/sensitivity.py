@@ -34,7 +34,7 @@ from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.population import add_at_once, fitting, sum_members, trained_leaves
 from jaxevo.core.tree import named_leaves, tree_size
 from jaxevo.views import nodes
-from jaxevo.views.nodes import Layer
+from jaxevo.views.nodes import HiddenLayer, Layer
 
 Head = Callable[[Array], Array]
 Reduction = Literal["sum", "mean"]
@@ -244,7 +244,7 @@ class _Layers:
         one = jax.tree.map(without_experiences, batch.inputs)
         try:
             _, shapes, preactivations = jax.eval_shape(lambda x: run(x, None), one)
-        except ValueError:  # a layer that cannot be recorded, as in a jitted part of the network
+        except HiddenLayer:  # such as one in a jitted part of the network
             shapes, preactivations = {}, {}
         uses = collections.Counter(path for layer in shapes for path in _paths(layer))
         layers = [layer for layer in shapes if any(path in trained for path in _paths(layer))]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import Params, Problem, Scalar, Sequence, abstract_batch
 from jaxevo.core.tree import named_leaves
+from jaxevo.views.nodes import HiddenLayer
 from jaxevo.views.wiring import recurrent_kernels, wiring
 
 MEMORY = 50  # updates that the growth is averaged over
@@ -42,7 +43,7 @@ def radii(params: Params, problem: Problem) -> Radii:
     shapes = jax.eval_shape(arguments, params, abstract_batch(problem))
     try:
         layers = wiring(problem.model, params, *shapes)
-    except ValueError:  # a layer within a transform of the network's own
+    except HiddenLayer:
         return {}
     kernels = named_leaves(params)
     return {path: _first(kernels[path]) for path in recurrent_kernels(layers, params)}

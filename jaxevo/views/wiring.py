@@ -54,7 +54,7 @@ def wiring(model: Model, params: Params, *inputs: Any) -> list[Wired]:
         inputs: of `model.apply`: (x,), or for a step module (carry, x); shapes and dtypes do.
 
     Raises:
-        ValueError: a layer is called inside a transform within the network.
+        nodes.HiddenLayer: a layer is called inside a transform within the network.
     """
     params, inputs = jax.tree.map(_abstract, (params, inputs))
     found = jax.eval_shape(

@@ -8,7 +8,7 @@ import pytest
 from jaxevo.core import Problem
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner
-from jaxevo.models import mlp, recurrent
+from jaxevo.models import from_functions, mlp, recurrent
 from jaxevo.tasks import examples, stream
 from jaxevo.training.loop import train
 from jaxevo.views.spectral_radius import capped, follow, radii
@@ -82,6 +82,22 @@ def test_a_network_without_time_has_none():
     inputs = np.ones((10, 4))
     flat = Problem(examples(inputs, inputs[:, :1]), mlp((4,), 1))
     assert radii(flat.init(jax.random.key(0)), flat) == {}
+
+
+def test_an_error_of_the_network_is_not_taken_for_a_hidden_layer():
+    """A network's own ValueError that means "no radius" would hide its bug."""
+
+    def broken(params, h, x):
+        raise ValueError("a bug of the network's own")
+
+    model = from_functions(
+        lambda key: {"w": jnp.ones((1, 1))},
+        broken,
+        initial_carry=lambda params, shape: jnp.zeros((*shape, 1)),
+    )
+    in_time = Problem(problem().task, model)
+    with pytest.raises(ValueError, match="a bug of the network's own"):
+        radii({"w": jnp.ones((1, 1))}, in_time)
 
 
 def test_a_bad_limit_is_refused():

@@ -6,6 +6,7 @@ import pytest
 from flax import linen, nnx
 
 from jaxevo.models import FusedCell, from_functions, from_linen, from_nnx, mlp, recurrent
+from jaxevo.views import nodes
 from jaxevo.views.wiring import recurrent_kernels, wiring
 
 BATCH, INPUTS, OUTPUTS = 7, 3, 2
@@ -317,7 +318,7 @@ class Jitted(Step):
 
 
 def test_a_layer_within_a_transform_is_refused_by_name():
-    with pytest.raises(ValueError, match="layer 'layer' is called inside a transform"):
+    with pytest.raises(nodes.HiddenLayer, match="layer 'layer' is called inside a transform"):
         wires(from_nnx(Jitted))
 
 
