@@ -32,7 +32,6 @@ from jaxevo.core import (
 from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
-from jaxevo.learners.pathnet.module_credit import credited, duplicated
 from jaxevo.learners.pathnet.training import (
     Shared,
     Slice,
@@ -74,7 +73,6 @@ class PathNetState(NamedTuple):
     best: Float[Array, ""]  # its fitness
     loss: Float[Array, ""]  # mean of the last generation
     updates: Int[Array, "L M"]  # that each module has had, on all tasks
-    credit: Float[Array, "L M"]  # running mean of the fitness of the paths that used it; or -inf
     evaluations: Int[Array, ""]  # of paths, T batches each, on this task
     generations: Int[Array, ""]  # on this task, until it was done
     done: Bool[Array, ""]  # whether the threshold is reached
@@ -117,9 +115,6 @@ class PathNet:
             that path with nothing frozen, which is a control.
         reinitialize: modules are drawn "fresh" or go back to their "stored" first weights.
         reset_optimizer: optimisers start anew at every evaluation.
-        duplicate_every: generations between two duplications: in each layer the weights of the
-            module whose paths do best replace those of the one whose paths do worst, unless it is
-            frozen; None: never.
         chunk_size: paths that are trained at once in the parallel form; None: all, and one after
             another on a CPU.
     """
@@ -141,7 +136,6 @@ class PathNet:
     on_next_problem: Literal["freeze", "fine_tune"] = static(default="freeze")
     reinitialize: Literal["fresh", "stored"] = static(default="fresh")
     reset_optimizer: bool = static(default=False)
-    duplicate_every: int | None = static(default=None)
     chunk_size: int | None = static(default=None)
 
     def __post_init__(self):
@@ -157,7 +151,6 @@ class PathNet:
         require_integer("num_batches", 1, self.num_batches)
         require_integer("mutation_range", 0, self.mutation_range)
         require_integer("num_rivals", 0, self.num_rivals)
-        require_integer("duplicate_every", 1, self.duplicate_every)
         require_integer("chunk_size", 1, self.chunk_size)
         require("mutation_rate", "in [0, 1]", self.mutation_rate, lambda r: (r >= 0) & (r <= 1))
         if not callable(self.learning_rate):
@@ -196,7 +189,6 @@ class PathNet:
             best=jnp.full((), -jnp.inf, float),
             loss=jnp.full((), jnp.nan, float),
             updates=updates,
-            credit=jnp.full(updates.shape, -jnp.inf, float),
             evaluations=jnp.int32(0),
             generations=jnp.int32(0),
             done=jnp.array(False),
@@ -257,14 +249,6 @@ class PathNet:
             done = jnp.array(False)
             if self.threshold is not None:
                 done = new.best >= self.threshold
-            if self.duplicate_every is not None:
-                shared, credit = jax.lax.cond(
-                    (new.generations + 1) % self.duplicate_every == 0,
-                    duplicated,
-                    lambda shared, credit, frozen: (shared, credit),
-                    new.shared, new.credit, new.shared.params["frozen"],
-                )  # fmt: skip
-                new = new._replace(shared=shared, credit=credit)
             new = new._replace(
                 loss=slices.loss.mean(),
                 evaluations=state.evaluations + len(slices.fitness),
@@ -321,14 +305,13 @@ class PathNet:
         path = state.population[winner]
         population = state.population
         fitness = state.fitness.at[contestants].set(slices.fitness)
-        credit = self.credited(network, state, contestants, slices.fitness)
         if self.form == "serial":
             population = population.at[loser].set(self.mutated(key_mutate, path, network))
             fitness = fitness.at[loser].set(-jnp.inf)
         shared = shared._replace(params=self.chosen(network, shared.params, path))
         new = state._replace(
             shared=shared, population=population, fitness=fitness, path=path,
-            best=slices.fitness[first], updates=updates, credit=credit,
+            best=slices.fitness[first], updates=updates,
         )  # fmt: skip
         return new, slices
 
@@ -363,7 +346,6 @@ class PathNet:
         new = state._replace(
             shared=shared, population=population, path=path, best=slices.fitness[best],
             fitness=jnp.where(replaced, -jnp.inf, slices.fitness), updates=updates,
-            credit=self.credited(network, state, jnp.arange(self.num_paths), slices.fitness),
         )  # fmt: skip
         return new, slices
 
@@ -416,18 +398,6 @@ class PathNet:
         uses = uses_of(path, network.num_modules, network.duplicates)
         always = self.frozen_path == "always"
         return jnp.maximum(uses, params["frozen"].astype(uses.dtype)) if always else uses
-
-    def credited(
-        self,
-        network: Modular,
-        state: PathNetState,
-        indices: Int[Array, " P"],
-        fitness: Float[Array, " P"],
-    ) -> Float[Array, "L M"]:
-        """The modules' credit after the evaluation of these members of the population."""
-        params = state.shared.params
-        uses = jax.vmap(lambda path: self.uses(network, params, path))(state.population[indices])
-        return credited(state.credit, uses, fitness)
 
     def active(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
         """The modules of a path in slots. (A learner's `slots` tells `run` of its size.)"""
