@@ -38,7 +38,6 @@ from jaxevo.learners.pathnet.training import (
     per_module,
     shared_optimizer,
     train_alone,
-    train_apart,
     train_together,
 )
 from jaxevo.models.modular import Modular, by_module
@@ -56,7 +55,7 @@ from jaxevo.models.paths import (
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("serial", "parallel", "fixed"),
-    "merge": ("mean", "sum", "local"),
+    "merge": ("mean", "sum"),
     "initial_paths": ("independent", "distinct"),
     "frozen_path": ("reachable", "always"),
     "on_next_problem": ("freeze", "fine_tune"),
@@ -105,8 +104,7 @@ class PathNet:
             first has left; "parallel": all paths step together on shared parameters; "fixed": one
             random path, trained alone, which is a control.
         merge: of the gradients of paths that share a module, in the parallel form: their "mean",
-            or their "sum", whose steps grow with the number of paths; "local": every path trains
-            copies of its modules for the T batches, and the copies of a module are averaged.
+            or their "sum", whose steps grow with the number of paths.
         num_rivals: in the parallel form, how many others a path is compared with, to become a
             mutated copy of the best of them if that is better; 0: disjoint pairs instead.
         frozen_path: modules frozen on earlier tasks are "reachable" by new paths, or "always" in
@@ -130,7 +128,7 @@ class PathNet:
     wrap: bool = static(default=True)
     initial_paths: Draw = static(default="independent")
     form: Literal["serial", "parallel", "fixed"] = static(default="serial")
-    merge: Literal["mean", "sum", "local"] = static(default="mean")
+    merge: Literal["mean", "sum"] = static(default="mean")
     num_rivals: int = static(default=0)
     frozen_path: Literal["reachable", "always"] = static(default="reachable")
     on_next_problem: Literal["freeze", "fine_tune"] = static(default="freeze")
@@ -325,14 +323,11 @@ class PathNet:
             state.population
         )
         chunk_size = self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths)
-        settings = (
+        shared, updates, slices = train_together(
             key_train, state.shared, state.updates, slots, problem, self.estimator,
             self.transform(state.generations), self.num_batches, self.reset_optimizer, chunk_size,
+            self.merge,
         )  # fmt: skip
-        if self.merge == "local":
-            shared, updates, slices = train_apart(*settings)
-        else:
-            shared, updates, slices = train_together(*settings, self.merge)
         best = jnp.argmax(slices.fitness)
         path = state.population[best]
         parents = self.parents(key_select, slices.fitness)

@@ -1,4 +1,4 @@
-"""Training paths on the modules they share: one at a time, all in step, or each on a copy.
+"""Training paths on the modules they share: one at a time, or all in step.
 
 One at a time: the active modules are gathered, trained for T batches as a small network of their
 own, and put back. Differs from adding the change at each of a path's entries: slots name every
@@ -7,10 +7,6 @@ module once, so that the trained ones are written as they are, and no other modu
 All in step: each path estimates a gradient on its own batch, and the gradients of the paths that
 use a module are averaged or summed, which is the synchronous counterpart of workers that apply
 theirs when they are ready.
-
-Each on a copy: paths train by themselves for T batches, and then the copies of a module are
-averaged (local steps, federated averaging). One scatter for T steps; but copies drift apart, and
-a module means something only beside those that it was trained with.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -215,60 +211,6 @@ def train_alone(
     }
     updates = counted(updates, targets, num_batches - result.num_nonfinite)
     return Shared(whole, optimizer), updates, result
-
-
-def train_apart(
-    key: Key[Array, ""],
-    shared: Shared,
-    updates: Int[Array, "L M"],
-    slots: Slots,
-    problem: Problem,
-    estimator: Estimator,
-    transform: optax.GradientTransformation,
-    num_batches: int,
-    reset_optimizer: bool,
-    chunk_size: int,
-) -> tuple[Shared, Int[Array, "L M"], Slice]:
-    """Trains a copy for each of P paths, whose slots lead with [P], and averages by module."""
-    num_paths, num_modules = len(slots.modules), problem.model.num_modules
-
-    def one_path(member):
-        index, slots = member
-        (params, optimizer), result = train_copy(
-            fold_in(key, index), shared, slots, problem, estimator, transform, num_batches,
-            reset_optimizer,
-        )  # fmt: skip
-        targets = targets_of(slots, num_modules)
-        modules, states = (
-            add_modules(tree_zeros(whole["modules"]), copy["modules"], targets)
-            for whole, copy in ((shared.params, params), (shared.optimizer, optimizer))
-        )
-        copies, trained = (
-            counted(jnp.zeros_like(updates), targets, num)
-            for num in (jnp.int32(1), num_batches - result.num_nonfinite)
-        )
-        readout = params["readout"], optimizer["readout"]
-        return (modules, states, readout, copies, trained), result
-
-    members = jnp.arange(num_paths), slots
-    sums, result = sum_members(one_path, members, chunk_size)
-    modules, states, readout, copies, trained = sums
-
-    def averaged(total, old):
-        num = by_module(jnp.maximum(copies, 1), total)
-        return tree_masked(by_module(copies > 0, total), jax.tree.map(_over, total, num), old)
-
-    weights, state = jax.tree.map(lambda total: _over(total, num_paths), readout)
-    whole = with_readout(shared.params, weights)
-    whole |= {"modules": averaged(modules, shared.params["modules"])}
-    optimizer = {"modules": averaged(states, shared.optimizer["modules"]), "readout": state}
-    return Shared(whole, optimizer), updates + trained, result
-
-
-def _over(total: Array, num: Any) -> Array:
-    """A mean; of counts the whole part."""
-    num = jnp.broadcast_to(num, total.shape)
-    return total // num if jnp.issubdtype(total.dtype, jnp.integer) else total / num
 
 
 def train_together(

@@ -349,9 +349,9 @@ def test_fine_tuning_goes_on_with_the_path():
 # ------------------------------------------------------------------------------ in parallel
 
 
-@pytest.mark.parametrize(("merge", "name"), [("sum", "sgd"), ("mean", "adam"), ("local", "adam")])
+@pytest.mark.parametrize(("merge", "name"), [("sum", "sgd"), ("mean", "adam")])
 def test_parallel_steps_are_serial_ones(merge, name):
-    """The sum over one path, and the mean over equal paths on one batch, or over equal copies."""
+    """The sum over one path, and the mean over equal paths on one batch."""
     alone = PathNet(form="fixed", num_batches=4, learning_rate=0.1,
                     optimizer=OPTIMIZERS[name])  # fmt: skip
     together = dataclasses.replace(
@@ -369,29 +369,6 @@ def test_parallel_steps_are_serial_ones(merge, name):
         serial.shared,
     )
     np.testing.assert_allclose(parallel.best, serial.best, rtol=1e-6)
-
-
-def test_copies_of_one_step_average_to_the_mean_of_gradients():
-    """And what no path uses, or is frozen, keeps its bits."""
-    mean = PathNet(form="parallel", population_size=4, num_batches=1, learning_rate=0.1)
-    state = init(jax.random.key(0), mean, problem())
-    params = state.shared.params
-    frozen = params["frozen"].at[0, state.population[0, 0, 0]].set(True)
-    state = state._replace(shared=state.shared._replace(params=params | {"frozen": frozen}))
-    whole = problem(batch_size=None)
-    expected, _ = step(jax.random.key(1), mean, state, whole)
-    after, _ = step(jax.random.key(1), dataclasses.replace(mean, merge="local"), state, whole)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-        after.shared, expected.shared,
-    )  # fmt: skip
-    np.testing.assert_array_equal(after.updates, expected.updates)
-    still = np.asarray(after.updates) == 0
-    assert still[np.asarray(frozen)].all() and not still.all()
-    for i, row in enumerate(still):
-        for m in np.flatnonzero(row):
-            kernels = (p["modules"][str(i)]["kernel"] for p in (after.shared.params, params))
-            assert same_bits(*(by_module(kernel, i, m) for kernel in kernels))
 
 
 def test_optimisers_start_anew_in_step_too():
