@@ -94,13 +94,13 @@ from .pytree import (
     learner as learner,
 )
 from .pytree import (
-    positional_pytree as positional_pytree,
-)
-from .pytree import (
     pytree as pytree,
 )
 from .pytree import (
     require as require,
+)
+from .pytree import (
+    require_choice as require_choice,
 )
 from .pytree import (
     require_integer as require_integer,

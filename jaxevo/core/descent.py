@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxevo.core.population import trained_leaves
 from jaxevo.core.problem import Mask, Model, Params
-from jaxevo.core.pytree import Scalar, learner, pytree, require, static
+from jaxevo.core.pytree import Scalar, pytree, require, static
 from jaxevo.core.tree import tree_fill, tree_finite, tree_floats, tree_masked
 
 
@@ -97,7 +97,7 @@ def optimizer(
     )
 
 
-@learner
+@pytree
 class CosineDecay:
     """A learning rate that falls along half a cosine, then stays.
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxevo.core.pytree import positional_pytree, static
+from jaxevo.core.pytree import pytree, static
 
 Params = Any  # a plain nested dict of arrays
 Mask = Any  # 0/1 per leaf of the params, broadcastable to it
@@ -119,7 +119,7 @@ class ControlTask(Task, Protocol):
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
 
 
-@positional_pytree
+@pytree(kw_only=False)
 class Problem:
     """A task and a model: everything that a learner sees.
 
@@ -188,7 +188,7 @@ class Problem:
         return None if task is None else type(self)(task, self.model)
 
 
-@positional_pytree
+@pytree(kw_only=False)
 class Supervised(Problem):
     """A problem with a loss for each sample, [B], or each sample at each time step, [T, B]."""
 
@@ -224,7 +224,7 @@ class Supervised(Problem):
         )
 
 
-@positional_pytree
+@pytree(kw_only=False)
 class Sequence(Supervised):
     """A supervised problem in time. The model is a step module; the scan is here."""
 
@@ -262,7 +262,7 @@ class Sequence(Supervised):
         return evaluation._replace(mask=self.weights(batch) > 0)
 
 
-@positional_pytree
+@pytree(kw_only=False)
 class Control(Problem):
     """A problem with an environment. A policy with a carry is a step module, without one is not."""
 

@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import hashlib
 import typing
-from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,47 +17,57 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxevo.core.words import nearest
+
 Scalar = float | int | np.floating | Float[Array, "..."]
 """A number that a learner, estimator or task takes; an array of them under `vmap`."""
 
 Data = Array | np.ndarray
-"""What a task is given; kept as a device array."""
+"""An array that a task is given; the task keeps it on the device."""
 
 T = TypeVar("T")
 
 
 def static(*, default: Any = dataclasses.MISSING) -> Any:
-    """Marks a field that fixes a shape or picks code: part of the structure, hashed by value."""
+    """Marks a field that fixes a shape or picks code: it is structure, and hashed by value."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
+@overload
+def pytree(cls: type[T]) -> type[T]: ...
+@overload
+def pytree(*, kw_only: bool = True) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(
     frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
 )
-def pytree(cls: type[T]) -> type[T]:
-    """Returns `cls` as a frozen, keyword-only dataclass registered as a pytree.
+def pytree(cls: Any = None, *, kw_only: bool = True) -> Any:
+    """Returns `cls` as a frozen dataclass registered as a pytree.
 
-    The constructor turns every real number in a leaf field into one dtype (so `1`, `0.1` and
-    `np.float32(.3)` share a trace), puts NumPy arrays on the device, and then runs the
-    `__post_init__` of `cls`, which is to validate with `require`. Unflattening never runs the
-    constructor: tracers, `None` and any other placeholder pass.
+    The constructor turns every real number in a leaf field into one dtype, so that `1`, `0.1` and
+    `np.float32(.3)` share a trace. It puts NumPy arrays on the device, and it checks static fields.
+    Last it runs the `__post_init__` of `cls`, which is to validate with `require`. Unflattening
+    never runs the constructor: tracers, `None` and any other placeholder pass.
+
+    Args:
+        kw_only: whether fields are given by keyword only. `@pytree(kw_only=False)` allows
+            positions, too.
 
     Raises:
-        ValueError: a static field holds something that cannot be hashed.
+        ValueError: a static field holds a value that cannot be hashed, or that is none of the
+            choices of its `Literal`.
     """
-    return _registered(cls, kw_only=True)
+    if cls is None:
+        return functools.partial(_registered, kw_only=kw_only)
+    return _registered(cls, kw_only=kw_only)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
-def positional_pytree(cls: type[T]) -> type[T]:
-    """A `pytree` whose fields may be given by position."""
-    return _registered(cls, kw_only=False)
-
-
-learner = pytree  # the settings of a learner or an estimator, as those files call it
+learner = pytree
+"""The decorator of a learner's or an estimator's settings: a `pytree` under a telling name."""
 
 
 def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
+    # A subclass without a __post_init__ of its own is validated as its parent is. The parent's
+    # was replaced below, so it is kept under another name.
     inherited = getattr(cls, "_validate", lambda self: None)
     validate = cls._validate = cls.__dict__.get("__post_init__", inherited)  # type: ignore
 
@@ -69,6 +79,8 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
             else:
                 object.__setattr__(self, field.name, normalised(value, field.name in numbers))
         try:
+            for name, known in choices.items():
+                require_choice(name, known, getattr(self, name))
             validate(self)
         except ValueError as error:
             raise ValueError(f"{cls.__name__}: {error}") from None
@@ -79,7 +91,13 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     leaves = [field.name for field in fields if not field.metadata.get("static")]
     statics = [field.name for field in fields if field.metadata.get("static")]
     numbers = {field.name for field in fields if float in typing.get_args(field.type)}
+    choices = {f.name: known for f in fields if (known := literal_choices(f.type))}
 
+    # A flattened object is two lists of values, in the order of the fields:
+    #
+    #     Settings(sigma=0.1, num=2)  <->  leaves [0.1], structure (2,)
+    #
+    # Leaves are traced and mapped by jax; the structure is compared and hashed by it.
     def flatten(self):
         return [getattr(self, name) for name in leaves], tuple(getattr(self, n) for n in statics)
 
@@ -100,8 +118,21 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     return cls
 
 
+def literal_choices(annotation: Any) -> tuple[Any, ...]:
+    """The choices of `Literal[...]` or `Literal[...] | None`, with None among them if allowed.
+
+    Returns () for any other annotation.
+    """
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    parts = typing.get_args(annotation)
+    if not all(part is type(None) or typing.get_origin(part) is typing.Literal for part in parts):
+        return ()
+    return tuple(choice for part in parts for choice in typing.get_args(part) or (None,))
+
+
 def normalised(value: Any, is_number: bool) -> Any:
-    """`value` as a leaf: reals in one float dtype, NumPy arrays on the device, the rest as is."""
+    """`value` as a leaf: reals get one float dtype, NumPy arrays go to the device."""
     dtype = jax.dtypes.canonicalize_dtype(float)
     if isinstance(value, (bool, np.bool_)):
         return np.bool_(value)
@@ -128,8 +159,8 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
     """Refuses a bad setting with one line that names it, its rule and the value received.
 
     Args:
-        name: of the argument.
-        rule: what the value must be, to follow "must be".
+        name: the argument's name.
+        rule: what the value must be; the message reads "<name> must be <rule>".
         value: a number, or an array that is checked elementwise. Tracers and placeholders
             (`None`, `object()`) pass: only concrete values are checked.
         holds: the rule as a function.
@@ -150,8 +181,21 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
         raise ValueError(f"{name} must be {rule}, got {shown!r}")
 
 
+def require_choice(name: str, choices: Iterable[Any], value: Any) -> None:
+    """Refuses a value that is none of the choices, with a hint at the nearest word.
+
+    None passes only where it is a choice. A placeholder (`object()`) passes.
+    """
+    choices = tuple(choices)
+    if type(value) is object or any(type(c) is type(value) and c == value for c in choices):
+        return
+    known = ", ".join(str(choice) for choice in choices)
+    near = nearest(value, map(str, choices)) if isinstance(value, str) else ""
+    raise ValueError(f"{name} must be one of {known}, got {value!r}{near}")
+
+
 def require_integer(name: str, minimum: int, value: Any) -> None:
-    """Refuses what is no integer of at least `minimum`; None passes, as in `require`."""
+    """Refuses a value that is no integer of at least `minimum`; None passes, as in `require`."""
     require(
         name,
         f"an integer >= {minimum}",
@@ -163,8 +207,8 @@ def require_integer(name: str, minimum: int, value: Any) -> None:
 def described(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Everything that makes a learner or problem what it is, as flat plain JSON.
 
-    Numbers as they are; arrays by shape, dtype and SHA-256; functions and classes by name. Two
-    trees that train alike have equal descriptions, in any process.
+    Numbers stay as they are. An array is described by its shape, dtype and SHA-256, a function or
+    class by its name. Two trees that train alike have equal descriptions, in any process.
     """
     found = {name: _plain(value) for name, value in static_settings(tree, prefix).items()}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -26,7 +26,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import SOURCES, Source, member_key, tree_normal
+from jaxevo.core.noise import Source, member_key, tree_normal
 from jaxevo.core.population import (
     centered_ranks,
     default_chunk_size,
@@ -76,13 +76,6 @@ class EvolutionStrategy:
                 self.population_size,
                 lambda n: n % 2 == 0,
             )
-        require(
-            "shaping",
-            "'ranks' or 'standardized'",
-            self.shaping,
-            lambda s: s in ("ranks", "standardized"),
-        )
-        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
         require_integer("chunk_size", 1, self.chunk_size)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:

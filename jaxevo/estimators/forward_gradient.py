@@ -23,11 +23,10 @@ from jaxevo.core import (
     abstract_batch,
     learner,
     num_samples,
-    require,
     require_integer,
     static,
 )
-from jaxevo.core.noise import SOURCES, Source
+from jaxevo.core.noise import Source
 from jaxevo.core.tree import tree_fill, tree_floats, tree_where, tree_zeros
 from jaxevo.estimators.trajectories import DISTRIBUTIONS, Distribution
 
@@ -49,9 +48,6 @@ class ForwardGradient:
 
     def __post_init__(self):
         require_integer("num_draws", 1, self.num_draws)
-        kinds = tuple(DISTRIBUTIONS)
-        require("noise", f"one of {', '.join(kinds)}", self.noise, kinds.__contains__)
-        require("source", f"one of {', '.join(SOURCES)}", self.source, SOURCES.__contains__)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
         if not isinstance(problem, Sequence):

@@ -1,7 +1,7 @@
 """Learners are pytrees: numbers are leaves, structure is static, and only the door checks."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import pytest
 from jaxevo.core.pytree import (
     Scalar,
     learner,
-    positional_pytree,
+    pytree,
     require,
     static,
     static_settings,
@@ -29,7 +29,7 @@ class Settings:
         require("num", ">= 1", self.num, lambda n: n >= 1)
 
 
-@positional_pytree
+@pytree(kw_only=False)
 class Data:
     inputs: Any
     labels: Any = None
@@ -112,6 +112,32 @@ def test_bad_values_are_refused_with_name_rule_and_value(settings, shown):
         Settings(**settings)
     with pytest.raises(ValueError, match=f"Settings: .*{shown}"):
         dataclasses.replace(Settings(), **settings)
+
+
+@learner
+class Choices:
+    kind: Literal["ranks", "raw"] = static(default="ranks")
+    head: Literal["softmax", 2] | None = static(default=None)
+
+
+@learner
+class Inherited(Choices):
+    more: int = static(default=1)
+
+
+@pytest.mark.parametrize("settings", [Choices, Inherited])
+def test_a_literal_field_takes_its_choices_and_no_other(settings):
+    """Red if inherited fields are not checked, or if None passes where it is no choice."""
+    for head in ("softmax", 2, None):
+        assert settings(head=head, kind="raw").head == head
+    for given, shown in (
+        ({"kind": "rank"}, r"kind must be one of ranks, raw, got 'rank' \(did you mean ranks\?\)"),
+        ({"kind": None}, "kind must be one of ranks, raw, got None"),
+        ({"head": "2"}, "head must be one of softmax, 2, None, got '2'"),
+        ({"head": 3}, "head must be one of softmax, 2, None, got 3"),
+    ):
+        with pytest.raises(ValueError, match=f"{settings.__name__}: {shown}"):
+            settings(**given)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"a": 1}, np.ones(2), (1, [2])])
