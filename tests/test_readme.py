@@ -1,16 +1,39 @@
 """Every Python block of the README runs as it stands, in order, blocks sharing names."""
 
+import ast
+import functools
 import pathlib
 import re
+
+import jax
+import pytest
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_blocks_import_and_name_what_there_is():
+    """The blocks' imports run, and so does every `module.name` of what they import."""
+    names: dict = {}
+    for block in blocks():
+        tree = ast.parse(block)
+        imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), "README.md", "exec"), names)
+        for node in ast.walk(tree):
+            first, *rest = ast.unparse(node).split(".")
+            named = isinstance(node, ast.Attribute) and all(map(str.isidentifier, rest))
+            if named and getattr(names.get(first), "__name__", "").startswith("jaxevo"):
+                functools.reduce(getattr, rest, names[first])
+
+
+@pytest.mark.e2e
 def test_readme_blocks_run_and_learn(optimised):
-    text = README.read_text(encoding="utf-8")
     names: dict = {}
     reached = []
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    for block in blocks():
         exec(compile(block, "README.md", "exec"), names)
         found = ("result", "results", "problem", "found", "child")
         reached.append({key: names.get(key) for key in found})
@@ -28,14 +51,11 @@ def test_readme_blocks_run_and_learn(optimised):
 
 
 def test_own_networks_take_fifteen_lines():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    for block in blocks[2:]:
+    for block in blocks()[2:]:
         lines = [line for line in block.splitlines() if line.strip() and "import" not in line]
         assert len(lines) <= 15, block
 
 
 def held_out(names: dict) -> dict:
-    import jax
-
     test = names["problem"].held_out()
     return test.evaluate(names["result"].params, test.sample(jax.random.key(0), 0)).metrics

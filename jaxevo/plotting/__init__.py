@@ -5,6 +5,7 @@ What every learner has is here: `curve`, `comparison`, `alignment`, `weights`, `
 `mutations`, `pathways`, `structure`. Nothing else in the package imports matplotlib.
 """
 
+from jaxevo.plotting import correspondence, episodes, mutations, pathways, structure
 from jaxevo.plotting.curves import alignment, comparison, curve
 from jaxevo.plotting.networks import can_forecast, confusion, forecast, weights
 from jaxevo.plotting.style import Picture, save
@@ -15,8 +16,13 @@ __all__ = [
     "can_forecast",
     "comparison",
     "confusion",
+    "correspondence",
     "curve",
+    "episodes",
     "forecast",
+    "mutations",
+    "pathways",
     "save",
+    "structure",
     "weights",
 ]
