@@ -16,7 +16,10 @@ from jaxevo.registry.building import (
     preset_of,
     settings_of,
 )
-from jaxevo.registry.names import ALIASES, LEARNERS, MODELS, TASKS, Named
+from jaxevo.registry.entries import Named
+from jaxevo.registry.learners import ALIASES, LEARNERS
+from jaxevo.registry.models import MODELS
+from jaxevo.registry.tasks import TASKS
 
 __all__ = [
     "ALIASES",

@@ -1,7 +1,7 @@
 """What has a name on the command line, looked up, listed with its settings, and built.
 
-The names and presets stand in `jaxevo.registry.names`. Importing this file imports only the
-standard library: a name's class is loaded when it is built or its settings are listed.
+The names and presets stand in `jaxevo.registry.learners`, `tasks` and `models`. Importing this
+file imports only the standard library: a name's class is loaded when it is built.
 """
 
 import dataclasses
@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from jaxevo.core.words import nearest
-from jaxevo.registry.names import ALIASES, LEARNERS, MODELS, TASKS, Named
+from jaxevo.registry.entries import Named
+from jaxevo.registry.learners import ALIASES, LEARNERS
+from jaxevo.registry.models import MODELS
+from jaxevo.registry.tasks import TASKS
 
 # Names that the commands take for themselves: a setting of the same name gets its owner's prefix.
 RUN_SETTINGS = (

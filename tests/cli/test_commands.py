@@ -9,7 +9,7 @@ import pytest
 
 import jaxevo
 from jaxevo import registry
-from jaxevo.cli.main import main as cli
+from jaxevo.cli.main import main
 from jaxevo.cli.options import first_paragraph, learner_list
 from jaxevo.studies.comparison import CLOCKS
 from jaxevo.training.folder import load_params
@@ -50,7 +50,7 @@ def test_importing_jaxevo_imports_no_plots_and_no_evosax():
 
 def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
     arguments = ["train", "evolution-strategy", "digits", *SHORT, "--sigma", "0.1", "--seed", "4"]
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     shown = capsys.readouterr()
     for word in ("accuracy", "majority class", "4 forward, 0 backward, 8 samples", "compilation"):
         assert word in shown.out
@@ -61,12 +61,12 @@ def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
     assert config["seed"] == 4
     assert load_params(folder)["readout"]["kernel"].shape == (32, 10)
 
-    assert cli.main(arguments) == 0  # again: a folder of its own
+    assert main(arguments) == 0  # again: a folder of its own
     assert (in_empty_folder / "runs" / "evolution-strategy-digits-2" / "config.json").exists()
 
 
 def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
-    assert cli.main(
+    assert main(
         ["train", "evolution-strategy", "cartpole-masked", "--steps", "1", "--population-size",
          "4", "--max-steps", "8", "--seeds", "2", "--out", "mine", "--quiet"]
     ) == 0  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_f
 
 
 def test_settings_reach_learner_task_and_model(in_empty_folder):
-    assert cli.main(
+    assert main(
         ["train", "bptt-truncated", "mackey-glass", "--steps", "2", "--window", "5", "--length",
          "60", "--truncation", "2", "--model", "lstm", "--hidden-sizes", "3", "4", "--seeds", "2",
          "--num-skipped", "5", "--out", "mine", "--quiet", "--task-seed", "3"]
@@ -179,7 +179,7 @@ def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsy
     (in_empty_folder / "empty.json").write_text('{"settings": {}, "seed": 0, "seeds": 1}')
     (in_empty_folder / "bad.toml").write_text("steps = = 3")
     (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
-    assert cli.main(arguments) == 2
+    assert main(arguments) == 2
     shown = capsys.readouterr()
     (line,) = [line for line in shown.err.splitlines() if line]
     assert line.startswith("jaxevo: ")
@@ -215,14 +215,14 @@ def test_a_config_file_is_read_as_if_it_were_typed(in_empty_folder):
         "steps = 2\nhidden_sizes = [3, 4]\nantithetic = false\npopulation_size = 3\nbatch_size = 8"
     )
     words = ["train", "evolution-strategy", "digits", "--config", "small.toml", "--quiet"]
-    assert cli.main([*words, "--population-size", "5", "--out", "a"]) == 0
+    assert main([*words, "--population-size", "5", "--out", "a"]) == 0
     config = json.loads((in_empty_folder / "a" / "config.json").read_text())
     settings = config["settings"]
     assert settings["hidden_sizes"] == [3, 4]
     assert settings["antithetic"] is False
     assert settings["population_size"] == 5  # what is typed wins
     words[words.index("small.toml")] = "a/config.json"
-    assert cli.main([*words, "--out", "b"]) == 0
+    assert main([*words, "--out", "b"]) == 0
     again = json.loads((in_empty_folder / "b" / "config.json").read_text())
     assert again["settings"] == settings
     assert again["run"] == config["run"]
@@ -230,9 +230,9 @@ def test_a_config_file_is_read_as_if_it_were_typed(in_empty_folder):
 
 def test_resume_eval_and_show(in_empty_folder, capsys):
     words = ["evolution-strategy", "digits", *SHORT, "--seeds", "2", "--record-every", "1"]
-    assert cli.main(["train", *words, "--out", "whole", "--quiet"]) == 0
-    assert cli.main(["train", *words, "--out", "part", "--steps", "1", "--quiet"]) == 0
-    assert cli.main(["resume", "part", "--steps", "3", "--quiet"]) == 0
+    assert main(["train", *words, "--out", "whole", "--quiet"]) == 0
+    assert main(["train", *words, "--out", "part", "--steps", "1", "--quiet"]) == 0
+    assert main(["resume", "part", "--steps", "3", "--quiet"]) == 0
     whole, part = load_params("whole"), load_params("part")
     assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (whole, part)), strict=True))
     rows = [
@@ -244,9 +244,9 @@ def test_resume_eval_and_show(in_empty_folder, capsys):
     ]
     assert rows[0] == rows[1]
     capsys.readouterr()
-    assert cli.main(["eval", "whole", "--which", "best"]) == 0
+    assert main(["eval", "whole", "--which", "best"]) == 0
     assert "majority class" in capsys.readouterr().out
-    assert cli.main(["show", "part"]) == 0
+    assert main(["show", "part"]) == 0
     assert "population_size" in capsys.readouterr().out
     assert (in_empty_folder / "part" / "curve.png").stat().st_size > 1000
 
@@ -280,7 +280,7 @@ DAMAGES = [
 def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small") / "run"
     words = ["--steps", "1", "--hidden-sizes", "3", "--quiet", "--out", str(folder)]
-    assert cli.main(["train", "backprop", "sine", *words]) == 0
+    assert main(["train", "backprop", "sine", *words]) == 0
     return folder
 
 
@@ -296,7 +296,7 @@ def test_a_damaged_folder_is_one_clear_line(
         content[name] = content[name] | value if whole else value
     file.write_text(json.dumps(content))
     capsys.readouterr()
-    assert cli.main([command, "run"]) == 2
+    assert main([command, "run"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
     assert line.startswith("jaxevo: ")
     assert expected in line
@@ -305,19 +305,19 @@ def test_a_damaged_folder_is_one_clear_line(
 def test_folders_are_shown_as_they_are_named(small_run, capsys):
     shutil.copytree(small_run, "a[b]c[/d]")
     capsys.readouterr()
-    assert cli.main(["show", "a[b]c[/d]"]) == 0
+    assert main(["show", "a[b]c[/d]"]) == 0
     assert "a[b]c[/d]: settings" in capsys.readouterr().out
-    assert cli.main(["eval", "a[b]c[/d]"]) == 0
+    assert main(["eval", "a[b]c[/d]"]) == 0
     assert "a[b]c[/d], final network" in capsys.readouterr().out
 
 
 def test_resume_goes_on_towards_the_target_and_says_when_nothing_is_left(in_empty_folder, capsys):
     words = ["backprop", "sine", "--schedule", "constant", "--hidden-sizes", "3"]
-    assert cli.main(["train", *words, "--steps", "2", "--stop-at", "mse=9", "--out", "r"]) == 0
+    assert main(["train", *words, "--steps", "2", "--stop-at", "mse=9", "--out", "r"]) == 0
 
     def resumed(*words):
         capsys.readouterr()
-        assert cli.main(["resume", "r", *words]) == 0
+        assert main(["resume", "r", *words]) == 0
         summary = json.loads((in_empty_folder / "r" / "summary.json").read_text())
         return summary["steps"], capsys.readouterr().out
 
@@ -330,15 +330,15 @@ def test_resume_goes_on_towards_the_target_and_says_when_nothing_is_left(in_empt
     steps, shown = resumed("--steps", "4", "--stop-at", "None")
     assert steps == 4
     assert "already finished: its steps are done" in shown
-    assert cli.main(["resume", "r", "--steps", "3"]) == 2
+    assert main(["resume", "r", "--steps", "3"]) == 2
     assert "num_steps must be >= 4, as many as are done, got 3" in capsys.readouterr().err
 
 
 def test_resuming_another_run_is_refused(in_empty_folder, capsys):
     words = ["backprop", "sine", "--steps", "2", "--schedule", "cosine", "--quiet"]
-    assert cli.main(["train", *words, "--out", "r"]) == 0
+    assert main(["train", *words, "--out", "r"]) == 0
     capsys.readouterr()
-    assert cli.main(["resume", "r", "--steps", "4"]) == 2
+    assert main(["resume", "r", "--steps", "4"]) == 2
     shown = capsys.readouterr().err
     assert "learner.learning_rate.num_steps was 2, now 4" in shown
 
@@ -347,10 +347,10 @@ def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsy
     words = ["compare", "sine", "--learners",
              "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
              "--seeds", "2", "--amount", "200", "--hidden-sizes", "4"]  # fmt: skip
-    assert cli.main([*words, "--out", "a"]) == 0
+    assert main([*words, "--out", "a"]) == 0
     shown = capsys.readouterr()
     assert "mean target" in shown.out
-    assert cli.main([*words, "--out", "b"]) == 0
+    assert main([*words, "--out", "b"]) == 0
 
     def table(folder):
         with (in_empty_folder / folder / "table.csv").open() as file:
@@ -373,11 +373,11 @@ def test_a_window_is_that_of_all_learners_only_where_it_is_given(given, windows,
 
     monkeypatch.setattr(jaxevo, "compare", found)
     words = ["mackey-glass", "--learners", "backprop,bptt", "--length", "100", *given]
-    assert cli.main(["compare", *words]) == 130
+    assert main(["compare", *words]) == 130
 
 
 def test_doctor(capsys):
-    assert cli.main(["doctor"]) == 0
+    assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     for word in ("jax", jax.__version__, "device", "compilation cache", "memory"):
         assert word in shown

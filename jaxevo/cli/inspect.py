@@ -1,0 +1,130 @@
+"""`jaxevo list`, `eval`, `show` and `doctor`: they train nothing."""
+
+import os
+import pathlib
+
+from jaxevo import registry
+from jaxevo.cli.options import Option, mistake, parse
+from jaxevo.cli.runs import built_again, need_folder, settings_on_disk, transfer_words, wants_help
+
+
+def list_names(words: list[str]) -> int:
+    """`jaxevo list`."""
+    if wants_help(words, "usage: jaxevo list\n\nLearners, tasks and models by name."):
+        return 0
+    if words:
+        mistake(f"list takes no arguments, got {words[0]!r}")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "name", ""):
+        table.add_column(column)
+    tables = (("learner", registry.LEARNERS), ("task", registry.TASKS), ("model", registry.MODELS))
+    for kind, entries in tables:
+        for entry in entries.values():
+            table.add_row(kind, entry.name, entry.summary)
+    table.add_row("learner", "evosax:NAME", "any strategy of evosax, such as evosax:SNES")
+    Console().print(table)
+    return 0
+
+
+def evaluate(words: list[str]) -> int:
+    """`jaxevo eval FOLDER`."""
+    (folder,) = need_folder("eval", words, "Held-out metrics of a run's network.")
+    option = Option("which", str, "final", "network: final, or best on the held-out split")
+    which = parse([option], words[1:], prog="jaxevo eval", what="eval")["which"]
+    values, _ = settings_on_disk(folder)
+    import jax
+    from rich.console import Console
+
+    from jaxevo.cli.tables import metrics_table
+    from jaxevo.tasks import baselines
+    from jaxevo.training.folder import load_params
+
+    built = built_again(values)
+    problem = built.problem
+    if hasattr(problem.model, "fitted"):  # a network that may have grown
+        model = problem.model.fitted(load_params(folder, which))
+        problem = type(problem)(problem.task, model)
+    test = problem.held_out()
+    if test is None:
+        mistake(f"{values['task']} has no held-out split")
+    batch = test.sample(jax.random.key(0), 0)
+
+    def network(key):
+        return built.learner.solution(built.learner.init(key, problem), problem)
+
+    def metrics(params):
+        evaluation = test.evaluate(params, batch)
+        return {"loss": evaluation.loss} | evaluation.metrics
+
+    key = jax.random.key(values["seed"])
+    if values["seeds"] > 1:
+        key = jax.random.split(key, values["seeds"])
+        network, metrics = jax.vmap(network), jax.vmap(metrics)
+    params = load_params(folder, which, like=jax.eval_shape(network, key))
+    found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
+    title = f"{folder}, {which} network, held out"
+    Console().print(metrics_table(title, found, baselines(problem.task)))
+    return 0
+
+
+def show(words: list[str]) -> int:
+    """`jaxevo show FOLDER`."""
+    about = "What a run was and what it reached."
+    (folder,) = need_folder("show", words, about)
+    parse([], words[1:], prog="jaxevo show FOLDER", what="show", about=about)
+    from rich.console import Console
+
+    from jaxevo.cli.tables import settings_table, summary_table
+    from jaxevo.training.folder import read_json
+
+    config = read_json(pathlib.Path(folder) / "config.json")
+    console = Console()
+    console.print(settings_table(f"{folder}: settings", config))
+    if transfer_words(folder) is not None:
+        from jaxevo.cli.tables import transfer_table
+        from jaxevo.studies.transfer_study import load_transfer
+
+        if table := load_transfer(folder).table:
+            console.print(transfer_table("result", table))
+        return 0
+    if (pathlib.Path(folder) / "summary.json").exists():
+        summary = read_json(pathlib.Path(folder) / "summary.json")
+        try:
+            table = summary_table("result", summary, {})
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            mistake(f"{folder}/summary.json is damaged: {error!r}")
+        console.print(table)
+    else:
+        console.print(f"not finished: jaxevo resume {folder} goes on with it", markup=False)
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """`jaxevo doctor`."""
+    if wants_help(words, "usage: jaxevo doctor\n\nVersions, devices, memory, caches."):
+        return 0
+    if words:
+        mistake(f"doctor takes no arguments, got {words[0]!r}")
+    import jax
+    from rich.console import Console
+
+    from jaxevo.cli.tables import doctor_table
+    from jaxevo.training.folder import environment
+
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    Console().print(
+        doctor_table(
+            environment(),
+            devices=[(str(device), device.memory_stats() or {}) for device in jax.devices()],
+            cores=os.cpu_count(),
+            memory=memory,
+            compilation_cache=jax.config.values.get("jax_compilation_cache_dir"),
+            data_cache=os.environ.get("JAXEVO_CACHE"),
+        )
+    )
+    return 0
