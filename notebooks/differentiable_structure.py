@@ -47,6 +47,7 @@ import optax
 
 import jaxevo
 from jaxevo import registry
+from jaxevo.core.tree import named_leaves
 from jaxevo.models.growing.structure import num_alive
 from jaxevo.plotting import structure as pictures
 from jaxevo.tasks.grammar import ALPHABET
@@ -195,7 +196,7 @@ best = int(np.argmin(growing.rows[-1]["held_out/loss"]))
 growing_model = hard.model.fitted(growing.params)
 model, params = jaxevo.compact(growing_model, growing.params, member=best)
 dense = jaxevo.Problem(hard.task, model)
-print({path: leaf.shape for path, leaf in jaxevo.tree.named_leaves(params).items()})
+print({path: leaf.shape for path, leaf in named_leaves(params).items()})
 
 test = dense.held_out()
 batch = test.sample(jax.random.key(0), 0)

@@ -104,6 +104,7 @@ def without_optional_packages(benchmark):
     )
 
 
+@pytest.mark.e2e
 def test_noise_benchmark(tmp_path):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_noise.py"))
     check(stdout, blocks, VARIANTS["bench_noise"])
@@ -148,6 +149,7 @@ def test_correspondence_script(monkeypatch, tmp_path, capsys):
     assert "| 0.00025 |" in capsys.readouterr().out
 
 
+@pytest.mark.e2e
 def test_correspondence_script_in_small(monkeypatch, capsys):
     arguments = ["--members", "20", "--points", "6", "--time", "0.1"]
     found = script(monkeypatch, "correspondence").main(arguments)

@@ -1,11 +1,20 @@
 """What the documents name is there, in a Python that has imported nothing of jaxevo before."""
 
+import json
 import pathlib
 import re
 import subprocess
 import sys
 
+import pytest
+
+from tests.support.documents import check_names
+
 ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = [
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+]
 DOCUMENTS = (ROOT / "CHANGELOG.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 # One process for all names: jax stays loaded, and jaxevo is forgotten before each of them.
@@ -42,3 +51,13 @@ def test_every_name_in_the_documents_can_be_imported_first():
 def test_names_are_told_from_paths_and_ends_of_sentences():
     text = "`jaxevo.nodes.apply`, see jaxevo.train. Files: jaxevo/core/tree.py, a.jaxevo.b, jaxevo."
     assert names_in(text) == {"jaxevo.nodes.apply", "jaxevo.train"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_names_what_there_is(path):
+    """Red where a benchmark or notebook, too long to run here, uses a name that has moved."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    check_names(text, path.name, {})
