@@ -27,7 +27,7 @@ LENGTHS = (100, 1000, 10_000)  # of the calls whose memory is compared
 
 @pytree
 class GeneralExamples(Examples):
-    """The same task under a name of its own: networks on it are not written out."""
+    """The same task as a class of its own: it makes no offer, so networks are not written out."""
 
 
 def curve(general: bool = False) -> Problem:

@@ -61,6 +61,20 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class OffersExamplesLast(Protocol):
+    """A task or a model that has a second form, whose examples stand on the last axis.
+
+        inputs, targets, outputs:  [B, 1]  ->  [1, B]
+
+    Some pairs of task and model run faster so. The second form of a task has the same losses, and
+    that of a model takes the same params. A subclass that changes either must not inherit it.
+    """
+
+    def examples_last(self) -> Any:
+        """The second form; None where these settings have none."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """What is to be learned. `held_out` is the test split, as a task of its own.
 

@@ -18,7 +18,7 @@ from flax import linen, nnx
 from flax.errors import InvalidRngError
 from jaxtyping import Array, Key
 
-from jaxevo.core import Carry, Mask, Params
+from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.views import nodes
 
@@ -119,6 +119,11 @@ class NNXModel:
 
     def trainable(self, params: Params) -> Mask:
         return self.mask(params)
+
+    def examples_last(self) -> Model | None:
+        """See `jaxevo.core.problem.OffersExamplesLast`; here the module class decides."""
+        offer = getattr(self.constructor, "examples_last", None)
+        return offer(self) if offer is not None and type(self) is NNXModel else None
 
 
 def from_nnx(

@@ -12,6 +12,7 @@ from jaxevo.core import require
 from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.initializers import NormalLinear, uniform_linear
+from jaxevo.models.unit_by_unit import MAX_UNITS, UnitByUnit
 
 
 class MLP(nnx.Module):
@@ -60,6 +61,21 @@ class MLP(nnx.Module):
             if self.residual and i % self.residual == 0:
                 x = skip = x if skip is None else x + skip
         return self.readout(x)
+
+    @classmethod
+    def examples_last(cls, model: NNXModel) -> UnitByUnit | None:
+        """`model`, made of this class, unit by unit; None where the network is not that simple."""
+        settings = dict(model.settings)
+        linear = settings.get("linear", nnx.Linear)
+        simple = (
+            cls is MLP  # A subclass may compute something else.
+            and (settings["input_shape"], settings["num_outputs"]) == ((1,), 1)
+            and len(settings["hidden_sizes"]) == 1
+            and settings["hidden_sizes"][0] <= MAX_UNITS
+            and settings["norm"] is None
+            and (linear in (nnx.Linear, uniform_linear) or isinstance(linear, NormalLinear))
+        )
+        return UnitByUnit(model, settings["activation"]) if simple else None
 
 
 def mlp(

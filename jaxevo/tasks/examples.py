@@ -1,5 +1,6 @@
 """Tasks of independent examples: arrays of inputs and targets, and random minibatches of them."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -92,6 +93,25 @@ class Examples(ExampleTask):
             num_outputs=self.num_outputs,
             scale=self.scale,
         )
+
+    def examples_last(self) -> "ExamplesLast | None":
+        """See `jaxevo.core.problem.OffersExamplesLast`: curves, x -> y, have this form.
+
+        The mean over K outputs of one example is that over K examples with one output.
+        """
+        curve = (self.loss, self.num_outputs, self.input_shape) == ("squared_error", 1, (1,))
+        if not curve or type(self) is not Examples:  # A subclass may have other losses.
+            return None
+        return ExamplesLast(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+
+@pytree
+class ExamplesLast(Examples):
+    """A curve whose batch of K points is one example with K inputs and K targets, [1, K]."""
+
+    def sample(self, key: Key[Array, ""], step: Any) -> ExampleBatch:
+        batch = super().sample(key, step)
+        return ExampleBatch(batch.inputs.T, batch.targets.T)
 
 
 def examples(

@@ -46,6 +46,7 @@ from jaxevo.learners.monte_carlo.chain import (
     batch_of,
     decide,
     displaced,
+    examples_last,
     is_paired,
     measured,
     measured_members,
@@ -54,7 +55,6 @@ from jaxevo.learners.monte_carlo.chain import (
     ties_advice,
     tried_metrics,
 )
-from jaxevo.learners.monte_carlo.fast_curves import laid_out
 from jaxevo.learners.monte_carlo.signals import signal_norm
 from jaxevo.models.growing.capacity import reset_members
 from jaxevo.models.growing.structure import Edit
@@ -133,6 +133,7 @@ class AdaptiveMonteCarlo:
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> AdaptiveMonteCarloState:
+        problem = examples_last(problem)
         key_params, key_batch = jax.random.split(key)
         seed = jax.random.bits(key_batch, (2,), jnp.uint32)
         batch = batch_of(problem, seed)
@@ -154,9 +155,10 @@ class AdaptiveMonteCarlo:
     def step(
         self, key: Key[Array, ""], state: AdaptiveMonteCarloState, problem: Problem
     ) -> tuple[AdaptiveMonteCarloState, Metrics]:
+        network, problem = problem, examples_last(problem)
         if self.minibatch:
             key_batch, key = jax.random.split(key)
-            batch = laid_out(problem, problem.sample(key_batch, state.step))
+            batch = problem.sample(key_batch, state.step)
         else:
             batch = batch_of(problem, state.seed)
         chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)
@@ -165,7 +167,7 @@ class AdaptiveMonteCarlo:
             walkers = walkers._replace(
                 scale=jax.lax.cond(
                     state.step % self.norm_every == 0,
-                    lambda: self.scales(walkers, state, problem, chunk_size),
+                    lambda: self.scales(walkers, state, network, chunk_size),
                     lambda: walkers.scale,
                 )
             )

@@ -24,9 +24,8 @@ from jaxevo.core.population import (
     members_at_once,
     trained_leaves,
 )
+from jaxevo.core.problem import OffersExamplesLast
 from jaxevo.core.tree import tree_where
-from jaxevo.learners.monte_carlo import fast_curves as small_networks
-from jaxevo.learners.monte_carlo.fast_curves import laid_out
 
 MOST_TIES = 0.01  # a fraction of attempts; beyond, decisions are those of rounding
 
@@ -88,9 +87,23 @@ def ties_advice(metrics: Mapping[str, Any]) -> str | None:
     )
 
 
+def examples_last(problem: Problem) -> Problem:
+    """The problem in its faster form where task and model both offer it, else as it is.
+
+    A problem of a class of its own may compute its losses in another way, and is left alone.
+    """
+    parts = problem.task, problem.model
+    if type(problem) is not Supervised:
+        return problem
+    if not all(isinstance(part, OffersExamplesLast) for part in parts):
+        return problem
+    task, model = (part.examples_last() for part in parts)
+    return problem if task is None or model is None else Supervised(task, model)
+
+
 def batch_of(problem: Problem, seed: UInt32[Array, "2"]) -> Batch:
     """The one batch of a chain, drawn again from its seed: a state need not hold the data."""
-    return laid_out(problem, problem.sample(seed_key(seed), jnp.int32(0)))
+    return problem.sample(seed_key(seed), jnp.int32(0))
 
 
 def seed_key(seed: UInt32[Array, "2"]) -> Key[Array, ""]:
@@ -115,12 +128,11 @@ def measured(problem: Problem, params: Params, batch: Batch, paired: bool) -> Me
     """The loss of one network, and its outputs where differences are to be formed from them.
 
     Args:
-        batch: as `laid_out` returned it.
         paired: keep the outputs; for a problem with a loss for each sample.
     """
     if not isinstance(problem, Supervised):
         return Measured(problem.evaluate(params, batch).loss, None)
-    outputs = small_networks.outputs(problem, params, batch)
+    outputs = problem.outputs(params, batch)
     return Measured(problem.loss(outputs, batch), outputs if paired else None)
 
 
@@ -128,6 +140,7 @@ def measured_members(
     learner: Any, params: Params, seed: UInt32[Array, "2"], problem: Problem
 ) -> Measured:
     """What all networks of a learner, [N, ...], do on the batch of its chains."""
+    problem = examples_last(problem)
     batch = batch_of(problem, seed)
     paired = is_paired(problem, learner.paired)
     return map_members(

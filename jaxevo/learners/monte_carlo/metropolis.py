@@ -47,6 +47,7 @@ from jaxevo.learners.monte_carlo.chain import (
     batch_of,
     decide,
     displaced,
+    examples_last,
     is_paired,
     measured,
     measured_members,
@@ -154,6 +155,7 @@ class Metropolis:
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> MetropolisState:
+        problem = examples_last(problem)
         key_params, key_batch = jax.random.split(key)
         seed = jax.random.bits(key_batch, (2,), jnp.uint32)
         batch = batch_of(problem, seed)
@@ -172,6 +174,7 @@ class Metropolis:
     def step(
         self, key: Key[Array, ""], state: MetropolisState, problem: Problem
     ) -> tuple[MetropolisState, Metrics]:
+        problem = examples_last(problem)
         batch = batch_of(problem, state.seed)
         beta = schedule_value(self.beta, state.step)
         chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)

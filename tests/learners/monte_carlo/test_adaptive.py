@@ -9,7 +9,7 @@ from jaxevo import models, tasks
 from jaxevo.core import Problem
 from jaxevo.learners import AdaptiveMonteCarlo, Metropolis
 from jaxevo.learners.monte_carlo.adaptive import Walker
-from jaxevo.learners.monte_carlo.chain import Measured, Tried, batch_of, laid_out
+from jaxevo.learners.monte_carlo.chain import Measured, Tried, batch_of, examples_last
 from jaxevo.learners.monte_carlo.signals import signal_norm
 from tests.support.curves import bowl, curve, flat
 
@@ -114,8 +114,8 @@ def test_full_batches_are_one_batch_and_the_loss_never_rises():
     problem = curve()
     learner = AdaptiveMonteCarlo(sigma=0.05, drift_rate=0.05, patience=10, population_size=5)
     state = learner.init(KEY, problem)
-    batch = batch_of(problem, state.seed)
-    np.testing.assert_array_equal(batch.inputs, laid_out(problem, problem.sample(KEY, 0)).inputs)
+    batch = batch_of(examples_last(problem), state.seed)
+    np.testing.assert_array_equal(batch.inputs, problem.sample(KEY, 0).inputs.T)
     state, metrics = steps(jax.random.split(KEY, 300), learner, state, problem)
     assert np.all(np.diff(metrics["loss"]) <= 1e-7)
     assert state.sigma.max() < 0.05 and metrics["sigma"][-1] == pytest.approx(state.sigma.mean())
