@@ -143,7 +143,7 @@ parent = jax.tree.map(lambda leaf: leaf[0], params)
 children = jax.jit(jaxevo.offspring, static_argnames=("num_children",))
 spread = {
     name: children(
-        jax.random.key(0), solutions[name][0].learner, built.problem, parent,
+        jax.random.key(0), solutions[name][0].learner.operator, built.problem, parent,
         num_children=20 if QUICK else 500,
     ).divergence
     for name in METHODS
@@ -154,10 +154,10 @@ mutations.divergences(spread)
 retained = np.zeros((len(METHODS), len(METHODS)))
 for row, method in enumerate(METHODS):
     for column, name in enumerate(METHODS):
-        learner = solutions[name][0].learner
+        operator = solutions[name][0].learner.operator
 
-        def one(params, learner=learner):
-            found = jaxevo.offspring(jax.random.key(1), learner, built.problem, params)
+        def one(params, operator=operator):
+            found = jaxevo.offspring(jax.random.key(1), operator, built.problem, params)
             return found.retained("accuracy", floor=0.5)
 
         shares = np.asarray(jax.jit(jax.vmap(one))(solutions[method][1]))
@@ -194,7 +194,8 @@ episodes.paths(built.problem, result.state.params, "the whole population")
 # %%
 task = jaxevo.tasks.digits()
 problem = jaxevo.Problem(task, jaxevo.models.mlp(task.input_shape, task.num_outputs))
-stored = jaxevo.DeepGA(sigma=0.05, population_size=128, num_parents=16, elite_evaluations=2)
+plain = jaxevo.Mutation(variant="control", sigma=0.05)
+stored = jaxevo.DeepGA(operator=plain, population_size=128, num_parents=16, elite_evaluations=2)
 chained = dataclasses.replace(stored, chain_length=32)
 states = [
     jaxevo.train(jax.random.key(0), learner, problem, num_steps=steps(60), record_every=2).state

@@ -22,6 +22,7 @@ from jaxevo.learners.monte_carlo import (
 from jaxevo.learners.mutation import (
     DeepGA,
     DeepGAState,
+    LineSearch,
     Mutation,
     SafeMutation,
     SafeMutationState,
@@ -46,6 +47,7 @@ __all__ = [
     "Growth",
     "Langevin",
     "LangevinState",
+    "LineSearch",
     "Metropolis",
     "MetropolisState",
     "Mutation",

@@ -257,12 +257,11 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
             )
     if entry.learner is not None:
         inner = {setting.name for setting in _dataclass_settings(entry.learner)}
-        return load(entry.home)(
-            learner=load(entry.learner)(**{n: v for n, v in values.items() if n in inner}),
-            **{n: v for n, v in values.items() if n not in inner},
-        )
+        within = _made(load(entry.learner), {n: v for n, v in values.items() if n in inner})
+        rest = {n: v for n, v in values.items() if n not in inner}
+        return _made(load(entry.home), rest | {"learner": within})
     if entry.estimator is None:
-        return load(entry.home)(**values)
+        return _made(load(entry.home), values)
     import optax
 
     from jaxevo.core.descent import optimizer
@@ -271,30 +270,68 @@ def _build_learner(entry: Named, values: dict[str, Any], num_steps: int) -> Any:
         values.pop(name) for name in ("learning_rate", "optimizer", "clip_norm", "weight_decay")
     )
     of_estimator = {setting.name for setting in _dataclass_settings(entry.estimator)}
-    return load(entry.home)(
-        estimator=load(entry.estimator)(**{n: v for n, v in values.items() if n in of_estimator}),
-        optimizer=optimizer(getattr(optax, name), clip_norm=clip_norm, weight_decay=weight_decay),
-        learning_rate=rate,
-        **{n: v for n, v in values.items() if n not in of_estimator},
-    )
+    made = {
+        "estimator": _made(
+            load(entry.estimator), {n: v for n, v in values.items() if n in of_estimator}
+        ),
+        "optimizer": optimizer(
+            getattr(optax, name), clip_norm=clip_norm, weight_decay=weight_decay
+        ),
+        "learning_rate": rate,
+    }
+    rest = {n: v for n, v in values.items() if n not in of_estimator}
+    return _made(load(entry.home), rest | made)
 
 
 def _dataclass_settings(home: str) -> list[Setting]:
-    cls = load(home)
+    return _settings_within(load(home))
+
+
+def _settings_within(cls: type, defaults: Any = None) -> list[Setting]:
+    """The settings of a class, with those of its inner settings, such as an `operator`, flat."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         texts |= documented(base, "Attributes")
-    return [
-        Setting(
-            field.name,
-            plain_type(field.type),
-            field.default,
-            texts.get(field.name, ""),
-            "learner",
-            field.name,
+    import numpy as np
+
+    found = []
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if (inner := _inner_settings(field)) is not None:
+            default = inner if defaults is None else getattr(defaults, field.name)
+            found += _settings_within(type(inner), default)
+            continue
+        if defaults is not None and getattr(defaults, field.name) != default:
+            default = getattr(defaults, field.name)
+            if isinstance(default, np.floating):
+                default = float(str(default))  # 0.005, where float() shows its 32 bits in 64
+        text = texts.get(field.name, "")
+        found.append(
+            Setting(field.name, plain_type(field.type), default, text, "learner", field.name)
         )
-        for field in dataclasses.fields(cls)
-    ]
+    return found
+
+
+def _inner_settings(field: dataclasses.Field) -> Any:
+    """The default of a field that holds settings of its own; None for any other field."""
+    if field.default_factory is dataclasses.MISSING:
+        return None
+    default = field.default_factory()
+    return default if dataclasses.is_dataclass(default) else None
+
+
+def _made(cls: type, values: Mapping[str, Any], defaults: Any = None) -> Any:
+    """An object of `cls` from the flat values of `_settings_within`."""
+    own, within = {}, set()
+    for field in dataclasses.fields(cls):
+        if (inner := _inner_settings(field)) is not None:
+            names = {setting.name for setting in _settings_within(type(inner))}
+            given = {name: value for name, value in values.items() if name in names}
+            default = inner if defaults is None else getattr(defaults, field.name)
+            own[field.name] = _made(type(inner), given, default)
+            within |= names
+    own |= {name: value for name, value in values.items() if name not in within}
+    return cls(**own) if defaults is None else dataclasses.replace(defaults, **own)
 
 
 def _signature_settings(home: str, owner: str) -> list[Setting]:

@@ -274,14 +274,17 @@ def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Pa
 def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tuple[Any, dict]:
     """The learner with the best of `tune` rates, and what was chosen."""
     field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
-    own = getattr(learner, field)
+    owner = learner if hasattr(learner, field) else learner.operator
+    own = getattr(owner, field)
     results = []
     for factor in np.logspace(-1, 1, tune) if tune > 1 else [1.0]:
         if isinstance(own, CosineDecay):
             value = dataclasses.replace(own, initial_value=own.initial_value * factor)
         else:
             value = own * factor
-        candidate = dataclasses.replace(learner, **{field: value})
+        candidate = dataclasses.replace(owner, **{field: value})
+        if owner is not learner:
+            candidate = dataclasses.replace(learner, operator=candidate)
         result = run(
             key, candidate, problem, num_steps=num_steps, record_every=num_steps,
             num_seeds=TUNING_SEEDS, progress=False,

@@ -53,7 +53,7 @@ def offspring(
     """Mutates one network many times, without selection.
 
     Args:
-        operator: `Mutation(...)`, or a learner that is one.
+        operator: a `Mutation`, such as the `operator` of a learner.
         params: of the parent.
         num_children: n, >= 1.
         chunk_size: children at once; None: as many as fit a CPU core's cache.

@@ -24,6 +24,7 @@ from jaxevo.learners import (
     DifferentiableStructure,
     GradientLearner,
     Metropolis,
+    Mutation,
     PathNet,
     SafeMutation,
     StructuredLearner,
@@ -69,7 +70,7 @@ def balancing() -> Problem:
     return Problem(cartpole(stochastic=True, num_episodes=2, max_steps=10), model)
 
 
-SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
+SMALL = {"population_size": 6, "tournament_size": 3}
 SMALL_GA = {"population_size": 8, "num_parents": 3, "elite_candidates": 2, "elite_evaluations": 2}
 
 # registered name -> learner, the problem it is tried on
@@ -93,12 +94,24 @@ TABLE = {
         EvosaxStrategy(strategy="DifferentialEvolution", population_size=8),
         feed_forward,
     ),
-    "safe-mutation-abs": (SafeMutation(variant="abs", **SMALL), feed_forward),
-    "safe-mutation-sum": (SafeMutation(variant="sum", generational=True, **SMALL), in_time),
-    "safe-mutation-so": (SafeMutation(variant="so", offspring_per_step=4, **SMALL), feed_forward),
-    "safe-mutation-rescale": (SafeMutation(variant="rescale", **SMALL), feed_forward),
-    "control": (SafeMutation(variant="control", generational=True, **SMALL), feed_forward),
-    "deep-ga": (DeepGA(sigma=0.05, **SMALL_GA), feed_forward),
+    "safe-mutation-abs": (SafeMutation(operator=Mutation(variant="abs"), **SMALL), feed_forward),
+    "safe-mutation-sum": (
+        SafeMutation(operator=Mutation(variant="sum"), generational=True, **SMALL),
+        in_time,
+    ),
+    "safe-mutation-so": (
+        SafeMutation(operator=Mutation(variant="so"), offspring_per_step=4, **SMALL),
+        feed_forward,
+    ),
+    "safe-mutation-rescale": (
+        SafeMutation(operator=Mutation(variant="rescale"), **SMALL),
+        feed_forward,
+    ),
+    "control": (
+        SafeMutation(operator=Mutation(variant="control"), generational=True, **SMALL),
+        feed_forward,
+    ),
+    "deep-ga": (DeepGA(operator=Mutation(variant="control"), **SMALL_GA), feed_forward),
     "anp": (GradientLearner(estimator=NodePerturbation(), learning_rate=0.01), in_time),
     "np": (
         GradientLearner(
@@ -140,7 +153,9 @@ TABLE = {
         growing,
     ),
     "growing-safe-mutation": (
-        StructuredLearner(learner=SafeMutation(variant="sum", **SMALL), every=2, **RESTLESS),
+        StructuredLearner(
+            learner=SafeMutation(operator=Mutation(variant="sum"), **SMALL), every=2, **RESTLESS
+        ),
         growing,
     ),
     "differentiable-structure-np": (

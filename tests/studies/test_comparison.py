@@ -11,7 +11,7 @@ import pytest
 from jaxevo import statistics
 from jaxevo.core import Problem, learner
 from jaxevo.estimators import Backprop
-from jaxevo.learners import GradientLearner, SafeMutation
+from jaxevo.learners import GradientLearner, Mutation, SafeMutation
 from jaxevo.models import recurrent
 from jaxevo.studies.comparison import CLOCKS, compare
 from jaxevo.tasks import recurrent_parity
@@ -119,8 +119,8 @@ def test_learners_that_solve_a_task_are_tested_against_a_reference(tmp_path):
     problem = Problem(recurrent_parity(num_bits=2), recurrent((1,), 2, hidden_sizes=(4,)))
     sizes = {"population_size": 4, "tournament_size": 2}
     entries = {
-        "bold": (SafeMutation(variant="control", sigma=0.5, **sizes), problem),
-        "timid": (SafeMutation(variant="control", sigma=1e-6, **sizes), problem),
+        "bold": (SafeMutation(operator=Mutation(variant="control", sigma=0.5), **sizes), problem),
+        "timid": (SafeMutation(operator=Mutation(variant="control", sigma=1e-6), **sizes), problem),
         "bptt": (GradientLearner(estimator=Backprop(), learning_rate=1e-9), problem),
     }
     found = compare(

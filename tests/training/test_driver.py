@@ -13,7 +13,7 @@ import pytest
 
 from jaxevo.core import Cost, Problem, Resized, learner, pytree
 from jaxevo.estimators import Backprop
-from jaxevo.learners import GradientLearner, SafeMutation
+from jaxevo.learners import GradientLearner, Mutation, SafeMutation
 from jaxevo.models import mlp, recurrent
 from jaxevo.tasks import recurrent_parity, sine
 from jaxevo.training.driver import run
@@ -194,7 +194,9 @@ def test_a_target_that_no_record_shows_is_refused_before_anything_is_done(tmp_pa
 
 
 def test_a_run_ends_once_all_seeds_have_solved_the_task():
-    learner = SafeMutation(variant="control", population_size=4, tournament_size=2, sigma=0.3)
+    learner = SafeMutation(
+        operator=Mutation(variant="control", sigma=0.3), population_size=4, tournament_size=2
+    )
     problem = Problem(recurrent_parity(num_bits=1), recurrent((1,), 2, hidden_sizes=(2,)))
     settings = {"record_every": 5, "num_seeds": 2, "progress": False, "target": {"solved": 1.0}}
     result = run(jax.random.key(0), learner, problem, num_steps=400, **settings)

@@ -9,6 +9,7 @@ from any operator of `jaxevo.mutation`; where they depend on a parent's experien
 of a parent share one draw of these, and so one sensitivity.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from jaxevo.core import (
     Metrics,
     Params,
     Problem,
-    Scalar,
     Supervised,
     abstract_batch,
     learner,
@@ -41,14 +41,7 @@ from jaxevo.core.population import (
     solves,
 )
 from jaxevo.core.tree import tree_row, tree_where
-from jaxevo.learners.mutation.operator import (
-    Experiences,
-    Mutated,
-    Mutation,
-    Variant,
-    check_mutation,
-    sampled,
-)
+from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
 
 class Lineage(NamedTuple):
@@ -79,15 +72,15 @@ class Generation(NamedTuple):
 
 
 @learner
-class DeepGA(Mutation):
+class DeepGA:
     """A generational population; the solution is its elite.
 
     Every generation is measured on a batch of its own. A member whose loss is not finite never
     becomes a parent: its own parent does.
 
     Attributes:
-        variant: "control" is the source's algorithm; see `Mutation` for the others.
-        sigma: standard deviation of a mutation before it is divided, >= 0; see `Mutation`.
+        operator: how a child's weights come from its parent's; "control", which is plain noise,
+            is the source's algorithm. See `Mutation`.
         population_size: N members of a generation, the elite among them, >= 2.
         num_parents: T that have children, from 1 to N.
         elite_candidates: for the elite: the last one and the best of the generation, from 1 to N.
@@ -99,8 +92,9 @@ class DeepGA(Mutation):
         chunk_size: members at once; None: as many as fit a CPU core's cache.
     """
 
-    variant: Variant = static(default="control")
-    sigma: Scalar = 0.005
+    operator: Mutation = dataclasses.field(
+        default_factory=lambda: Mutation(variant="control", sigma=0.005)
+    )
     population_size: int = static(default=1000)
     num_parents: int = static(default=20)
     elite_candidates: int = static(default=10)
@@ -111,7 +105,7 @@ class DeepGA(Mutation):
     draws_population = True
 
     def __post_init__(self):
-        check_mutation(self)
+        require("operator", "a Mutation(...)", self.operator, lambda o: isinstance(o, Mutation))
         require_integer("population_size", 2, self.population_size)
         for name in ("num_parents", "elite_candidates", "chunk_size"):
             require_integer(name, 1, getattr(self, name))
@@ -120,9 +114,9 @@ class DeepGA(Mutation):
             require(name, rule, getattr(self, name), lambda n: n <= self.population_size)
         for name in ("elite_evaluations", "chain_length"):
             require_integer(name, 0, getattr(self, name))
-        if self.chain_length and self.variant in ("abs", "sum", "so"):
+        if self.chain_length and self.operator.divides:
             raise ValueError(
-                f"chain_length must be 0 where variant is {self.variant!r}, got "
+                f"chain_length must be 0 where variant is {self.operator.variant!r}, got "
                 f"{self.chain_length}: a child's steps depend on the sensitivity of its parent's "
                 "outputs, on experiences that a chain of integers does not hold"
             )
@@ -177,10 +171,12 @@ class DeepGA(Mutation):
 
         def again(index):
             """The weights of a member of this generation."""
-            if self.variant in ("abs", "sum", "so"):
+            if self.operator.divides:
                 return children(index).params
             seed, scale = generation.seed[index], generation.scale[index]
-            child = self.replay(problem.model, tree_row(parents, parent_of[index]), seed, scale)
+            child = self.operator.replay(
+                problem.model, tree_row(parents, parent_of[index]), seed, scale
+            )
             return tree_where(index == 0, tree_row(parents, 0), child)
 
         losses = generation.loss
@@ -212,7 +208,7 @@ class DeepGA(Mutation):
             "solved": jnp.isfinite(new.solved_at),
         }
         converged = {"converged": generation.converged.mean()}
-        return new, metrics | (converged if self.variant == "rescale" else {})
+        return new, metrics | (converged if self.operator.variant == "rescale" else {})
 
     def solution(self, state: DeepGAState, problem: Problem) -> Params:
         if state.lineage is None:
@@ -221,8 +217,8 @@ class DeepGA(Mutation):
 
     def cost(self, problem: Problem) -> Cost:
         """Passes over experiences count as passes over a batch."""
-        forward, backward = self.passes(problem)
-        measured = self.num_parents if self.shares else self.population_size - 1
+        forward, backward = self.operator.passes(problem)
+        measured = self.num_parents if self.operator.shares else self.population_size - 1
         again = self.num_parents if self.meets_again(problem) else 0
         samples = num_samples(problem, abstract_batch(problem))
         return Cost(self.per_generation + again + measured * forward, measured * backward, samples)
@@ -280,20 +276,20 @@ class DeepGA(Mutation):
             if not isinstance(problem, Supervised):
                 return tree_row(experiences, parent) or ()
             key = member_key(key_sample, parent)
-            return sampled(key, experiences, self.num_experiences, problem) or ()
+            return sampled(key, experiences, self.operator.num_experiences, problem) or ()
 
         def measured(parent):
             params = tree_row(parents, parent)
-            return self.sensitivity(problem.model, params, *met_by(parent))
+            return self.operator.sensitivity(problem.model, params, *met_by(parent))
 
         sensitivities = None
-        if self.shares:
+        if self.operator.shares:
             chunk_size = members_at_once(self.num_parents, self.chunk_size, problem, batch)
             sensitivities = map_members(measured, jnp.arange(self.num_parents), chunk_size)
 
         def child(index):
             parent = parent_of[index]
-            made = self.mutate(
+            made = self.operator.mutate(
                 member_key(key, index), problem.model, tree_row(parents, parent), *met_by(parent),
                 sensitivity=tree_row(sensitivities, parent),
             )  # fmt: skip
@@ -310,13 +306,13 @@ class DeepGA(Mutation):
         to keep what all N met would take far more memory.
         """
         if not self.meets_again(problem):
-            return networks, self.common_experiences(problem, batch)
+            return networks, self.operator.common_experiences(problem, batch)
 
         def meet(member):
             index, params = member
             evaluation = problem.evaluate(params, batch)
-            met = self.own_experiences(problem, evaluation)
-            met = sampled(member_key(key, index), met, self.num_experiences, problem)
+            met = self.operator.own_experiences(problem, evaluation)
+            met = sampled(member_key(key, index), met, self.operator.num_experiences, problem)
             if evaluation.moments is not None:
                 params = problem.absorb(params, evaluation.moments)
             return params, met
@@ -328,7 +324,7 @@ class DeepGA(Mutation):
 
     def meets_again(self, problem: Problem) -> bool:
         keeps_statistics = hasattr(problem.model, "absorb")
-        return not isinstance(problem, Supervised) and (self.measures or keeps_statistics)
+        return not isinstance(problem, Supervised) and (self.operator.measures or keeps_statistics)
 
     # --------------------------------------------------------------------------------- lineages
 
@@ -355,7 +351,7 @@ class DeepGA(Mutation):
         """The network at the end of one lineage."""
 
         def mutate(i, params):
-            return self.replay(problem.model, params, lineage.seeds[i], lineage.scales[i])
+            return self.operator.replay(problem.model, params, lineage.seeds[i], lineage.scales[i])
 
         return jax.lax.fori_loop(0, lineage.length, mutate, tree_row(founders, lineage.founder))
 

@@ -13,6 +13,7 @@ replay buffer: there need be no environment.
 Source: Lehman et al., arXiv 1712.06563, and its released code where noted.
 """
 
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -89,6 +90,31 @@ class Experiences(NamedTuple):
 
 
 @pytree
+class LineSearch:
+    """How far "rescale" (SM-R) goes along its noise.
+
+    Attributes:
+        divergence_reduction: how a divergence is taken over outputs: the "sum" (the source's
+            text) or the "mean" (its code).
+        target: "fixed": every child is to have a divergence of sigma; "uniform": each child has a
+            target of its own between 0 and sigma. Fixed ones stall at an error of about sigma.
+        search_rounds: bisections after 15 lengths were tried, >= 0.
+    """
+
+    divergence_reduction: Reduction = static(default="sum")
+    target: Literal["fixed", "uniform"] = static(default="fixed")
+    search_rounds: int = static(default=8)
+
+    def __post_init__(self):
+        for name, known in (
+            ("divergence_reduction", ("sum", "mean")),
+            ("target", ("fixed", "uniform")),
+        ):
+            require(name, f"one of {known}", getattr(self, name), lambda v, known=known: v in known)
+        require_integer("search_rounds", 0, self.search_rounds)
+
+
+@pytree
 class Mutation:
     """How a child's weights come from its parent's.
 
@@ -118,11 +144,7 @@ class Mutation:
         unit_direction: of "so": measure along the noise at length 1, as the source's code does, or
             at its own length times sigma, as its text has it. Steps then grow with the root of
             sigma.
-        divergence_reduction: of "rescale": over outputs, the "sum" (the source's text) or the
-            "mean" (its code).
-        target: of "rescale": a divergence of sigma for every child ("fixed"), or for each its own
-            between 0 and sigma ("uniform"); fixed ones stall at an error of about sigma.
-        search_rounds: of "rescale": bisections after 15 lengths were tried, >= 0.
+        search: how "rescale" finds the length of its noise; see `LineSearch`.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
     """
 
@@ -136,18 +158,38 @@ class Mutation:
     max_step: Scalar | None = None
     normalize: Literal["tensor", "network", "max"] | None = static(default=None)
     unit_direction: bool = static(default=True)
-    divergence_reduction: Reduction = static(default="sum")
-    target: Literal["fixed", "uniform"] = static(default="fixed")
-    search_rounds: int = static(default=8)
+    search: LineSearch = dataclasses.field(default_factory=LineSearch)
     noise: Source = static(default="mix")
 
     def __post_init__(self):
-        check_mutation(self)
+        require("variant", f"one of {', '.join(VARIANTS)}", self.variant, lambda v: v in VARIANTS)
+        require("sigma", "finite and >= 0", self.sigma, lambda s: (s >= 0) & (s < float("inf")))
+        require_integer("num_experiences", 1, self.num_experiences)
+        require("head", f"one of {', '.join(HEADS)}", self.head, lambda head: head in HEADS)
+        require(
+            "experience_reduction",
+            "'sum' or 'mean'",
+            self.experience_reduction,
+            lambda v: v in ("sum", "mean"),
+        )
+        for name in ("zero_sensitivity", "min_sensitivity", "max_step"):
+            require(name, "> 0", getattr(self, name), lambda v: v > 0)
+        require(
+            "normalize", "'tensor', 'network', 'max' or None", self.normalize,
+            lambda n: n in ("tensor", "network", "max"),
+        )  # fmt: skip
+        require("search", "a LineSearch(...)", self.search, lambda s: isinstance(s, LineSearch))
+        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
 
     @property
     def measures(self) -> bool:
         """Whether a child depends on its parent's experiences."""
         return self.variant != "control"
+
+    @property
+    def divides(self) -> bool:
+        """Whether noise is divided by a sensitivity."""
+        return self.variant in ("abs", "sum", "so")
 
     @property
     def shares(self) -> bool:
@@ -177,14 +219,14 @@ class Mutation:
         noise = self.draw(model, params, seed)
         scale, converged = jnp.asarray(self.sigma), jnp.array(True)
         if self.variant == "rescale":
-            if self.target == "uniform":
+            if self.search.target == "uniform":
                 scale = scale * jax.random.uniform(key_target, (), scale.dtype)
             scale, _, converged = rescaled(
                 model, params, noise, inputs, scale, mask,
                 max_step=self.max_step,
-                reduction=self.divergence_reduction,
+                reduction=self.search.divergence_reduction,
                 head=HEADS[self.head],
-                rounds=self.search_rounds,
+                rounds=self.search.search_rounds,
             )  # fmt: skip
         elif self.measures:
             if sensitivity is None:
@@ -267,7 +309,7 @@ class Mutation:
         if self.variant == "control":
             return 0, 0
         if self.variant == "rescale":
-            return len(GRID) + self.search_rounds + 2, 0
+            return len(GRID) + self.search.search_rounds + 2, 0
         if self.variant == "so":
             return 2, 1
 
@@ -277,30 +319,6 @@ class Mutation:
             return responses(problem.model, params, experiences_of(problem, evaluation).inputs)
 
         return 1, jax.eval_shape(look, jax.random.key(0)).shape[-1]
-
-
-def check_mutation(settings: Mutation) -> None:
-    """Refuses a bad setting; for the learners that are mutations.
-
-    Raises:
-        ValueError: naming the setting, its rule and what it was.
-    """
-    require("variant", f"one of {', '.join(VARIANTS)}", settings.variant, lambda v: v in VARIANTS)
-    require("sigma", "finite and >= 0", settings.sigma, lambda s: (s >= 0) & (s < float("inf")))
-    require_integer("num_experiences", 1, settings.num_experiences)
-    require("head", f"one of {', '.join(HEADS)}", settings.head, lambda head: head in HEADS)
-    for name in ("experience_reduction", "divergence_reduction"):
-        value = getattr(settings, name)
-        require(name, "'sum' or 'mean'", value, lambda v: v in ("sum", "mean"))
-    for name in ("zero_sensitivity", "min_sensitivity", "max_step"):
-        require(name, "> 0", getattr(settings, name), lambda v: v > 0)
-    require(
-        "normalize", "'tensor', 'network', 'max' or None", settings.normalize,
-        lambda n: n in ("tensor", "network", "max"),
-    )  # fmt: skip
-    require("target", "'fixed' or 'uniform'", settings.target, lambda t: t in ("fixed", "uniform"))
-    require_integer("search_rounds", 0, settings.search_rounds)
-    require("noise", f"one of {SOURCES}", settings.noise, lambda s: s in SOURCES)
 
 
 def rescaled(

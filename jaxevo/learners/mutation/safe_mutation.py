@@ -1,12 +1,13 @@
 """Safe mutation: a genetic algorithm whose children behave nearly as their parents do.
 
-Each step draws a tournament, the best of it has a child, and the child takes the place of the
-worst. There is no crossover. Children come from `jaxevo.mutation`.
+Each step draws a tournament. Its best member has a child, and the child takes the place of its
+worst. There is no crossover. `Mutation` makes the children.
 Source: Lehman et al., arXiv 1712.06563; where paper and released code differ, the code.
-Differs: from an episode `pool_size` observations are kept, drawn from all of it, where the code
+Differs: `pool_size` observations are kept of an episode, drawn from all of it, where the code
 keeps the last 400. Parity sequences are drawn without replacement.
 """
 
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -37,13 +38,7 @@ from jaxevo.core.population import (
     solves,
 )
 from jaxevo.core.tree import tree_row, tree_where
-from jaxevo.learners.mutation.operator import (
-    Experiences,
-    Mutation,
-    check_mutation,
-    pooled,
-    sampled,
-)
+from jaxevo.learners.mutation.operator import Experiences, Mutation, pooled, sampled
 from jaxevo.models.growing.structure import Edit
 
 
@@ -53,46 +48,48 @@ class Evaluated(NamedTuple):
     params: Params
     loss: Float[Array, ""]  # inf where it is not finite
     solved: Bool[Array, ""]
-    experiences: Experiences | None  # its own, where they are kept
+    experiences: Experiences | None  # the network's own, where they are kept
 
 
 class SafeMutationState(NamedTuple):
-    params: Params  # of the members, [N, ...]
+    params: Params  # all members, [N, ...]
     losses: Float[Array, " N"]
-    batch: Batch | None  # that all losses are measured on; None where generational
-    experiences: Experiences | None  # of each member, [N, ...], or the same for all
+    batch: Batch | None  # all losses are measured on it; None where generational
+    experiences: Experiences | None  # each member's, [N, ...], or the same for all
     solved_at: Float[Array, ""]  # networks evaluated when one first solved the task, or inf
     step: Int[Array, ""]  # steps done
 
 
 @learner
-class SafeMutation(Mutation):
+class SafeMutation:
     """A population that evolves by mutations; the solution is its best member.
 
-    In the steady state every loss is measured on one batch, drawn at the start: losses of several
+    In the steady state every loss is measured on one batch, drawn at the start. Losses of several
     steps compete, and on batches of their own the luckiest would stand for ever. Generations
     compete among themselves, each on a batch of its own.
 
     A child whose loss is not finite takes nobody's place.
 
     Attributes:
-        population_size: N, >= 1.
-        tournament_size: members drawn without replacement for each child, from 1 to N. Of equal
-            losses the last drawn counts.
+        operator: how a child's weights come from its parent's; see `Mutation`.
+        population_size: N, >= 1; 250 is the source's.
+        tournament_size: members drawn without replacement for each child, from 1 to N. Where
+            losses are equal, the last drawn counts.
         offspring_per_step: children made and evaluated at once, >= 1; 1 is the source's
-            algorithm. Where two are to take one place the better does.
-        generational: all members are replaced by as many children in every step.
-        victim: whose place a child takes: the worst of the tournament that its parent won
+            algorithm. Where two are to take one place, the better does.
+        generational: whether every step replaces all members by as many children.
+        victim: whose place a child takes. It is the worst of the tournament that its parent won
             ("same_tournament", the released code, which never loses the best member), or of
-            another ("own_tournament", the paper).
-        only_improvements: a child takes its place only if its loss is lower; with a population
-            of 1 this is a (1+1) hill climber.
+            another tournament ("own_tournament", the paper).
+        only_improvements: whether a child takes its place only if its loss is lower. With a
+            population of 1 this is a (1+1) hill climber.
         experience_source: what a child is measured on: what its "parent" met in its evaluation,
             what the first population met ("fixed"), or what the "latest" evaluated network met.
         pool_size: observations, or sequences of a recurrent network, kept of each evaluation, >= 1.
         chunk_size: children at once; None: as many as fit a CPU core's cache.
     """
 
+    operator: Mutation = dataclasses.field(default_factory=Mutation)
     population_size: int = static(default=250)
     tournament_size: int = static(default=5)
     offspring_per_step: int = static(default=1)
@@ -106,34 +103,61 @@ class SafeMutation(Mutation):
     draws_population = True
 
     def __post_init__(self):
-        check_mutation(self)
+        require("operator", "a Mutation(...)", self.operator, lambda o: isinstance(o, Mutation))
         for name in ("population_size", "tournament_size", "offspring_per_step", "pool_size"):
             require_integer(name, 1, getattr(self, name))
         require_integer("chunk_size", 1, self.chunk_size)
-        require(
-            "tournament_size", f"at most population_size ({self.population_size})",
-            self.tournament_size, lambda n: n <= self.population_size,
-        )  # fmt: skip
+        rule = f"at most population_size ({self.population_size})"
+        require("tournament_size", rule, self.tournament_size, lambda n: n <= self.population_size)
         for name, known in (
             ("victim", ("same_tournament", "own_tournament")),
             ("experience_source", ("parent", "fixed", "latest")),
         ):
             require(name, f"one of {known}", getattr(self, name), lambda v, known=known: v in known)
 
+    # ------------------------------------------------------------------------ one member
+
+    def evaluated(
+        self, key: Key[Array, ""], params: Params, batch: Batch, problem: Problem
+    ) -> Evaluated:
+        """One network on a batch, with what it met there."""
+        evaluation = problem.evaluate(params, batch)
+        experiences = self.operator.own_experiences(problem, evaluation)
+        experiences = sampled(key, experiences, self.pool_size, problem)
+        if evaluation.moments is not None:
+            params = problem.absorb(params, evaluation.moments)
+        solved = solves(problem, evaluation)
+        return Evaluated(params, finite_or_inf(evaluation.loss), solved, experiences)
+
+    def tournament(
+        self, key: Key[Array, ""], losses: Float[Array, " N"]
+    ) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Who becomes the parent of one child, and whose place the child takes."""
+        key_own, key_other = jax.random.split(key)
+        drawn = distinct(key_own, self.tournament_size, self.population_size)
+        others = drawn
+        if self.victim == "own_tournament":
+            others = distinct(key_other, self.tournament_size, self.population_size)
+        best = jnp.argmin(losses[drawn][::-1])  # the last drawn of the best
+        worst = jnp.argmax(losses[others][::-1])
+        return drawn[::-1][best], others[::-1][worst]
+
+    # ------------------------------------------------------------------------ the algorithm
+
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> SafeMutationState:
         key_params, key_batch, key_members, key_pool = jax.random.split(key, 4)
         batch = problem.sample(key_batch, jnp.int32(0))
-        initial_member = initial_population(key_params, problem, params, self.population_size)
+        founder = initial_population(key_params, problem, params, self.population_size)
         first = map_members(
-            lambda n: self.evaluated(member_key(key_members, n), initial_member(n), batch, problem),
+            lambda n: self.evaluated(member_key(key_members, n), founder(n), batch, problem),
             jnp.arange(self.population_size),
             members_at_once(self.population_size, self.chunk_size, problem, batch),
         )
         experiences = first.experiences
         if experiences is None:
-            experiences = self.common_experiences(problem, batch)
+            experiences = self.operator.common_experiences(problem, batch)
         elif self.experience_source == "latest":
             experiences = tree_row(experiences, -1)
         elif self.experience_source == "fixed":
@@ -159,8 +183,8 @@ class SafeMutation(Mutation):
             params = tree_row(state.params, parent)
             met = self.met_by(state, parent, problem)
             if met is not None:
-                met = sampled(keys[0], met, self.num_experiences, problem)
-            child = self.mutate(keys[1], problem.model, params, *(met or ()))
+                met = sampled(keys[0], met, self.operator.num_experiences, problem)
+            child = self.operator.mutate(keys[1], problem.model, params, *(met or ()))
             return self.evaluated(keys[2], child.params, batch, problem), child.converged
 
         children, converged = map_members(
@@ -169,13 +193,13 @@ class SafeMutation(Mutation):
             members_at_once(self.num_children, self.chunk_size, problem, batch),
         )
         finite = jnp.isfinite(children.loss)
-        slots = self.places(children.loss, victims, state.losses)
+        rows = self.places(children.loss, victims, state.losses)
         new = state._replace(
-            params=_placed(state.params, children.params, slots),
-            losses=_placed(state.losses, children.loss, slots),
-            experiences=self.new_experiences(state, children, slots, problem, batch),
+            params=_placed(state.params, children.params, rows),
+            losses=_placed(state.losses, children.loss, rows),
+            experiences=self.new_experiences(state, children, rows, problem, batch),
         )
-        if self.generational:  # one without a finite loss changes nothing
+        if self.generational:  # a generation without a finite loss changes nothing
             new = tree_where(jnp.any(finite), new, state)
 
         before = self.population_size + self.num_children * state.step
@@ -189,16 +213,23 @@ class SafeMutation(Mutation):
             "evaluations": before + self.num_children,
             "solved": jnp.isfinite(new.solved_at),
         }
-        return new, metrics | ({"converged": converged} if self.variant == "rescale" else {})
+        searches = self.operator.variant == "rescale"
+        return new, metrics | ({"converged": converged} if searches else {})
 
     def solution(self, state: SafeMutationState, problem: Problem) -> Params:
         return tree_row(state.params, jnp.argmin(state.losses))
 
     def cost(self, problem: Problem) -> Cost:
-        """Passes over experiences count as passes over a batch."""
-        forward, backward = self.passes(problem)
+        """What a step costs; passes over experiences count as passes over a batch."""
+        forward, backward = self.operator.passes(problem)
         samples = num_samples(problem, abstract_batch(problem))
         return Cost(self.num_children * (1 + forward), self.num_children * backward, samples)
+
+    # ------------------------------------------------------------------------ optional abilities
+
+    def members(self, state: SafeMutationState) -> Params:
+        """All networks, [N, ...]."""
+        return state.params
 
     @property
     def edit_passes(self) -> int:
@@ -206,9 +237,9 @@ class SafeMutation(Mutation):
         return 0 if self.generational else self.population_size
 
     def edit(self, state: SafeMutationState, edit: Edit, problem: Problem) -> SafeMutationState:
-        """The state with other networks in the places of the old, evaluated anew.
+        """The state with other networks in the places of the old, which are evaluated again.
 
-        What members met stays, and where generations compete among themselves so do their losses.
+        Members keep what they met. Generations compete among themselves, so they keep their losses.
         """
         state = state._replace(params=edit.params)
         if self.generational:
@@ -220,38 +251,21 @@ class SafeMutation(Mutation):
         )
         return state._replace(losses=finite_or_inf(losses))
 
+    # ------------------------------------------------------------------------ helpers
+
     @property
     def num_children(self) -> int:
+        """M, the children of a step."""
         return self.population_size if self.generational else self.offspring_per_step
-
-    def evaluated(
-        self, key: Key[Array, ""], params: Params, batch: Batch, problem: Problem
-    ) -> Evaluated:
-        evaluation = problem.evaluate(params, batch)
-        experiences = self.own_experiences(problem, evaluation)
-        experiences = sampled(key, experiences, self.pool_size, problem)
-        if evaluation.moments is not None:
-            params = problem.absorb(params, evaluation.moments)
-        solved = solves(problem, evaluation)
-        return Evaluated(params, finite_or_inf(evaluation.loss), solved, experiences)
-
-    def tournament(
-        self, key: Key[Array, ""], losses: Float[Array, " N"]
-    ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Who is to be a parent, and whose place the child is to take."""
-        key_own, key_other = jax.random.split(key)
-        drawn = distinct(key_own, self.tournament_size, self.population_size)
-        others = drawn
-        if self.victim == "own_tournament":
-            others = distinct(key_other, self.tournament_size, self.population_size)
-        best = jnp.argmin(losses[drawn][::-1])  # the last drawn of the best
-        worst = jnp.argmax(losses[others][::-1])
-        return drawn[::-1][best], others[::-1][worst]
 
     def places(
         self, losses: Float[Array, " M"], victims: Int[Array, " M"], before: Float[Array, " N"]
     ) -> Int[Array, " M"]:
-        """Whose place each child takes; N, which is nobody, for those that are not accepted."""
+        """Whose place each child takes; N, which is nobody, for those that are not accepted.
+
+        Each pair of children that want one place is compared: the lower loss takes it, and of
+        equal losses the later child does.
+        """
         accepted = jnp.isfinite(losses)
         if self.generational:
             return jnp.where(accepted, jnp.arange(len(losses)), len(before))
@@ -266,38 +280,45 @@ class SafeMutation(Mutation):
     def met_by(
         self, state: SafeMutationState, member: Int[Array, ""], problem: Problem
     ) -> Experiences | None:
-        if self.each_keeps_its_own(problem):
+        """What the children of a member are measured on."""
+        own = self.operator.measures and not isinstance(problem, Supervised)
+        if own and self.experience_source == "parent":
             return tree_row(state.experiences, member)
         return state.experiences
 
-    def each_keeps_its_own(self, problem: Problem) -> bool:
-        own = self.measures and not isinstance(problem, Supervised)
-        return own and self.experience_source == "parent"
-
     def new_experiences(
-        self, state: SafeMutationState, children: Evaluated, slots, problem, batch
+        self, state: SafeMutationState, children: Evaluated, rows, problem, batch
     ) -> Experiences | None:
+        """The experiences of the state after a step, in which children took `rows`."""
         if self.experience_source == "fixed":
             return state.experiences
         if children.experiences is None:  # the batch itself, which only generations change
-            common = self.common_experiences(problem, batch)
+            common = self.operator.common_experiences(problem, batch)
             return common if self.generational else state.experiences
         if self.experience_source == "parent":
-            return _placed(state.experiences, children.experiences, slots)
+            return _placed(state.experiences, children.experiences, rows)
         finite = jnp.isfinite(children.loss)
         last = len(finite) - 1 - jnp.argmax(finite[::-1])
         return tree_where(jnp.any(finite), tree_row(children.experiences, last), state.experiences)
 
 
 def distinct(key: Key[Array, ""], num: int, total: int) -> Int[Array, " num"]:
-    """`num` different integers below `total` in random order: a shuffle's first `num` steps."""
+    """`num` different integers below `total` in random order: a shuffle's first `num` steps.
+
+    A Fisher-Yates shuffle swaps position i with a random position from i on:
+
+        0 1 2 3 4    pick 3    3 1 2 0 4    pick 2    3 2 1 0 4    drawn: 3, 2
+        ^     ^                  ^ ^
+
+    Only the swapped positions are remembered, so that the cost does not depend on `total`.
+    """
     picks = jax.random.randint(key, (num,), jnp.arange(num), total)
     swapped: list[tuple[Array, Any]] = []  # (position, what the shuffle has put there)
 
     def at(position):
         value = position
-        for place, held in swapped:
-            value = jnp.where(position == place, held, value)
+        for place, content in swapped:
+            value = jnp.where(position == place, content, value)
         return value
 
     chosen = []
@@ -307,6 +328,6 @@ def distinct(key: Key[Array, ""], num: int, total: int) -> Int[Array, " num"]:
     return jnp.stack(chosen)
 
 
-def _placed(old: Any, new: Any, slots: Int[Array, " M"]) -> Any:
-    """`old` with the rows of `new` at `slots`; rows beyond the end are dropped."""
-    return jax.tree.map(lambda o, n: o.at[slots].set(n, mode="drop"), old, new)
+def _placed(old: Any, new: Any, rows: Int[Array, " M"]) -> Any:
+    """`old` with `new` at these rows; rows beyond the end are dropped."""
+    return jax.tree.map(lambda o, n: o.at[rows].set(n, mode="drop"), old, new)

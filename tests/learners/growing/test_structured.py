@@ -15,6 +15,7 @@ from jaxevo.learners import (
     AdaptiveMonteCarlo,
     DeepGA,
     Metropolis,
+    Mutation,
     SafeMutation,
     StructuredLearner,
 )
@@ -34,8 +35,8 @@ LEARNERS = {
     "metropolis": Metropolis(sigma=0.02, population_size=4),
     "adaptive-monte-carlo": AdaptiveMonteCarlo(sigma=0.02, population_size=4, norm_every=2),
     "adaptive-monte-carlo, on minibatches": AdaptiveMonteCarlo(population_size=4, minibatch=True),
-    "safe-mutation": SafeMutation(variant="sum", **SMALL),
-    "generations": SafeMutation(variant="control", generational=True, **SMALL),
+    "safe-mutation": SafeMutation(operator=Mutation(variant="sum"), **SMALL),
+    "generations": SafeMutation(operator=Mutation(variant="control"), generational=True, **SMALL),
 }
 every_learner = pytest.mark.parametrize("name", LEARNERS)
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxevo.core import Problem
 from jaxevo.core.tree import tree_row
-from jaxevo.learners import DeepGA
+from jaxevo.learners import DeepGA, Mutation
 from jaxevo.models import mlp, normalised
 from jaxevo.tasks import examples
 from jaxevo.training.loop import train
@@ -29,8 +29,12 @@ REGRESSION = Problem(
     examples(INPUTS, np.sin(INPUTS[:, :2]), test=0.0, batch_size=None),
     mlp((3,), 2, hidden_sizes=(4,)),
 )
-SMALL = {"population_size": 8, "num_parents": 3, "elite_candidates": 2, "sigma": 0.05}
+SMALL = {"population_size": 8, "num_parents": 3, "elite_candidates": 2}
 DETERMINISTIC = SMALL | {"elite_evaluations": 0}
+
+
+def plain(sigma=0.05):
+    return Mutation(variant="control", sigma=sigma)
 
 
 @functools.cache
@@ -52,13 +56,13 @@ def each(values):
 
 def test_the_best_become_parents_elite_first():
     """The loss of w is w^2."""
-    learner = DeepGA(**DETERMINISTIC)
+    learner = DeepGA(operator=plain(), **DETERMINISTIC)
     state = learner.init(jax.random.key(0), only(True), each([5, -1, 4, 2, 9, 0.5, 7, 3]))
     assert state.params["w"].tolist() == [0.5, -1, 2]
 
 
 def test_the_elite_goes_on_unchanged_and_never_gets_worse():
-    learner = DeepGA(**(DETERMINISTIC | {"sigma": 0.5}))
+    learner = DeepGA(operator=plain(0.5), **DETERMINISTIC)
     state = start(learner, only(True))
     elites = [float(state.params["w"][0])]
     for i in range(20):
@@ -71,7 +75,7 @@ def test_the_elite_goes_on_unchanged_and_never_gets_worse():
 
 
 def test_without_noise_the_children_are_the_parents():
-    learner = DeepGA(**(DETERMINISTIC | {"sigma": 0}))
+    learner = DeepGA(operator=plain(0), **DETERMINISTIC)
     state = learner.init(jax.random.key(0), only(True), each([5, -1, 4, 2, 9, 0.5, 7, 3]))
     state, metrics = step(jax.random.key(0), learner, state, only(True))
     assert state.params["w"][0] == 0.5 and {0.5, -1, 2} >= set(state.params["w"].tolist())
@@ -91,7 +95,7 @@ def test_the_elite_is_the_best_over_several_batches():
     )  # fmt: skip
     networks = each([1, 2, 30, 30, 30, 30, 30, 30])
     for evaluations, elite in ((0, 1), (40, 2)):
-        learner = DeepGA(**SMALL, elite_evaluations=evaluations)
+        learner = DeepGA(operator=plain(), **SMALL, elite_evaluations=evaluations)
         state = learner.init(jax.random.key(seed), problem, networks)
         assert state.params["w"][0] == elite
         assert {1, 2} < set(state.params["w"].tolist())
@@ -103,7 +107,7 @@ def test_an_elite_that_is_not_among_the_best_displaces_the_last_parent():
     task = examples(inputs, 2 * inputs * np.array([[0], [1], [1], [1], [1]]), test=0.0,
                     batch_size=1)  # fmt: skip
     problem = Problem(task, only(True).model)  # w should be 2, but for one example in five: 0
-    learner = DeepGA(**(SMALL | {"sigma": 1e-3}), elite_evaluations=30)
+    learner = DeepGA(operator=plain(1e-3), **SMALL, elite_evaluations=30)
     state = learner.init(jax.random.key(0), problem, each([2, 0, 0, 0, 0, 0, 0, 0]))
     assert state.params["w"][0] == 2
     unlucky = next(
@@ -117,7 +121,7 @@ def test_an_elite_that_is_not_among_the_best_displaces_the_last_parent():
 
 
 def test_a_child_without_a_finite_loss_is_no_parent():
-    learner = DeepGA(**DETERMINISTIC)
+    learner = DeepGA(operator=plain(), **DETERMINISTIC)
     state = start(learner, only(True))
     after, metrics = step(jax.random.key(0), learner, state, only(False))
     assert metrics["num_nonfinite"] == 8
@@ -125,7 +129,7 @@ def test_a_child_without_a_finite_loss_is_no_parent():
     # two members have a finite loss; their parents fill up the third place
     half = Problem(only(True).task, only(True).model.__class__(first_line, below_or_nan))
     state = state._replace(params=each([1.0, 2.0, 2.0]))
-    after, _ = step(jax.random.key(0), DeepGA(**(DETERMINISTIC | {"sigma": 1})), state, half)
+    after, _ = step(jax.random.key(0), DeepGA(operator=plain(1), **DETERMINISTIC), state, half)
     assert np.all(np.isfinite(after.params["w"]))
 
 
@@ -139,14 +143,18 @@ def below_or_nan(params, x):
 @pytest.mark.parametrize("variant", ["abs", "so"])
 @pytest.mark.parametrize("problem", [REGRESSION, DRIFT], ids=["supervised", "control"])
 def test_safe_mutations_under_truncation(variant, problem):
-    learner = DeepGA(variant=variant, num_experiences=5, **SMALL, elite_evaluations=2)
+    learner = DeepGA(
+        operator=Mutation(variant=variant, num_experiences=5), **SMALL, elite_evaluations=2
+    )
     history = train(jax.random.key(0), learner, problem, num_steps=12).history
     assert history["loss"][-1] < history["loss"][0]
     assert np.all(np.isfinite(history["elite_loss"]))
 
 
 def test_parents_that_met_different_things_keep_what_they_met():
-    learner = DeepGA(variant="sum", num_experiences=12, **SMALL, elite_evaluations=2)
+    learner = DeepGA(
+        operator=Mutation(variant="sum", num_experiences=12), **SMALL, elite_evaluations=2
+    )
     state = start(learner, DRIFT)
     after, _ = step(jax.random.key(0), learner, state, DRIFT)
     batch = DRIFT.sample(jax.random.split(jax.random.key(0), 6)[0], 0)
@@ -155,13 +163,14 @@ def test_parents_that_met_different_things_keep_what_they_met():
         kept = tree_row(after.experiences, i)
         observations = np.asarray(evaluation.observations).reshape(-1, 1)
         np.testing.assert_allclose(kept.inputs, observations, rtol=1e-5, atol=1e-6)
-    assert start(DeepGA(**SMALL), DRIFT).experiences is None
+    assert start(DeepGA(operator=plain(), **SMALL), DRIFT).experiences is None
 
 
 def test_a_shared_sensitivity_is_that_of_each_child():
     """On the same experiences: here all of them."""
     together, alone = (
-        DeepGA(variant="sum", **SMALL, elite_evaluations=0, num_experiences=n) for n in (12, 100)
+        DeepGA(operator=Mutation(variant="sum", num_experiences=n), **DETERMINISTIC)
+        for n in (12, 100)
     )
     state = start(together, REGRESSION)
     children = together.children(
@@ -172,13 +181,15 @@ def test_a_shared_sensitivity_is_that_of_each_child():
         made = jax.jit(children)(jnp.int32(index)).params
         key = jax.random.fold_in(jax.random.key(1), index)
         parent = tree_row(state.params, index % 3)
-        child = alone.mutate(key, REGRESSION.model, parent, state.experiences.inputs).params
+        child = alone.operator.mutate(
+            key, REGRESSION.model, parent, state.experiences.inputs
+        ).params
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), made, child)
 
 
 def test_statistics_of_observations_grow_with_the_generations():
     problem = Problem(Drift(), normalised(mlp((1,), 1, hidden_sizes=(3,)), (1,)))
-    learner = DeepGA(**SMALL, elite_evaluations=1)
+    learner = DeepGA(operator=plain(), **SMALL, elite_evaluations=1)
     state = start(learner, problem)
     counts = [float(state.params["observation"]["count"][0])]
     for i in range(2):
@@ -193,7 +204,7 @@ def test_statistics_of_observations_grow_with_the_generations():
 @pytest.mark.parametrize("variant", ["control", "rescale"])
 def test_lineages_are_the_stored_weights_bit_for_bit(optimised, variant):
     """Over seven generations, with chains of at most three mutations."""
-    settings = {"variant": variant, **SMALL, "elite_evaluations": 2}
+    settings = {"operator": Mutation(variant=variant), **SMALL, "elite_evaluations": 2}
     stored, chained = DeepGA(**settings), DeepGA(**settings, chain_length=3)
     weights, lineages = start(stored, REGRESSION), start(chained, REGRESSION)
     lengths = []
@@ -212,7 +223,9 @@ def test_lineages_are_the_stored_weights_bit_for_bit(optimised, variant):
 
 
 def test_a_lineage_is_a_few_integers():
-    state = start(DeepGA(**SMALL, chain_length=3, elite_evaluations=0), REGRESSION)
+    state = start(
+        DeepGA(operator=plain(), **SMALL, chain_length=3, elite_evaluations=0), REGRESSION
+    )
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in state.lineage]
     assert shapes == [((3,), "int32"), ((3, 3, 2), "uint32"), ((3, 3), "float32"), ((3,), "int32")]
 
@@ -220,35 +233,43 @@ def test_a_lineage_is_a_few_integers():
 @pytest.mark.parametrize("variant", ["abs", "sum", "so"])
 def test_lineages_of_safe_mutations_are_refused_with_the_reason(variant):
     with pytest.raises(ValueError, match=r"chain_length must be 0 .* sensitivity of its parent"):
-        DeepGA(variant=variant, chain_length=8)
+        DeepGA(operator=Mutation(variant=variant), chain_length=8)
 
 
 def test_lineages_of_statistics_are_refused():
     problem = Problem(Drift(), normalised(mlp((1,), 1, hidden_sizes=(3,)), (1,)))
     with pytest.raises(ValueError, match="chain_length must be 0 for a model that keeps"):
-        DeepGA(**SMALL, chain_length=4).init(jax.random.key(0), problem)
+        DeepGA(operator=plain(), **SMALL, chain_length=4).init(jax.random.key(0), problem)
 
 
 # ------------------------------------------------------------------------------- settings, traps
 
 
 def test_evaluations_and_cost():
-    learner = DeepGA(**SMALL, elite_evaluations=5)
+    learner = DeepGA(operator=plain(), **SMALL, elite_evaluations=5)
     state = start(learner, REGRESSION)
     _, metrics = step(jax.random.key(0), learner, state, REGRESSION)
     assert metrics["evaluations"] == 2 * (8 + 2 * 5)
     assert learner.cost(REGRESSION) == (18, 0, 12)
-    assert DeepGA(variant="sum", **DETERMINISTIC).cost(REGRESSION) == (8 + 3, 6, 12)
-    assert DeepGA(variant="so", **DETERMINISTIC).cost(DRIFT) == (8 + 3 + 14, 7, 12)
+    assert DeepGA(operator=Mutation(variant="sum"), **DETERMINISTIC).cost(REGRESSION) == (
+        8 + 3,
+        6,
+        12,
+    )
+    assert DeepGA(operator=Mutation(variant="so"), **DETERMINISTIC).cost(DRIFT) == (
+        8 + 3 + 14,
+        7,
+        12,
+    )
 
 
 def test_only_the_parents_are_stored():
-    state = start(DeepGA(**SMALL, elite_evaluations=2), REGRESSION)
+    state = start(DeepGA(operator=plain(), **SMALL, elite_evaluations=2), REGRESSION)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(state.params)} == {3}
 
 
 def test_a_problem_that_is_solved_says_when():
-    learner = DeepGA(**(DETERMINISTIC | {"sigma": 0.1}))
+    learner = DeepGA(operator=plain(0.1), **DETERMINISTIC)
     result = train(jax.random.key(3), learner, SOLVABLE, num_steps=60)
     first = int(np.argmax(np.asarray(result.history["solved"])))
     assert first > 0 and result.state.solved_at == 8 * (first + 2)
@@ -263,7 +284,7 @@ def test_a_problem_that_is_solved_says_when():
         ({"elite_candidates": 1001}, "elite_candidates must be at most population_size"),
         ({"elite_evaluations": -1}, "elite_evaluations must be an integer >= 0"),
         ({"chain_length": -1}, "chain_length must be an integer >= 0"),
-        ({"sigma": -1}, "DeepGA: sigma must be finite and >= 0"),
+        ({"operator": 0.05}, r"DeepGA: operator must be a Mutation\(\.\.\.\), got 0.05"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

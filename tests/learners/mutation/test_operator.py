@@ -13,6 +13,7 @@ from jaxevo.core.descent import bounded_step
 from jaxevo.learners.mutation.operator import (
     VARIANTS,
     Experiences,
+    LineSearch,
     Mutation,
     experiences_of,
     pooled,
@@ -184,7 +185,9 @@ def test_so_follows_the_length_of_the_noise_only_if_asked():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("target", [1e-3, 0.5, 20.0])
 def test_rescaled_children_move_the_outputs_by_the_target(target, reduction):
-    operator = Mutation(variant="rescale", sigma=target, divergence_reduction=reduction)
+    operator = Mutation(
+        variant="rescale", sigma=target, search=LineSearch(divergence_reduction=reduction)
+    )
     child = mutate(jax.random.key(0), operator)
     assert child.converged
     before, after = (responses(MODEL, p, STATES) for p in (PARAMS, child.params))
@@ -221,7 +224,7 @@ def test_a_child_does_not_depend_on_who_is_made_beside_it():
 
 
 def test_uniform_targets_lie_below_sigma():
-    operator = Mutation(variant="rescale", sigma=0.1, target="uniform")
+    operator = Mutation(variant="rescale", sigma=0.1, search=LineSearch(target="uniform"))
     keys = jax.random.split(jax.random.key(0), 40)
     before = responses(MODEL, PARAMS, STATES)
 
@@ -346,7 +349,7 @@ def test_pools_of_several_networks_are_one():
         ({"min_sensitivity": 0}, "min_sensitivity must be > 0"),
         ({"zero_sensitivity": -1}, "zero_sensitivity must be > 0"),
         ({"max_step": 0}, "max_step must be > 0"),
-        ({"search_rounds": -1}, "search_rounds must be an integer >= 0"),
+        ({"search": 8}, r"search must be a LineSearch\(\.\.\.\), got 8"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -355,13 +358,25 @@ def test_bad_settings_are_refused(settings, message):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["variant", "head", "experience_reduction", "divergence_reduction", "normalize", "target",
-     "noise"],
-)  # fmt: skip
-def test_unknown_words_are_refused(name):
+    ("settings", "name"),
+    [
+        (Mutation, "variant"),
+        (Mutation, "head"),
+        (Mutation, "experience_reduction"),
+        (Mutation, "normalize"),
+        (Mutation, "noise"),
+        (LineSearch, "divergence_reduction"),
+        (LineSearch, "target"),
+    ],
+)
+def test_unknown_words_are_refused(settings, name):
     with pytest.raises((ValueError, TypeCheckError)):  # by beartype, where it looks on
-        Mutation(**{name: "other"})
+        settings(**{name: "other"})
+
+
+def test_a_line_search_has_whole_rounds():
+    with pytest.raises(ValueError, match="search_rounds must be an integer >= 0"):
+        LineSearch(search_rounds=-1)
 
 
 def test_a_problem_without_observations_is_refused():

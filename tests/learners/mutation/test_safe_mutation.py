@@ -12,7 +12,7 @@ from jaxevo.core import Problem, pytree, static
 from jaxevo.core.noise import member_key
 from jaxevo.core.population import solves
 from jaxevo.core.tree import tree_row
-from jaxevo.learners import SafeMutation
+from jaxevo.learners import Mutation, SafeMutation
 from jaxevo.learners.mutation.operator import VARIANTS
 from jaxevo.learners.mutation.safe_mutation import distinct
 from jaxevo.models import from_functions, mlp, poorly_conditioned, recurrent
@@ -26,7 +26,7 @@ REGRESSION = Problem(
     examples(INPUTS, np.sin(INPUTS[:, :2]), test=0.0, batch_size=None),
     mlp((3,), 2, hidden_sizes=(4,)),
 )
-SMALL = {"population_size": 6, "tournament_size": 3, "sigma": 0.05}
+SMALL = {"population_size": 6, "tournament_size": 3}
 
 
 @pytree
@@ -164,13 +164,13 @@ def test_places_by_hand():
 
 @pytest.mark.parametrize("variant", ["sum", "control"])
 def test_one_child_at_a_time_is_a_plain_loop(variant):
-    learner, problem = SafeMutation(variant=variant, **SMALL), REGRESSION
+    learner, problem = SafeMutation(operator=Mutation(variant=variant), **SMALL), REGRESSION
     state = start(learner, problem)
     members = [tree_row(state.params, i) for i in range(6)]
     losses = state.losses.tolist()
     batch = state.batch
     evaluate = jax.jit(lambda params: problem.evaluate(params, batch).loss)
-    mutate = jax.jit(lambda k, p: learner.mutate(k, problem.model, p, batch.inputs).params)
+    mutate = jax.jit(lambda k, p: learner.operator.mutate(k, problem.model, p, batch.inputs).params)
     for t in range(8):
         key = jax.random.key(t)
         _, key_draw, key_children = jax.random.split(key, 3)
@@ -195,7 +195,9 @@ def test_one_child_at_a_time_is_a_plain_loop(variant):
 
 @pytest.mark.parametrize("offspring", [1, 4])
 def test_the_best_loss_never_rises(offspring):
-    learner = SafeMutation(variant="control", offspring_per_step=offspring, **SMALL)
+    learner = SafeMutation(
+        operator=Mutation(variant="control"), offspring_per_step=offspring, **SMALL
+    )
     history = train(jax.random.key(0), learner, REGRESSION, num_steps=40).history
     best = np.asarray(history["best_loss"])
     assert np.all(np.diff(best) <= 0) and best[-1] < best[0]
@@ -207,8 +209,8 @@ def test_a_hill_climber_solves_what_plain_noise_cannot():
     reached = {}
     for variant, sigma in (("abs", 0.5), ("control", 0.01)):
         learner = SafeMutation(
-            variant=variant, sigma=sigma, population_size=1, tournament_size=1,
-            only_improvements=True, max_step=10,
+            operator=Mutation(variant=variant, sigma=sigma, max_step=10), population_size=1,
+            tournament_size=1, only_improvements=True,
         )  # fmt: skip
         keys = jax.random.split(jax.random.key(0), 4)
         run = jax.vmap(lambda key, o=learner: train(key, o, problem, num_steps=1000).history)
@@ -221,7 +223,7 @@ def test_a_hill_climber_solves_what_plain_noise_cannot():
 def test_a_generation_replaces_everyone_and_has_a_batch_of_its_own():
     task = examples(INPUTS, np.sin(INPUTS[:, :2]), test=0.0, batch_size=2)
     problem = Problem(task, REGRESSION.model)
-    learner = SafeMutation(variant="sum", generational=True, **SMALL)
+    learner = SafeMutation(operator=Mutation(variant="sum"), generational=True, **SMALL)
     state = start(learner, problem)
     assert state.batch is None
     after, metrics = step(jax.random.key(0), learner, state, problem)
@@ -236,7 +238,7 @@ def test_a_generation_replaces_everyone_and_has_a_batch_of_its_own():
 
 @pytest.mark.parametrize("generational", [False, True])
 def test_children_without_a_finite_loss_take_nobodys_place(generational):
-    learner = SafeMutation(variant="control", generational=generational, **SMALL)
+    learner = SafeMutation(operator=Mutation(variant="control"), generational=generational, **SMALL)
     state = start(learner, only(True))
     after, metrics = step(jax.random.key(0), learner, state, only(False))
     assert metrics["num_nonfinite"] == (6 if generational else 1)
@@ -245,14 +247,14 @@ def test_children_without_a_finite_loss_take_nobodys_place(generational):
 
 
 def test_the_solution_is_the_member_of_the_lowest_loss():
-    learner = SafeMutation(variant="control", **SMALL)
+    learner = SafeMutation(operator=Mutation(variant="control"), **SMALL)
     state = start(learner, only(True))
     best = learner.solution(state, only(True))
     assert abs(best["w"]) == np.abs(state.params["w"]).min()
 
 
 def test_the_first_population():
-    learner = SafeMutation(variant="control", **SMALL)
+    learner = SafeMutation(operator=Mutation(variant="control"), **SMALL)
     params = REGRESSION.init(jax.random.key(5))
     state = learner.init(jax.random.key(0), REGRESSION, params)
     assert np.ptp(state.losses) < 1e-6
@@ -267,7 +269,9 @@ def test_a_child_is_placed_without_a_copy_of_the_population(optimised):
     """Temporary memory does not depend on the population, which is donated and written in place."""
     temporary = []
     for population_size in (16, 1024):
-        learner = SafeMutation(variant="control", population_size=population_size)
+        learner = SafeMutation(
+            operator=Mutation(variant="control"), population_size=population_size
+        )
         state = learner.init(jax.random.key(0), REGRESSION)
         sums = zero_sums(learner, REGRESSION, state)
         chunk = jax.jit(run_chunk, donate_argnums=(3, 4)).lower(
@@ -282,7 +286,7 @@ def test_a_child_is_placed_without_a_copy_of_the_population(optimised):
 
 def test_evaluations_are_counted_until_the_task_is_solved():
     problem = SOLVABLE
-    learner = SafeMutation(variant="control", population_size=6, tournament_size=3, sigma=0.5)
+    learner = SafeMutation(operator=Mutation(variant="control", sigma=0.5), **SMALL)
     result = train(jax.random.key(3), learner, problem, num_steps=150)
     solved = np.asarray(result.history["solved"])
     assert not solved[0] and solved[-1] and np.all(np.diff(solved.astype(int)) >= 0)
@@ -303,7 +307,7 @@ def test_evaluations_are_counted_until_the_task_is_solved():
 @pytest.mark.parametrize("problem", [DRIFT, DRIFT_IN_TIME], ids=["feed-forward", "recurrent"])
 def test_members_keep_what_they_met(problem):
     """In the order of their evaluation, where all of it is kept."""
-    learner = SafeMutation(variant="sum", **SMALL)
+    learner = SafeMutation(operator=Mutation(variant="sum"), **SMALL)
     state = start(learner, problem)
     state, _ = step(jax.random.key(0), learner, state, problem)
     for member in range(6):
@@ -320,7 +324,9 @@ def test_members_keep_what_they_met(problem):
 @pytest.mark.parametrize("problem", [DRIFT, DRIFT_IN_TIME], ids=["feed-forward", "recurrent"])
 @pytest.mark.parametrize("source", ["fixed", "latest"])
 def test_experiences_that_all_share(problem, source):
-    learner = SafeMutation(variant="abs", experience_source=source, pool_size=3, **SMALL)
+    learner = SafeMutation(
+        operator=Mutation(variant="abs"), experience_source=source, pool_size=3, **SMALL
+    )
     state = start(learner, problem)
     time = (6,) if problem is DRIFT_IN_TIME else ()
     assert state.experiences.inputs.shape == ((6, 2, 1) if time and source == "latest"
@@ -331,15 +337,18 @@ def test_experiences_that_all_share(problem, source):
 
 
 def test_a_pool_is_smaller_than_what_was_met():
-    state = start(SafeMutation(variant="sum", pool_size=4, **SMALL), DRIFT)
+    state = start(SafeMutation(operator=Mutation(variant="sum"), pool_size=4, **SMALL), DRIFT)
     assert state.experiences.inputs.shape == (6, 4, 1)
-    assert start(SafeMutation(variant="control", **SMALL), DRIFT).experiences is None
+    assert (
+        start(SafeMutation(operator=Mutation(variant="control"), **SMALL), DRIFT).experiences
+        is None
+    )
 
 
 def test_sequences_are_measured_where_their_loss_counts():
     task = sequences(RNG.normal(size=(5, 4, 3)), np.arange(5) % 2, test=0.0, batch_size=None)
     problem = Problem(task, recurrent((3,), 2, hidden_sizes=(3,), readout="uniform"))
-    state = start(SafeMutation(variant="sum", **SMALL), problem)
+    state = start(SafeMutation(operator=Mutation(variant="sum"), **SMALL), problem)
     assert state.experiences.inputs.shape == (4, 5, 3)
     np.testing.assert_array_equal(state.experiences.mask.sum(0), 1)
     assert np.all(state.experiences.mask[-1])
@@ -349,11 +358,21 @@ def test_sequences_are_measured_where_their_loss_counts():
 
 
 def test_cost():
-    assert SafeMutation(variant="control", **SMALL).cost(REGRESSION) == (1, 0, 12)
-    assert SafeMutation(variant="sum", **SMALL).cost(REGRESSION) == (2, 2, 12)
-    assert SafeMutation(variant="so", offspring_per_step=3, **SMALL).cost(REGRESSION) == (9, 3, 12)
-    assert SafeMutation(variant="rescale", **SMALL).cost(REGRESSION) == (26, 0, 12)
-    generational = SafeMutation(variant="abs", generational=True, **SMALL)
+    assert SafeMutation(operator=Mutation(variant="control"), **SMALL).cost(REGRESSION) == (
+        1,
+        0,
+        12,
+    )
+    assert SafeMutation(operator=Mutation(variant="sum"), **SMALL).cost(REGRESSION) == (2, 2, 12)
+    assert SafeMutation(operator=Mutation(variant="so"), offspring_per_step=3, **SMALL).cost(
+        REGRESSION
+    ) == (9, 3, 12)
+    assert SafeMutation(operator=Mutation(variant="rescale"), **SMALL).cost(REGRESSION) == (
+        26,
+        0,
+        12,
+    )
+    generational = SafeMutation(operator=Mutation(variant="abs"), generational=True, **SMALL)
     assert generational.cost(DRIFT) == (12, 6, 12)
 
 
@@ -366,9 +385,9 @@ def test_sigma_is_a_number_of_one_program(variant):
         traces.append(1)
         return learner.step(key, state, problem)
 
-    state = start(SafeMutation(variant=variant, **SMALL), REGRESSION)
+    state = start(SafeMutation(operator=Mutation(variant=variant), **SMALL), REGRESSION)
     for sigma in (0.1, 1, np.float32(0.02)):
-        learner = SafeMutation(variant=variant, **(SMALL | {"sigma": sigma}))
+        learner = SafeMutation(operator=Mutation(variant=variant, sigma=sigma), **SMALL)
         count(jax.random.key(0), learner, state, REGRESSION)
     assert len(traces) == 1
 
@@ -381,7 +400,7 @@ def test_sigma_is_a_number_of_one_program(variant):
         ({"offspring_per_step": 0}, "offspring_per_step must be an integer >= 1"),
         ({"pool_size": 0}, "pool_size must be an integer >= 1"),
         ({"chunk_size": 0}, "chunk_size must be an integer >= 1"),
-        ({"sigma": -1}, "SafeMutation: sigma must be finite and >= 0"),
+        ({"operator": "sum"}, r"SafeMutation: operator must be a Mutation\(\.\.\.\), got 'sum'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -389,7 +408,7 @@ def test_bad_settings_are_refused(settings, message):
         SafeMutation(**settings)
 
 
-@pytest.mark.parametrize("name", ["victim", "experience_source", "variant"])
+@pytest.mark.parametrize("name", ["victim", "experience_source"])
 def test_unknown_words_are_refused(name):
     with pytest.raises((ValueError, TypeCheckError)):  # by beartype, where it looks on
         SafeMutation(**{name: "other"})
