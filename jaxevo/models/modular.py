@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from jaxevo.core import Carry, Mask, Params, require, require_integer
 from jaxevo.models.initializers import uniform
 from jaxevo.models.mlp import require_sizes
-from jaxevo.models.paths import Duplicates, Slots, random_path, uses_of
+from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
 
 Join = Literal["sum", "sum_then_mean"]
@@ -77,7 +77,7 @@ class Modular:
 
     @property
     def num_columns(self) -> int:
-        """Of a read-out: one for each output, and one for the value."""
+        """Columns of a read-out: one for each output, and one for the value."""
         return self.num_outputs + self.value_head
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -95,7 +95,7 @@ class Modular:
         }
 
     def draw_modules(self, key: Key[Array, ""]) -> Params:
-        """First weights of all modules, as PyTorch draws them."""
+        """Initial weights of all modules, as PyTorch draws them."""
 
         def layer(key, shape: LayerShape):
             key_kernel, key_bias = jax.random.split(key)
@@ -111,7 +111,7 @@ class Modular:
         return {str(i): layer(keys[i], shape) for i, shape in enumerate(self.shapes)}
 
     def draw_readout(self, key: Key[Array, ""]) -> Params:
-        """First weights of one task's read-out."""
+        """Initial weights of one task's read-out, drawn in the same way."""
         key_kernel, key_bias = jax.random.split(key)
         num_inputs = math.prod(self.shapes[-1].outputs)
         draw = uniform(num_inputs)
@@ -152,38 +152,41 @@ class Modular:
             **{name: np.bool_(False) for name in ("uses", "frozen", "task")},
         }
 
-    def pathway(self, num_slots: int) -> "Pathway":
-        return Pathway(self, num_slots)
+    def pathway(self, num_places: int) -> "Pathway":
+        return Pathway(self, num_places)
 
-    def gathered(self, params: Params, slots: Slots) -> Params:
+    def gathered(self, params: Params, active: ActiveModules) -> Params:
         """The params of the active modules alone, for `pathway(S)`, and the task's read-out."""
         kinds = jnp.asarray(self.kinds())
         return {
-            "modules": gather_modules(params["modules"], slots),
+            "modules": gather_modules(params["modules"], active),
             "readout": jax.tree.map(lambda leaf: leaf[params["task"]], params["readouts"]),
-            "uses": slots.uses,
-            "kinds": jnp.take_along_axis(kinds, jnp.minimum(slots.modules, kinds.shape[1] - 1), 1),
-            "frozen": slots.frozen,
+            "uses": active.uses,
+            "kinds": jnp.take_along_axis(kinds, jnp.minimum(active.modules, kinds.shape[1] - 1), 1),
+            "frozen": active.frozen,
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class Pathway:
-    """The active modules of a `Modular` network, in a fixed number of slots per layer.
+    """The active modules of a `Modular` network, in a fixed number of places per layer.
 
     Its params are {"modules": {"0": {"kernel": [..., in, S, out], "bias": [S, out]}, ...},
     "readout": {"kernel": [H, K], "bias": [K]}, "uses", "kinds": int [L, S], "frozen": bool [L, S]}.
     """
 
     network: Modular
-    num_slots: int
+    num_places: int
 
     def init(self, key: Key[Array, ""]) -> Params:
         params = self.network.init(key)
-        slots = jnp.arange(self.num_slots)
-        uses, frozen = params["uses"][0][:, : self.num_slots], params["frozen"]
-        modules = jnp.broadcast_to(slots, (self.network.num_layers, self.num_slots))
-        return self.network.gathered(params, Slots(modules, uses, frozen[:, : self.num_slots]))
+        modules = jnp.broadcast_to(
+            jnp.arange(self.num_places), (self.network.num_layers, self.num_places)
+        )
+        uses, frozen = (
+            leaf[:, : self.num_places] for leaf in (params["uses"][0], params["frozen"])
+        )
+        return self.network.gathered(params, ActiveModules(modules, uses, frozen))
 
     def apply(self, params: Params, x: Float[Array, "..."]) -> Any:
         network = self.network
@@ -205,7 +208,7 @@ class Pathway:
         kinds = params["kinds"][index]
         spec = _layer_spec(index, shape)
         outputs = nodes.call_layer(spec, (modules["kernel"],), modules["bias"], (x,))
-        outputs = jax.nn.relu(outputs).reshape(*outputs.shape[:-1], self.num_slots, -1)
+        outputs = jax.nn.relu(outputs).reshape(*outputs.shape[:-1], self.num_places, -1)
         if self.network.module_kinds == "linear" or shape.inputs != shape.outputs:
             joined = jnp.einsum("...so,s->...o", outputs, uses)
         else:
@@ -245,21 +248,22 @@ def modular(
     """Layers of modules for `PathNet`.
 
     Args:
-        input_shape: of one example; flattened, but for convolutions.
-        num_outputs: of each task.
-        num_layers: L, with the convolutions.
-        num_modules: M, in each layer.
+        input_shape: the shape of one example, which is flattened except for convolutions.
+        num_outputs: K, the outputs of each task.
+        num_layers: L, the number of layers, convolutions among them.
+        num_modules: M, the number of modules in each layer.
         num_active: N, the most modules of a layer that one path uses.
         hidden: units of a dense module.
         conv_sizes: sides of the kernels of the first layers, which are then convolutions.
-        conv_strides: of these; () is 1 for all.
-        conv_channels: kernels of a convolutional module.
+        conv_strides: strides of these convolutions; () is 1 for all.
+        conv_channels: output channels of a convolutional module.
         module_kinds: "linear" (with ReLU), "residual" (plus its input), or "mixed": identity,
             linear and residual modules in turn. Layers that change their shape are linear.
-        join: "sum" of the active modules' outputs, or "sum_then_mean": the last layer's mean.
+        join: a layer gives the "sum" of its active modules' outputs; with "sum_then_mean" the last
+            layer gives their mean.
         duplicates: a module that a path names twice counts "once" or "twice".
         num_tasks: read-outs, one for each task to be learned in turn.
-        value_head: a second output, the value of the state, for actor-critic learning.
+        value_head: whether there is a second output, the value of the state, for an actor-critic.
     """
     require_sizes("input_shape", input_shape)
     for name, value in {
@@ -310,7 +314,7 @@ def modular(
 
 
 def module_axis(leaf: Any) -> int:
-    """Of a leaf that has one number or array per module: the last but one, or the only one."""
+    """The modules' axis of a leaf: the last but one, or the only one of one number per module."""
     return max(leaf.ndim - 2, 0)
 
 
@@ -325,11 +329,14 @@ def by_module(values: Shaped[Array, "L M"], layers: Params) -> Mask:
     }
 
 
-def gather_modules(layers: Params, slots: Slots) -> Params:
-    """Of leaves [..., M, out] or [M], by layer, those in the slots: [..., S, out] or [S]."""
+def gather_modules(layers: Params, active: ActiveModules) -> Params:
+    """The active modules' part of leaves [..., M, out] or [M]: [..., S, out] or [S], by layer.
+
+    A place that is left over, whose module is M, gets the last module; nothing may use it.
+    """
     return {
         name: jax.tree.map(
-            lambda leaf, index=slots.modules[int(name)]: jnp.take(
+            lambda leaf, index=active.modules[int(name)]: jnp.take(
                 leaf, index, axis=module_axis(leaf), mode="clip"
             ),
             layer,

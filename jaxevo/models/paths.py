@@ -1,8 +1,8 @@
 """Paths through layers of modules: how they are drawn, mutated, counted and compared.
 
 A path names N modules in each of L layers, [L, N], out of M; the same one may be named twice. What
-it comes to is `uses`, [L, M]: how often each module is active. Slots list the active modules of
-each layer once, so that a network of the active modules alone has a fixed shape.
+it comes to is `uses`, [L, M]: how often each module is active. `ActiveModules` lists the active
+modules of each layer once, so that a network of these alone has a fixed shape.
 
 Source: Fernando et al. (2017), arXiv 1701.08734.
 """
@@ -20,11 +20,11 @@ Duplicates = Literal["once", "twice"]
 Draw = Literal["independent", "distinct"]
 
 
-class Slots(NamedTuple):
-    """The active modules of each layer, ascending, in S slots; those left over hold M."""
+class ActiveModules(NamedTuple):
+    """The active modules of each layer, ascending, in S places; a place left over holds M."""
 
     modules: Int[Array, "L S"]
-    uses: Int[Array, "L S"]  # 0 in a slot that is left over
+    uses: Int[Array, "L S"]  # 0 in a place that is left over
     frozen: Bool[Array, "L S"]
 
 
@@ -66,12 +66,14 @@ def uses_of(
     return jnp.minimum(uses, 1) if duplicates == "once" else uses
 
 
-def slots_of(uses: Int[Array, "L M"], frozen: Bool[Array, "L M"], num_slots: int) -> Slots:
-    """The first `num_slots` active modules of each layer."""
+def active_modules(
+    uses: Int[Array, "L M"], frozen: Bool[Array, "L M"], num_places: int
+) -> ActiveModules:
+    """The first `num_places` active modules of each layer."""
     num_modules = uses.shape[1]
-    order = jnp.argsort(uses == 0, axis=1, stable=True)[:, :num_slots].astype(jnp.int32)
+    order = jnp.argsort(uses == 0, axis=1, stable=True)[:, :num_places].astype(jnp.int32)
     counts = jnp.take_along_axis(uses, order, 1)
-    return Slots(
+    return ActiveModules(
         jnp.where(counts > 0, order, num_modules),
         counts,
         jnp.take_along_axis(frozen, order, 1),

@@ -11,7 +11,7 @@ from jaxevo import nodes
 from jaxevo.core import Problem
 from jaxevo.models import modular
 from jaxevo.models.modular import add_modules, gather_modules, scatter_modules
-from jaxevo.models.paths import slots_of, uses_of
+from jaxevo.models.paths import active_modules, uses_of
 from jaxevo.tasks import examples
 
 RNG = np.random.default_rng(0)
@@ -62,10 +62,10 @@ def test_a_path_is_a_set():
     np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-6)
 
     def loss(network):
-        slots = slots_of(network["uses"][0], network["frozen"], 3)
+        active = active_modules(network["uses"][0], network["frozen"], 3)
 
         def of(modules):
-            return model.pathway(3).apply(model.gathered(network | {"modules": modules}, slots), X)
+            return model.pathway(3).apply(model.gathered(network | {"modules": modules}, active), X)
 
         return jax.grad(lambda modules: of(modules).sum())(network["modules"])
 
@@ -95,8 +95,8 @@ def test_twice_counts_twice():
 def test_the_gathered_network_is_the_masked_one(settings):
     model = modular((4,), 2, num_modules=6, hidden=4, **settings)
     network = used(model, first(model, jax.random.key(1)), [[5, 0, 0], [3, 3, 4], [0, 1, 2]])
-    slots = slots_of(network["uses"][0], network["frozen"], 3)
-    gathered = applied(model.pathway(3), model.gathered(network, slots), X)
+    active = active_modules(network["uses"][0], network["frozen"], 3)
+    gathered = applied(model.pathway(3), model.gathered(network, active), X)
     np.testing.assert_allclose(gathered, applied(model, network, X), rtol=1e-5, atol=1e-6)
 
 
@@ -122,8 +122,8 @@ def test_convolutions():
     assert [shape.outputs for shape in model.shapes] == [(3, 3, 4), (3, 3, 4), (5,)]
     images = jnp.asarray(RNG.normal(size=(2, 6, 6, 2)), jnp.float32)
     params = used(model, first(model, jax.random.key(0)), [[1, 2, 3], [0, 0, 3], [2, 1, 1]])
-    slots = slots_of(params["uses"][0], params["frozen"], 3)
-    gathered = applied(model.pathway(3), model.gathered(params, slots), images)
+    active = active_modules(params["uses"][0], params["frozen"], 3)
+    gathered = applied(model.pathway(3), model.gathered(params, active), images)
     np.testing.assert_allclose(gathered, applied(model, params, images), rtol=1e-4, atol=1e-6)
     h = images
     for layer, row in (("0", [1, 2, 3]), ("1", [0, 3])):
@@ -159,12 +159,12 @@ def test_the_value_is_a_second_output_and_batch_axes_are_free():
 
 def test_scatter_writes_the_targets_and_nothing_else():
     layers = {"0": {"kernel": jnp.full((2, 5, 3), -0.0), "count": jnp.arange(5)}}
-    slots = slots_of(jnp.array([[0, 1, 0, 1, 0]]), jnp.zeros((1, 5), bool), 3)
-    np.testing.assert_array_equal(slots.modules, [[1, 3, 5]])
-    gathered = gather_modules(layers, slots)
+    active = active_modules(jnp.array([[0, 1, 0, 1, 0]]), jnp.zeros((1, 5), bool), 3)
+    np.testing.assert_array_equal(active.modules, [[1, 3, 5]])
+    gathered = gather_modules(layers, active)
     np.testing.assert_array_equal(gathered["0"]["count"][:2], [1, 3])
     changed = jax.tree.map(lambda leaf: leaf + 1, gathered)
-    after = scatter_modules(layers, changed, slots.modules)
+    after = scatter_modules(layers, changed, active.modules)
     np.testing.assert_array_equal(after["0"]["count"], [0, 2, 2, 4, 4])
     kernel = np.asarray(after["0"]["kernel"])
     assert (kernel[:, [1, 3]] == 1).all()
@@ -176,7 +176,7 @@ def test_scatter_writes_the_targets_and_nothing_else():
 def test_the_node_view_covers_a_pathway():
     model, params = small()
     pathway = model.pathway(3)
-    sub = model.gathered(params, slots_of(params["uses"][0], params["frozen"], 3))
+    sub = model.gathered(params, active_modules(params["uses"][0], params["frozen"], 3))
     outputs, inputs, preactivations = nodes.apply(pathway, sub, X)
     np.testing.assert_array_equal(outputs, pathway.apply(sub, X))
 

@@ -1,4 +1,4 @@
-"""Paths: what mutation does, in numbers; what slots hold; overlap and entropy by hand."""
+"""Paths: what mutation does, in numbers; the active modules; overlap and entropy by hand."""
 
 import functools
 
@@ -62,14 +62,14 @@ def test_random_paths():
     assert all(len(set(row)) == 3 for path in np.asarray(distinct) for row in path)
 
 
-def test_slots_hold_the_active_modules_once():
+def test_places_hold_the_active_modules_once():
     uses = pathways.uses_of(jnp.array([[4, 4, 1], [0, 2, 3]]), 5)
     np.testing.assert_array_equal(uses, [[0, 1, 0, 0, 1], [1, 0, 1, 1, 0]])
     frozen = jnp.zeros((2, 5), bool).at[0, 4].set(True)
-    slots = pathways.slots_of(uses, frozen, 3)
-    np.testing.assert_array_equal(slots.modules, [[1, 4, 5], [0, 2, 3]])
-    np.testing.assert_array_equal(slots.uses, [[1, 1, 0], [1, 1, 1]])
-    np.testing.assert_array_equal(slots.frozen[0, :2], [False, True])
+    active = pathways.active_modules(uses, frozen, 3)
+    np.testing.assert_array_equal(active.modules, [[1, 4, 5], [0, 2, 3]])
+    np.testing.assert_array_equal(active.uses, [[1, 1, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(active.frozen[0, :2], [False, True])
     twice = pathways.uses_of(jnp.array([[4, 4, 1]]), 5, "twice")
     np.testing.assert_array_equal(twice, [[0, 1, 0, 0, 2]])
 

@@ -32,23 +32,16 @@ from jaxevo.core import (
 from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
-from jaxevo.learners.pathnet.training import (
-    Shared,
-    Slice,
-    per_module,
-    shared_optimizer,
-    train_alone,
-    train_together,
-)
+from jaxevo.learners.pathnet.training import Shared, Slice, Trainer, per_module, shared_optimizer
 from jaxevo.models.modular import Modular, by_module
 from jaxevo.models.paths import (
+    ActiveModules,
     Draw,
-    Slots,
+    active_modules,
     distance,
     module_use,
     mutated,
     random_path,
-    slots_of,
     use_entropy,
     uses_of,
 )
@@ -284,14 +277,13 @@ class PathNet:
         if self.form == "serial":
             contestants = two_of(key_pair, self.num_paths)
 
+        trainer = self.trainer(problem, state.generations)
+
         def evaluate(carry, entry):
             shared, updates = carry
             key, index = entry
-            slots = self.active(network, shared.params, state.population[index])
-            shared, updates, result = train_alone(
-                key, shared, updates, slots, problem, self.estimator,
-                self.transform(state.generations), self.num_batches, self.reset_optimizer,
-            )  # fmt: skip
+            active = self.active(network, shared.params, state.population[index])
+            shared, updates, result = trainer.train_one(key, shared, updates, active)
             return (shared, updates), result
 
         keys = jax.random.split(key_train, len(contestants))
@@ -319,15 +311,14 @@ class PathNet:
         """All paths train together, and then those that lose become mutants of better ones."""
         network = network_of(problem)
         key_train, key_select, key_mutate = jax.random.split(key, 3)
-        slots = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
+        active = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
             state.population
         )
-        chunk_size = self.chunk_size or (1 if jax.default_backend() == "cpu" else self.num_paths)
-        shared, updates, slices = train_together(
-            key_train, state.shared, state.updates, slots, problem, self.estimator,
-            self.transform(state.generations), self.num_batches, self.reset_optimizer, chunk_size,
-            self.merge,
-        )  # fmt: skip
+        on_cpu = jax.default_backend() == "cpu"
+        chunk_size = self.chunk_size or (1 if on_cpu else self.num_paths)
+        shared, updates, slices = self.trainer(problem, state.generations).train_all(
+            key_train, state.shared, state.updates, active, self.merge, chunk_size
+        )
         best = jnp.argmax(slices.fitness)
         path = state.population[best]
         parents = self.parents(key_select, slices.fitness)
@@ -394,12 +385,12 @@ class PathNet:
         always = self.frozen_path == "always"
         return jnp.maximum(uses, params["frozen"].astype(uses.dtype)) if always else uses
 
-    def active(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Slots:
-        """The modules of a path in slots. (A learner's `slots` tells `run` of its size.)"""
+    def active(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> ActiveModules:
+        """The modules that are active on a path."""
         uses = self.uses(network, params, path)
-        return slots_of(uses, params["frozen"], self.num_slots(network))
+        return active_modules(uses, params["frozen"], self.num_places(network))
 
-    def num_slots(self, network: Modular) -> int:
+    def num_places(self, network: Modular) -> int:
         tasks = network.num_tasks if self.frozen_path == "always" else 1
         return min(network.num_modules, tasks * network.num_active)
 
@@ -407,6 +398,15 @@ class PathNet:
         """`params` with this path for the current task."""
         uses = self.uses(network, params, path)
         return params | {"uses": params["uses"].at[params["task"]].set(uses)}
+
+    def trainer(self, problem: Problem, generation: Any) -> Trainer:
+        return Trainer(
+            problem=problem,
+            estimator=self.estimator,
+            transform=self.transform(generation),
+            num_batches=self.num_batches,
+            reset_optimizer=self.reset_optimizer,
+        )
 
     def transform(self, generation: Any) -> optax.GradientTransformation:
         rate = schedule_value(self.learning_rate, generation)
@@ -419,7 +419,7 @@ class PathNet:
 
     def cost(self, problem: Problem) -> Cost:
         network = network_of(problem)
-        inner = Problem(problem.task, network.pathway(self.num_slots(network)))
+        inner = Problem(problem.task, network.pathway(self.num_places(network)))
         times = self.num_batches * self.paths_per_generation
         return Cost(*(times * each for each in self.estimator.cost(inner)))
 

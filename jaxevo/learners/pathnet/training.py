@@ -1,22 +1,26 @@
-"""Training paths on the modules they share: one at a time, or all in step.
+"""Training of paths through the modules that they share: one path alone, or all paths in step.
 
-One at a time: the active modules are gathered, trained for T batches as a small network of their
-own, and put back. Differs from adding the change at each of a path's entries: slots name every
-module once, so that the trained ones are written as they are, and no other module is touched.
+One path alone: its active modules are gathered, trained for T batches as a small network of their
+own, and put back. Differs: the source adds the change at each entry of the path. Here a path
+names every active module once, so that the trained modules are written as they are.
 
-All in step: each path estimates a gradient on its own batch, and the gradients of the paths that
-use a module are averaged or summed, which is the synchronous counterpart of workers that apply
-theirs when they are ready.
+All in step: each path estimates a gradient on its own batch. The gradients of the paths that use a
+module are averaged or summed. This is the synchronous counterpart of workers that apply their
+gradients when they are ready.
+
+Source: Fernando et al. (2017), arXiv 1701.08734.
 """
 
+import dataclasses
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxevo.core import Batch, Carry, Estimator, Params, Problem
+from jaxevo.core import Carry, Estimator, Params, Problem
 from jaxevo.core.descent import descend
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import sum_members
@@ -29,7 +33,7 @@ from jaxevo.models.modular import (
     gather_modules,
     scatter_modules,
 )
-from jaxevo.models.paths import Slots
+from jaxevo.models.paths import ActiveModules
 
 
 class Shared(NamedTuple):
@@ -40,19 +44,240 @@ class Shared(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """How an evaluation went."""
+    """How an evaluation of a path went: its T batches, or those of each of P paths."""
 
-    fitness: Float[Array, "..."]  # mean score of its batches; -inf if an update was not finite
-    loss: Float[Array, "..."]  # mean
-    num_nonfinite: Int[Array, "..."]  # updates that were left out
+    fitness: Float[Array, "*P"]  # mean score of its batches; -inf if an update was not finite
+    loss: Float[Array, "*P"]  # mean
+    num_nonfinite: Int[Array, "*P"]  # updates that were left out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Trains active modules of one modular network, and the read-out of its current task.
+
+    Attributes:
+        problem: a task and the whole network.
+        estimator: it estimates the gradient of a path's modules.
+        transform: an optimiser from `per_module`.
+        num_batches: T, the batches of one evaluation.
+        reset_optimizer: whether the optimisers start again at every evaluation.
+    """
+
+    problem: Problem
+    estimator: Estimator
+    transform: optax.GradientTransformation
+    num_batches: int
+    reset_optimizer: bool
+
+    @property
+    def network(self) -> Modular:
+        return self.problem.model
+
+    def train_one(
+        self,
+        key: Key[Array, ""],
+        shared: Shared,
+        updates: Int[Array, "L M"],
+        active: ActiveModules,
+    ) -> tuple[Shared, Int[Array, "L M"], Slice]:
+        """Trains the active modules of one path, and the read-out.
+
+        Returns:
+            What all paths share, the updates that each module has had, and how it went.
+        """
+        # One layer of M = 7 modules, a path that names 3, 5, 3, and S = 3 places for its modules:
+        #
+        #     whole network   0 1 2 3 4 5 6
+        #     gathered        3 5 M           M: a place that is left over
+        #     trained         3'5'M
+        #     put back        0 1 2 3'4 5'6   what goes to M is dropped, as are frozen modules
+        chex.assert_shape(updates, (self.network.num_layers, self.network.num_modules))
+        inner = self.inner_problem(active)
+        pathway: Pathway = inner.model
+        key_carry, key_batches = jax.random.split(key)
+        params = self.network.gathered(shared.params, active)
+        modules = gather_modules(shared.optimizer["modules"], active)
+        optimizer = shared.optimizer | {"modules": modules}
+        if self.reset_optimizer:
+            optimizer = self.transform.init(params)
+        carry = self.estimator.init(key_carry, params, inner)
+        mask = pathway.trainable(params)
+
+        def one_batch(loop, t):
+            params, optimizer, carry = loop
+            carry, gradient, loss, score = self.estimate(key_batches, carry, params, inner, t)
+            moved, optimizer, finite = descend(self.transform, gradient, optimizer, params, mask)
+            finite &= jnp.isfinite(loss) & tree_finite(carry)
+            new = tree_masked(mask, moved, params), optimizer, carry
+            return tree_where(finite, new, loop), (score, loss, finite)
+
+        (params, optimizer, _), seen = jax.lax.scan(
+            one_batch, (params, optimizer, carry), jnp.arange(self.num_batches)
+        )
+        result = slice_of(*seen)
+        targets = targets_of(active, self.network.num_modules)
+        whole = with_readout(shared.params, params["readout"]) | {
+            "modules": scatter_modules(shared.params["modules"], params["modules"], targets)
+        }
+        optimizer |= {
+            "modules": scatter_modules(shared.optimizer["modules"], optimizer["modules"], targets)
+        }
+        updates = counted(updates, targets, self.num_batches - result.num_nonfinite)
+        return Shared(whole, optimizer), updates, result
+
+    def train_all(
+        self,
+        key: Key[Array, ""],
+        shared: Shared,
+        updates: Int[Array, "L M"],
+        active: ActiveModules,
+        merge: Literal["mean", "sum"],
+        chunk_size: int,
+    ) -> tuple[Shared, Int[Array, "L M"], Slice]:
+        """Trains the active modules of P paths in step, and the read-out.
+
+        Args:
+            key: the key of this evaluation.
+            shared: the parameters and optimisers before it.
+            updates: the updates that each module has had.
+            active: its arrays lead with the axis of paths, [P, L, S].
+            merge: whether a module follows the mean of its paths' gradients, or their sum.
+            chunk_size: paths whose gradients are estimated at once.
+
+        Returns:
+            What all paths share, the updates that each module has had, and how it went, [P].
+        """
+        chex.assert_shape(updates, (self.network.num_layers, self.network.num_modules))
+        chex.assert_rank(active.modules, 3)
+        inner = self.inner_problem(active)
+        num_paths = len(active.modules)
+        key_carries, key_batches = jax.random.split(key)
+        if self.reset_optimizer:
+            shared = shared._replace(optimizer=shared_optimizer(self.transform, shared.params))
+
+        def first_carry(key, active):
+            return self.estimator.init(key, self.network.gathered(shared.params, active), inner)
+
+        def one_batch(loop, t):
+            shared, updates, carries = loop
+
+            def one_path(member):
+                index, active, carry = member
+                return self.contribution(
+                    fold_in(key_batches, index), carry, shared.params, active, inner, t
+                )
+
+            members = jnp.arange(num_paths), active, carries
+            sums, kept = sum_members(one_path, members, chunk_size)
+            shared, counts, finite = self.follow(shared, sums, merge)
+            carries, *seen = kept
+            seen[2] &= finite
+            return (shared, updates + counts * finite, carries), tuple(seen)
+
+        carries = jax.vmap(first_carry)(jax.random.split(key_carries, num_paths), active)
+        (shared, updates, _), seen = jax.lax.scan(
+            one_batch, (shared, updates, carries), jnp.arange(self.num_batches)
+        )
+        return shared, updates, slice_of(*seen)
+
+    def contribution(
+        self,
+        key: Key[Array, ""],
+        carry: Carry,
+        whole: Params,
+        active: ActiveModules,
+        inner: Problem,
+        t: Int[Array, ""],
+    ) -> tuple[Any, Any]:
+        """What one path adds to the sums over paths, and what is kept of each path.
+
+        Returns:
+            The sums' terms: gradients of all M modules, which are 0 off the path; the read-out's
+            gradient; 1 for each module that this path moves; 1. All are 0 if the gradient is not
+            finite. What is kept: the carry, the score, the loss, and whether all was finite.
+        """
+        num_modules = self.network.num_modules
+        params = self.network.gathered(whole, active)
+        after, gradient, loss, score = self.estimate(key, carry, params, inner, t)
+        used = {name: gradient[name] for name in ("modules", "readout")}
+        finite = jnp.isfinite(loss) & tree_finite((used, after))
+        used = tree_where(finite, used, tree_zeros(used))
+        targets = jnp.where(finite, targets_of(active, num_modules), num_modules)
+        modules = add_modules(tree_zeros(whole["modules"]), used["modules"], targets)
+        none = jnp.zeros((len(targets), num_modules), jnp.int32)
+        counts = counted(none, targets, jnp.int32(1))
+        sums = modules, used["readout"], counts, finite.astype(int)
+        return sums, (tree_where(finite, after, carry), score, loss, finite)
+
+    def follow(
+        self, shared: Shared, sums: Any, merge: Literal["mean", "sum"]
+    ) -> tuple[Shared, Int[Array, "L M"], Bool[Array, ""]]:
+        """One step of every module that some path moves, down the paths' merged gradients.
+
+        Returns:
+            What all paths share, the number of paths that moved each module, and whether the step
+            was finite. A step that is not finite is not taken.
+        """
+        modules, readout, counts, num_finite = sums
+        if merge == "mean":
+            modules = jax.tree.map(
+                lambda total, count: total / jnp.broadcast_to(count, total.shape),
+                modules,
+                by_module(jnp.maximum(counts, 1), modules),
+            )
+            readout = jax.tree.map(lambda leaf: leaf / jnp.maximum(num_finite, 1), readout)
+        params = {"modules": shared.params["modules"], "readout": readout_of(shared.params)}
+        moves = (counts > 0) & ~shared.params["frozen"]
+        mask = {
+            "modules": by_module(moves, params["modules"]),
+            "readout": jax.tree.map(lambda _: num_finite > 0, readout),
+        }
+        gradient = {"modules": modules, "readout": readout}
+        moved, optimizer, finite = descend(self.transform, gradient, shared.optimizer, params, mask)
+        mask = jax.tree.map(lambda moves: moves & finite, mask)
+        params = tree_masked(mask, moved, params)
+        # The optimiser of a module that no path moves keeps its state: Adam's moments would decay.
+        moves &= finite
+        optimizer = {
+            "modules": tree_masked(
+                by_module(moves, optimizer["modules"]),
+                optimizer["modules"],
+                shared.optimizer["modules"],
+            ),
+            "readout": tree_where(
+                finite & (num_finite > 0), optimizer["readout"], shared.optimizer["readout"]
+            ),
+        }
+        whole = with_readout(shared.params, params["readout"]) | {"modules": params["modules"]}
+        return Shared(whole, optimizer), counts, finite
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, inner: Problem, t: Any
+    ) -> tuple[Carry, Params, Float[Array, ""], Float[Array, ""]]:
+        """-> carry, gradient, loss, score, on a batch of its own."""
+        key_batch, key_estimate = jax.random.split(fold_in(key, t))
+        batch = inner.sample(key_batch, t)
+        carry, gradient, loss, metrics = self.estimator.estimate(
+            key_estimate, carry, params, inner, batch
+        )
+        return carry, gradient, loss, score(loss, metrics)
+
+    def inner_problem(self, active: ActiveModules) -> Problem:
+        """The same task for a network of the active modules alone."""
+        return Problem(self.problem.task, self.network.pathway(active.modules.shape[-1]))
+
+
+# -------------------------------------------------------------------- an optimiser per module
 
 
 def per_module(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """`transform` for every module by itself, and for the read-out.
 
-    Of params {"modules", "readout", ...} its state is {"modules", "readout"}: by layer, leaves
-    with the modules' axis where the params have it, and [M] for what is one number per module.
+    Its state for params {"modules", "readout", ...} is {"modules", "readout"}. By layer, its leaves
+    have the axis of modules where the params have it, and are [M] for one number per module.
     """
+    # The axis of modules is the last but one of a kernel, [in, M, out], and of a bias, [M, out].
+    # A state's leaf that is like a weight keeps it there; a count, [], becomes [M].
 
     def axes(layer):
         one = jax.tree.map(
@@ -91,14 +316,32 @@ def shared_optimizer(transform: optax.GradientTransformation, params: Params) ->
     return transform.init({"modules": params["modules"], "readout": readout_of(params)})
 
 
+# ------------------------------------------------------------------------------------ helpers
+
+
 def readout_of(params: Params) -> Params:
+    """The read-out of the current task."""
     return jax.tree.map(lambda leaf: leaf[params["task"]], params["readouts"])
 
 
 def with_readout(params: Params, readout: Params) -> Params:
+    """`params` with this read-out for the current task."""
     task = params["task"]
     readouts = jax.tree.map(lambda old, new: old.at[task].set(new), params["readouts"], readout)
     return params | {"readouts": readouts}
+
+
+def targets_of(active: ActiveModules, num_modules: int) -> Int[Array, "L S"]:
+    """The active modules that may change; M in place of those that may not."""
+    return jnp.where((active.uses > 0) & ~active.frozen, active.modules, num_modules)
+
+
+def counted(
+    updates: Int[Array, "L M"], targets: Int[Array, "L S"], num: Int[Array, ""]
+) -> Int[Array, "L M"]:
+    """`updates`, and `num` more for the targets."""
+    layers = jnp.broadcast_to(jnp.arange(len(targets))[:, None], targets.shape)
+    return updates.at[layers, targets].add(num, mode="drop")
 
 
 def score(loss: Float[Array, ""], metrics: dict[str, Any]) -> Float[Array, ""]:
@@ -106,195 +349,9 @@ def score(loss: Float[Array, ""], metrics: dict[str, Any]) -> Float[Array, ""]:
     return jnp.asarray(metrics.get("accuracy", metrics.get("return", -loss)))
 
 
-def result_of(scores: Array, losses: Array, finite: Bool[Array, "T *P"]) -> Slice:
-    """Of all batches, time first."""
+def slice_of(
+    scores: Float[Array, "T *P"], losses: Float[Array, "T *P"], finite: Bool[Array, "T *P"]
+) -> Slice:
+    """How an evaluation went, from its T batches."""
     fitness = jnp.where(finite.all(0) & jnp.isfinite(scores).all(0), scores.mean(0), -jnp.inf)
     return Slice(fitness, losses.mean(0), (~finite).sum(0))
-
-
-def estimated(
-    key: Key[Array, ""],
-    carry: Carry,
-    params: Params,
-    inner: Problem,
-    estimator: Estimator,
-    t: Any,
-) -> tuple[Carry, Params, Float[Array, ""], Float[Array, ""]]:
-    """-> carry, gradient, loss, score, on a batch of its own."""
-    key_batch, key_estimate = jax.random.split(fold_in(key, t))
-    batch: Batch = inner.sample(key_batch, t)
-    carry, gradient, loss, metrics = estimator.estimate(key_estimate, carry, params, inner, batch)
-    return carry, gradient, loss, score(loss, metrics)
-
-
-def pathway_problem(problem: Problem, slots: Slots) -> Problem:
-    return Problem(problem.task, problem.model.pathway(slots.modules.shape[-1]))
-
-
-def counted(
-    updates: Int[Array, "L M"], targets: Int[Array, "L S"], num: Int[Array, ""]
-) -> Int[Array, "L M"]:
-    """`updates` and `num` more for the targets."""
-    layers = jnp.broadcast_to(jnp.arange(len(targets))[:, None], targets.shape)
-    return updates.at[layers, targets].add(num, mode="drop")
-
-
-def targets_of(slots: Slots, num_modules: int) -> Int[Array, "L S"]:
-    """The modules in the slots that may change; M in place of those that may not."""
-    return jnp.where((slots.uses > 0) & ~slots.frozen, slots.modules, num_modules)
-
-
-class Copy(NamedTuple):
-    """The modules in a path's slots, and the read-out."""
-
-    params: Params  # of the pathway
-    optimizer: Any
-
-
-def train_copy(
-    key: Key[Array, ""],
-    shared: Shared,
-    slots: Slots,
-    problem: Problem,
-    estimator: Estimator,
-    transform: optax.GradientTransformation,
-    num_batches: int,
-    reset_optimizer: bool,
-) -> tuple[Copy, Slice]:
-    """What `num_batches` batches make of the modules in the slots, and of the read-out."""
-    network: Modular = problem.model
-    inner = pathway_problem(problem, slots)
-    pathway: Pathway = inner.model
-    key_carry, key_batches = jax.random.split(key)
-    params = network.gathered(shared.params, slots)
-    optimizer = shared.optimizer | {"modules": gather_modules(shared.optimizer["modules"], slots)}
-    if reset_optimizer:
-        optimizer = transform.init(params)
-    carry = estimator.init(key_carry, params, inner)
-    mask = pathway.trainable(params)
-
-    def one_batch(loop, t):
-        params, optimizer, carry = loop
-        carry, gradient, loss, score = estimated(key_batches, carry, params, inner, estimator, t)
-        moved, optimizer, finite = descend(transform, gradient, optimizer, params, mask)
-        finite &= jnp.isfinite(loss) & tree_finite(carry)
-        new = tree_masked(mask, moved, params), optimizer, carry
-        return tree_where(finite, new, loop), (score, loss, finite)
-
-    (params, optimizer, _), seen = jax.lax.scan(
-        one_batch, (params, optimizer, carry), jnp.arange(num_batches)
-    )
-    return Copy(params, optimizer), result_of(*seen)
-
-
-def train_alone(
-    key: Key[Array, ""],
-    shared: Shared,
-    updates: Int[Array, "L M"],
-    slots: Slots,
-    problem: Problem,
-    estimator: Estimator,
-    transform: optax.GradientTransformation,
-    num_batches: int,
-    reset_optimizer: bool,
-) -> tuple[Shared, Int[Array, "L M"], Slice]:
-    """Trains the modules in the slots, and the read-out, for `num_batches` batches."""
-    (params, optimizer), result = train_copy(
-        key, shared, slots, problem, estimator, transform, num_batches, reset_optimizer
-    )
-    targets = targets_of(slots, problem.model.num_modules)
-    whole = with_readout(shared.params, params["readout"]) | {
-        "modules": scatter_modules(shared.params["modules"], params["modules"], targets)
-    }
-    optimizer |= {
-        "modules": scatter_modules(shared.optimizer["modules"], optimizer["modules"], targets)
-    }
-    updates = counted(updates, targets, num_batches - result.num_nonfinite)
-    return Shared(whole, optimizer), updates, result
-
-
-def train_together(
-    key: Key[Array, ""],
-    shared: Shared,
-    updates: Int[Array, "L M"],
-    slots: Slots,
-    problem: Problem,
-    estimator: Estimator,
-    transform: optax.GradientTransformation,
-    num_batches: int,
-    reset_optimizer: bool,
-    chunk_size: int,
-    merge: Literal["mean", "sum"],
-) -> tuple[Shared, Int[Array, "L M"], Slice]:
-    """Trains the modules in the slots of P paths in step; the slots lead with [P]."""
-    network: Modular = problem.model
-    inner = pathway_problem(problem, slots)
-    num_paths = len(slots.modules)
-    key_carries, key_batches = jax.random.split(key)
-    frozen = shared.params["frozen"]
-    if reset_optimizer:
-        shared = shared._replace(optimizer=shared_optimizer(transform, shared.params))
-
-    def begin(key, slots):
-        return estimator.init(key, network.gathered(shared.params, slots), inner)
-
-    def one_batch(loop, t):
-        shared, updates, carries = loop
-
-        def one_path(member):
-            index, slots, carry = member
-            params = network.gathered(shared.params, slots)
-            after, gradient, loss, score = estimated(
-                fold_in(key_batches, index), carry, params, inner, estimator, t
-            )
-            used = {name: gradient[name] for name in ("modules", "readout")}
-            finite = jnp.isfinite(loss) & tree_finite((used, after))
-            used = tree_where(finite, used, tree_zeros(used))
-            targets = jnp.where(finite, targets_of(slots, network.num_modules), network.num_modules)
-            summed = add_modules(tree_zeros(shared.params["modules"]), used["modules"], targets)
-            counts = counted(jnp.zeros_like(updates), targets, jnp.int32(1))
-            carry = tree_where(finite, after, carry)
-            sums = summed, used["readout"], counts, finite.astype(int)
-            return sums, (carry, score, loss, finite)
-
-        members = jnp.arange(num_paths), slots, carries
-        sums, kept = sum_members(one_path, members, chunk_size)
-        modules, readout, counts, num_finite = sums
-        if merge == "mean":
-            modules = jax.tree.map(
-                lambda total, count: total / jnp.broadcast_to(count, total.shape),
-                modules,
-                by_module(jnp.maximum(counts, 1), modules),
-            )
-            readout = jax.tree.map(lambda leaf: leaf / jnp.maximum(num_finite, 1), readout)
-        params = {"modules": shared.params["modules"], "readout": readout_of(shared.params)}
-        moves = (counts > 0) & ~frozen
-        mask = {
-            "modules": by_module(moves, params["modules"]),
-            "readout": jax.tree.map(lambda _: num_finite > 0, readout),
-        }
-        gradient = {"modules": modules, "readout": readout}
-        moved, optimizer, finite = descend(transform, gradient, shared.optimizer, params, mask)
-        mask = jax.tree.map(lambda moves: moves & finite, mask)
-        params = tree_masked(mask, moved, params)
-        moves &= finite
-        optimizer = {
-            "modules": tree_masked(
-                by_module(moves, optimizer["modules"]),
-                optimizer["modules"],
-                shared.optimizer["modules"],
-            ),
-            "readout": tree_where(
-                finite & (num_finite > 0), optimizer["readout"], shared.optimizer["readout"]
-            ),
-        }
-        whole = with_readout(shared.params, params["readout"]) | {"modules": params["modules"]}
-        carries, *seen = kept
-        seen[2] &= finite
-        return (Shared(whole, optimizer), updates + counts * finite, carries), tuple(seen)
-
-    carries = jax.vmap(begin)(jax.random.split(key_carries, num_paths), slots)
-    (shared, updates, _), seen = jax.lax.scan(
-        one_batch, (shared, updates, carries), jnp.arange(num_batches)
-    )
-    return shared, updates, result_of(*seen)

@@ -16,7 +16,7 @@ from jaxevo.estimators import Backprop, NodePerturbation
 from jaxevo.estimators.node_perturbation.estimator import Plan
 from jaxevo.learners import GradientLearner, PathNet
 from jaxevo.models import mlp, modular
-from jaxevo.models.paths import slots_of, uses_of
+from jaxevo.models.paths import active_modules, uses_of
 from jaxevo.tasks import examples
 from jaxevo.training.loop import train
 
@@ -421,12 +421,12 @@ def test_any_estimator_trains_the_modules(form):
     assert learner.cost(problem()).backward_passes == 0
 
 
-def test_node_perturbation_leaves_frozen_modules_and_empty_slots_alone():
+def test_node_perturbation_leaves_frozen_modules_and_empty_places_alone():
     """No noise on their units, of which the loss would tell nothing about those that learn."""
     frozen = jnp.zeros((2, 7), bool).at[1, 5].set(True)
-    slots = slots_of(uses_of(jnp.array([[3, 3], [0, 5]]), 7), frozen, 2)
+    active = active_modules(uses_of(jnp.array([[3, 3], [0, 5]]), 7), frozen, 2)
     inner = Problem(problem().task, MODEL.pathway(2))
-    params = MODEL.gathered(first_network(), slots)
+    params = MODEL.gathered(first_network(), active)
     batch = inner.sample(jax.random.key(0), 0)
     estimator = NodePerturbation(rule="np")
     plan = Plan(estimator, params, inner, batch)
