@@ -369,8 +369,8 @@ print(f"largest gradient {max(float(abs(g).max()) for g in jax.tree.leaves(by_au
 # %% [markdown]
 # ## 6. Save, load, resume
 #
-# With `folder=` a run leaves its settings, records, picture, parameters and checkpoints. It never
-# overwrites an earlier one.
+# With `folder=` a run leaves its settings, records, parameters and checkpoints. It never overwrites
+# an earlier one. `plotting.draw_run` adds the pictures.
 
 # %%
 half, whole = steps(400), 2 * steps(400)
@@ -378,6 +378,7 @@ jaxevo.run(
     jax.random.key(3), truncated_bptt, forecasts, num_steps=half, record_every=10,
     folder=folder / "mine", progress=False,
 )  # fmt: skip
+plotting.draw_run(folder / "mine")
 sorted(path.name for path in (folder / "mine").iterdir() if not path.name.startswith("."))
 
 # %% [markdown]

@@ -89,6 +89,7 @@ def compare(words: list[str]) -> int:
     from rich.console import Console
 
     from jaxevo.cli.tables import comparison_table
+    from jaxevo.plotting import draw_comparison
     from jaxevo.studies.comparison import BUDGETS, price_of_step
     from jaxevo.studies.comparison import compare as run_comparison
     from jaxevo.tasks import baselines
@@ -121,6 +122,7 @@ def compare(words: list[str]) -> int:
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
     )
+    draw_comparison(folder)
     levels = baselines(next(iter(built.values())).problem.task)
     title = f"{task}, held out; {amount:,.0f} {values['budget']} each, {values['seeds']} seeds"
     Console().print(comparison_table(title, result.table, levels))

@@ -163,13 +163,15 @@ def trained(
             console.print("already finished: its target is reached (--stop-at sets another)")
         else:
             console.print("already finished: its steps are done (--steps makes it longer)")
-    if result.folder is not None and not summary["interrupted"]:
-        from jaxevo.plotting.episodes import save_episode
+    if result.folder is not None:
+        from jaxevo import plotting
 
-        params = result.params if result.best_params is None else result.best_params
-        if values["seeds"] > 1:
-            params = jax.tree.map(lambda leaf: leaf[0], params)
-        save_episode(built.problem, params, result.folder)
+        plotting.draw_run(result.folder, result.problem)
+        if not summary["interrupted"]:
+            params = result.params if result.best_params is None else result.best_params
+            if values["seeds"] > 1:
+                params = jax.tree.map(lambda leaf: leaf[0], params)
+            plotting.episodes.save_episode(built.problem, params, result.folder)
     print(result.folder)
     return 128 + summary["signal"] if summary["interrupted"] else 0
 

@@ -90,8 +90,8 @@ def compare(
             one has its `sigma` tuned. Equal for all.
         reference: an entry that the others are tested against by evaluations until solved
             (`p_mann_whitney`) and by the fraction solved (`p_barnard`); None: no test.
-        folder: a new folder for `table.csv` and `curves.jsonl`, written anew after each learner,
-            `comparison.png`, and `solved.png` where learners count evaluations until solved.
+        folder: a new folder for `table.csv`, `curves.jsonl` and `summary.json`, which are
+            written again after each learner; `plotting.draw_comparison` draws their pictures.
         on_start: called with the name and the number of steps before a learner is trained.
 
     Raises:
@@ -127,7 +127,11 @@ def compare(
             steps[name] = int(amount // price_of_step(learner.cost(problem), budget))
         if steps[name] < 1:
             raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
-    path = None if folder is None else _new_folder(folder)
+    path, levels = None, {}
+    if folder is not None:
+        path = _new_folder(folder)
+        _, problem = _built(next(iter(entries.values())), 1)
+        levels = baselines(problem.task)
 
     runs, rows, problems = {}, [], {}
     for name, num_steps in steps.items():
@@ -157,11 +161,8 @@ def compare(
         if reference is not None and reference in runs:
             rows = [row | _tests(row["learner"], reference, runs) for row in rows]
         if path is not None:
-            _write(_ranked(rows, runs, problems), path)
-    comparison = _ranked(rows, runs, problems)
-    if path is not None:
-        _draw(comparison, path)
-    return comparison
+            _write(_ranked(rows, runs, problems), levels, path)
+    return _ranked(rows, runs, problems)
 
 
 def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
@@ -177,8 +178,8 @@ def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Compariso
     return Comparison(best_first, runs, problems, metric)
 
 
-def _write(comparison: Comparison, folder: pathlib.Path) -> None:
-    """Leaves the table as CSV and the curves as JSON lines in `folder`."""
+def _write(comparison: Comparison, levels: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Leaves the table as CSV, the curves as JSON lines, and what else pictures need as JSON."""
     table = io.StringIO()
     columns = dict.fromkeys(name for row in comparison.table for name in row)
     writer = csv.DictWriter(table, list(columns), lineterminator="\n")
@@ -188,23 +189,13 @@ def _write(comparison: Comparison, folder: pathlib.Path) -> None:
     lines = [{"learner": name} | row for name, rows in comparison.curves.items() for row in rows]
     text = "".join(json.dumps(for_json(line)) + "\n" for line in lines)
     write_whole(folder / "curves.jsonl", text)
-
-
-def _draw(comparison: Comparison, folder: pathlib.Path) -> None:
-    from jaxevo import plotting
-
-    levels = baselines(next(iter(comparison.problems.values())).task)
-    figure = plotting.comparison(
-        comparison.curves, comparison.metric, x="samples", baselines=levels
-    )
-    plotting.save(figure, folder / "comparison.png")
-    solved_at = {name: result.state.solved_at for name, result in comparison.runs.items()
-                 if _solving(result)}  # fmt: skip
-    if solved_at:
-        from jaxevo.plotting.mutations import solved
-
-        most = max(max(comparison.runs[name].rows[-1]["evaluations"]) for name in solved_at)
-        plotting.save(solved(solved_at, most), folder / "solved.png")
+    solved_at = {
+        name: np.asarray(result.state.solved_at).tolist()
+        for name, result in comparison.runs.items()
+        if _solving(result)
+    }
+    summary = {"metric": comparison.metric, "baselines": levels, "solved_at": solved_at}
+    write_whole(folder / "summary.json", json.dumps(for_json(summary), indent=2) + "\n")
 
 
 def _networks_for(learner: Learner, networks: Params) -> Params | None:

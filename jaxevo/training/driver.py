@@ -360,34 +360,15 @@ class _Loop:
             files.write_params("final", params)
             if best is not None:
                 files.write_params("best", best)
+            # what the pictures need beside the records
+            task = program.problem.task
+            self.summary["baselines"] = baselines(task)
+            self.summary["switches"] = list(getattr(task, "switches", ()))
             files.write_json("summary.json", self.summary)
-            if self.rows:
-                from jaxevo import plotting
-
-                levels = baselines(program.problem.task)
-                figure = plotting.curve(self.rows, levels, title=files.path.name)
-                plotting.save(figure, files.path / "curve.png")
-                one = jax.tree.map(lambda p: p[0], params) if program.many else params
-                if len(self.rows) > 1 and "nodes" in self.rows[-1]:
-                    self.draw_growth(levels)
-                if plotting.can_forecast(program.problem):
-                    figure = plotting.forecast(program.problem, one)
-                    plotting.save(figure, files.path / "forecast.png")
         path = None if files is None else files.path
         return RunResult(
             params, best, self.rows, program.state, program.problem, self.summary, path
         )
-
-    def draw_growth(self, levels: Mapping[str, Mapping[str, float]]) -> None:
-        """The picture of a network that grew."""
-        from jaxevo import plotting
-        from jaxevo.plotting.structure import growth
-
-        floors = {name: level["loss"] for name, level in levels.items() if "loss" in level}
-        switches = getattr(self.program.problem.task, "switches", ())
-        path = self.files.path
-        figure = growth(self.rows, floors, switches, title=path.name)
-        plotting.save(figure, path / "growth.png")
 
 
 class Interrupted:

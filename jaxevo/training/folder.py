@@ -1,13 +1,13 @@
-"""The files of one run: plain JSON, safetensors and a picture, readable without jaxevo.
+"""The files of one run: plain JSON and safetensors, readable without jaxevo.
 
 config.json          every setting, versions, command, git state
 metrics.jsonl        one line for each record
-summary.json         what was reached and what it cost
+summary.json         what was reached and what it cost, and the baselines of the task
 params.safetensors   the final network
 best.safetensors     the network of the lowest held-out loss, where there is a held-out split
-curve.png            loss and held-out metrics over the steps
-forecast.png         of a stream of real numbers: a held-out series and its forecast
-checkpoints/         see jaxevo/checkpoint.py
+checkpoints/         see checkpoint.py
+
+`jaxevo.plotting.draw_run` makes the pictures from these files.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ class RunFolder:
                 continue
             if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
                 continue
-            row = {name: _number(value) for name, value in row.items()}
+            row = from_json(row)
             if row["step"] <= up_to and all(map(_is_metric, row.values())):
                 rows.append(row)
         return rows
@@ -241,10 +241,12 @@ def for_json(value: Any) -> Any:
     return value
 
 
-def _number(value: Any) -> Any:
-    """The inverse of `for_json` for one value of a record."""
+def from_json(value: Any) -> Any:
+    """The inverse of `for_json`: the names of non-finite numbers become these numbers."""
+    if isinstance(value, dict):
+        return {name: from_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_number(item) for item in value]
+        return [from_json(item) for item in value]
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
