@@ -67,16 +67,49 @@ from .problem import (
     num_samples as num_samples,
 )
 from .protocols import (
+    Advises as Advises,
+)
+from .protocols import (
     Cost as Cost,
+)
+from .protocols import (
+    CountsUntilSolved as CountsUntilSolved,
+)
+from .protocols import (
+    DrawsPopulation as DrawsPopulation,
+)
+from .protocols import (
+    Edits as Edits,
 )
 from .protocols import (
     Estimator as Estimator,
 )
 from .protocols import (
+    FitsCheckpoints as FitsCheckpoints,
+)
+from .protocols import (
+    FollowsGradient as FollowsGradient,
+)
+from .protocols import (
+    GoesOn as GoesOn,
+)
+from .protocols import (
     Learner as Learner,
 )
 from .protocols import (
+    Population as Population,
+)
+from .protocols import (
+    ReportsSlots as ReportsSlots,
+)
+from .protocols import (
+    Requires as Requires,
+)
+from .protocols import (
     Resized as Resized,
+)
+from .protocols import (
+    Resizes as Resizes,
 )
 from .protocols import (
     State as State,

@@ -1,10 +1,13 @@
-"""What a learner and an estimator are, and what either needs of a problem.
+"""What a learner and an estimator are, what a learner may offer, and what it needs of a problem.
 
-A learner is an algorithm: how a state changes in one step. An estimator answers one question, what
-the gradient is, and `GradientLearner` does the rest. Both are pytrees.
+A learner is an algorithm: it says how a state changes in one step. An estimator answers one
+question, what the gradient is, and `GradientLearner` does the rest. Both are pytrees.
+
+Every optional ability of a learner is a protocol here, and `isinstance` asks for it. A learner of
+your own has an ability as soon as it has the methods; it inherits from nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
@@ -18,10 +21,10 @@ class Cost(NamedTuple):
     """What one step of a learner costs.
 
     Attributes:
-        forward_passes: times a network is run on a batch, over all members.
-        backward_passes: times the batch is differentiated in reverse.
-        samples: examples drawn from the task: examples of a batch, sequences x time steps, or
-            environment steps of one member at most.
+        forward_passes: how often a network is run on a batch, summed over members.
+        backward_passes: how often the batch is differentiated in reverse.
+        samples: how many examples are drawn from the task. Sequences count with their time steps;
+            environments count the most steps that one member may take.
     """
 
     forward_passes: int
@@ -30,30 +33,20 @@ class Cost(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """What `Learner.resize` returns when a state needs a larger or smaller network."""
+    """What `Resizes.resize` returns when a state needs a larger or smaller network."""
 
-    problem: Any  # with the new model
-    state: Any  # padded or compacted
+    problem: Any  # the problem with the new model
+    state: Any  # the state, padded or compacted
     rerun: bool  # whether the steps overflowed and are to be taken again
-    carried: Callable[[Params], Params | None] | None = None  # another network at the new size
+    carried: Callable[[Params], Params | None] | None = None  # brings a network to the new size
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """An algorithm: how a state changes in one step. Every state has `step: int32 []`.
-
-    An algorithm that has it also offers `next_problem(key, state, problem)` (freeze and go on to
-    another task), `edit(state, edit, problem)` (a structural change, `jaxevo.structure.Edit`)
-    and `edit_passes` (the forward passes of one),
-    `resize(before, after, problem) -> Resized | None` (on the host: asked after steps whether they
-    overflowed, and at records, with one state as both, whether another size would do),
-    `at_size(shapes, state, problem) -> Resized | None` (for a checkpoint of another size),
-    `slots(state, problem) -> dict` (what room its networks take, for a run's summary) and
-    `advice(metrics) -> str | None` (on the host, for a person, at a record).
-    """
+    """An algorithm: how a state changes in one step. Every state has `step: int32 []`."""
 
     def init(self, key: Key[Array, ""], problem: Any, params: Params | None = None) -> State:
-        """The first state. `params`: one network for all members, or one for each, [N, ...]."""
+        """The first state. `params` is one network for all members, or one for each, [N, ...]."""
 
     def step(self, key: Key[Array, ""], state: State, problem: Any) -> tuple[State, Metrics]: ...
 
@@ -63,29 +56,133 @@ class Learner(Protocol):
     def cost(self, problem: Any) -> Cost: ...
 
 
+# ------------------------------------------------------------ what a learner may also offer
+
+
+@runtime_checkable
+class Population(Protocol):
+    """A learner whose state holds many networks."""
+
+    def members(self, state: State) -> Params:
+        """All networks of a state, [N, ...]."""
+
+
+@runtime_checkable
+class Edits(Population, Protocol):
+    """A population learner that goes on after its networks were changed from outside."""
+
+    @property
+    def edit_passes(self) -> int:
+        """Forward passes of one `edit`."""
+        ...
+
+    def edit(self, state: State, edit: Any, problem: Any) -> State:
+        """The state after a structural change, `jaxevo.models.growing.structure.Edit`."""
+
+
+@runtime_checkable
+class GoesOn(Protocol):
+    """A learner that carries what it has learned on to another task."""
+
+    def next_problem(self, key: Key[Array, ""], state: State, problem: Any) -> State:
+        """The state at the start of `problem`."""
+
+
+@runtime_checkable
+class Resizes(Protocol):
+    """A learner whose networks grow and shrink while it runs. It is asked on the host."""
+
+    def resize(self, before: State, after: State, problem: Any) -> Resized | None:
+        """Whether the steps from `before` to `after` overflowed, and what to go on with.
+
+        At a record both states are the same: the question is then whether another size would do.
+        """
+
+
+@runtime_checkable
+class FitsCheckpoints(Protocol):
+    """A learner that takes a state to the size of a checkpoint."""
+
+    def at_size(self, shapes: Mapping[str, str], state: State, problem: Any) -> Resized | None:
+        """`state` at the size of the checkpoint whose shapes, by path, are given."""
+
+
+@runtime_checkable
+class ReportsSlots(Protocol):
+    """A learner whose networks have slots for nodes; a run's summary reports them."""
+
+    def slots(self, state: State, problem: Any) -> dict[str, Any]:
+        """How many slots there are, and how many are in use."""
+        ...
+
+
+@runtime_checkable
+class Advises(Protocol):
+    """A learner that reads its metrics for a person. It is asked on the host, at records."""
+
+    def advice(self, metrics: Mapping[str, Any]) -> str | None:
+        """What a person should know, if anything."""
+
+
+@runtime_checkable
+class DrawsPopulation(Protocol):
+    """A learner whose first population is drawn by itself, where others start from one network."""
+
+    draws_population: bool
+
+
+@runtime_checkable
+class Requires(Protocol):
+    """A learner or estimator that needs one kind of problem."""
+
+    @property
+    def requires(self) -> type: ...
+
+
+@runtime_checkable
+class FollowsGradient(Protocol):
+    """A learner that follows the gradient of an estimator."""
+
+    @property
+    def estimator(self) -> Any: ...
+
+
+@runtime_checkable
+class CountsUntilSolved(Protocol):
+    """A *state* that knows how many networks were evaluated before the task was solved."""
+
+    @property
+    def solved_at(self) -> Float[Array, "..."]:
+        """Evaluations until solved; inf while the task is not solved."""
+        ...
+
+
+# -------------------------------------------------------------------------------- estimators
+
+
 @runtime_checkable
 class Estimator(Protocol):
-    """One way to estimate a gradient. What an online rule keeps between steps is its carry."""
+    """One way to estimate a gradient. Its carry is what an online rule keeps between steps."""
 
     def init(self, key: Key[Array, ""], params: Params, problem: Any) -> Carry: ...
 
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Any, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        """-> carry, gradient, loss, metrics."""
+        """Returns (carry, gradient, loss, metrics)."""
         ...
 
     def fold(self, carry: Carry, params: Params, problem: Any) -> Params:
-        """`params` with whatever the carry adds to the network baked in."""
+        """`params` with whatever the carry adds to the network."""
 
     def cost(self, problem: Any) -> Cost: ...
 
 
 def check_requirements(learner: Any, problem: Any) -> None:
-    """Refuses what is no learner, and a problem that lacks what a learner or its estimator needs.
+    """Refuses an object that is no learner, and a problem that lacks what the learner needs.
 
     Raises:
-        ValueError: naming the learner, the missing ability, and what has it.
+        ValueError: the message names the learner, the missing ability, and the remedy.
     """
     if not isinstance(learner, Learner):
         hint = (
@@ -96,10 +193,11 @@ def check_requirements(learner: Any, problem: Any) -> None:
         raise ValueError(
             f"problem must be jaxevo.Problem(task, model), got {type(problem).__name__}"
         )
-    for part in (learner, getattr(learner, "estimator", None)):
-        needed = getattr(part, "requires", None)
-        if needed is not None and not isinstance(problem, needed):
-            task = type(getattr(problem, "task", problem)).__name__
+    parts = [learner, learner.estimator] if isinstance(learner, FollowsGradient) else [learner]
+    for part in parts:
+        needed = part.requires if isinstance(part, Requires) else Problem
+        if not isinstance(problem, needed):
+            task = type(problem.task).__name__
             raise ValueError(
                 f"{type(part).__name__} needs a {needed.__name__} problem, and {task} makes a "
                 f"{type(problem).__name__} problem; use a task that has the methods of "

@@ -13,7 +13,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxevo.core import Cost, Learner, Params, Problem, require, require_integer, statistics
+from jaxevo.core import (
+    Cost,
+    CountsUntilSolved,
+    DrawsPopulation,
+    Learner,
+    Params,
+    Problem,
+    require,
+    require_integer,
+    statistics,
+)
 from jaxevo.core.descent import CosineDecay
 from jaxevo.core.statistics import mean_and_interval
 from jaxevo.core.words import lower_is_better
@@ -199,17 +209,18 @@ def _write(comparison: Comparison, levels: Mapping[str, Any], folder: pathlib.Pa
 
 
 def _networks_for(learner: Learner, networks: Params) -> Params | None:
-    return None if getattr(learner, "draws_population", False) else networks
+    return None if isinstance(learner, DrawsPopulation) and learner.draws_population else networks
 
 
 def _counts_until_solved(learner: Learner, problem: Problem) -> bool:
     if not getattr(problem.task, "solved_when", None):
         return False
-    return hasattr(jax.eval_shape(learner.init, jax.random.key(0), problem), "solved_at")
+    state = jax.eval_shape(learner.init, jax.random.key(0), problem)
+    return isinstance(state, CountsUntilSolved)
 
 
 def _solving(result: RunResult) -> bool:
-    return "solved" in result.rows[-1] and hasattr(result.state, "solved_at")
+    return "solved" in result.rows[-1] and isinstance(result.state, CountsUntilSolved)
 
 
 def _tests(name: str, reference: str, runs: Mapping[str, RunResult]) -> dict[str, float]:

@@ -21,9 +21,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import (
+    Advises,
     Learner,
     Params,
     Problem,
+    ReportsSlots,
     State,
     check_key,
     check_requirements,
@@ -243,7 +245,6 @@ class _Loop:
     ):  # fmt: skip
         self.started = time.perf_counter()
         self.num_steps, self.record_every = num_steps, record_every
-        self.advice = getattr(learner, "advice", None)
         self.files, self.save_seconds = files, save_seconds
         self.target, self.show, self.interrupted = target, show, interrupted
         self.program = Program(key, learner, problem, num_seeds, params)
@@ -253,6 +254,7 @@ class _Loop:
             "cost_per_step": learner.cost(problem)._asdict(),
             "num_parameters": tree_size(jax.eval_shape(problem.init, key)),
         }
+        self.advice = learner.advice if isinstance(learner, Advises) else None
         self.note_program()
 
     def note_program(self) -> None:
@@ -263,8 +265,9 @@ class _Loop:
             "temp_bytes": program.temp_bytes,
             "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
         }
-        if (slots := getattr(program.learner, "slots", None)) is not None:
-            self.summary["slots"] = slots(program.state, program.problem) | {"sizes": program.sizes}
+        if isinstance(program.learner, ReportsSlots):
+            slots = program.learner.slots(program.state, program.problem)
+            self.summary["slots"] = slots | {"sizes": program.sizes}
 
     def restore(self) -> None:
         found = checkpoint.restore(self.files.checkpoints, self.program.saved_like)

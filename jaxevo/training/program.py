@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxevo.core import Params, Problem, Resized
+from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
 from jaxevo.core.tree import tree_where
 from jaxevo.training.loop import run_chunk, split_key, zero_sums
 
@@ -33,7 +33,7 @@ class Program:
         axes = (0, None, None, axis)
         self.state, self.sums, self.best = self._call(_first, axes, key_init, params)
         self.zeros = self.sums
-        self.can_resize = hasattr(learner, "resize")
+        self.can_resize = isinstance(learner, Resizes)
         self.test = problem.held_out()
         self._compile()
 
@@ -133,7 +133,7 @@ class Program:
 
     def saved_like(self, shapes: dict[str, str]) -> dict[str, Any]:
         """What `saved` returns, with a network of the size that these shapes are of."""
-        if self.can_resize and hasattr(self.learner, "at_size"):
+        if self.can_resize and isinstance(self.learner, FitsCheckpoints):
             resized = self.learner.at_size(shapes, self.state, self.problem)
             if resized is not None:
                 self._resize(resized)

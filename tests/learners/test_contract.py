@@ -2,13 +2,14 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxevo import registry
-from jaxevo.core import Cost, Estimator, Learner, Problem
+from jaxevo.core import Cost, Estimator, FollowsGradient, Learner, Population, Problem
 from jaxevo.core.descent import Optimizer
 from jaxevo.estimators import (
     ActorCritic,
@@ -247,11 +248,23 @@ def test_every_registered_learner_is_in_the_table():
 def test_protocol(name):
     learner, problem, _ = first_state(name)
     assert isinstance(learner, Learner)
-    assert not hasattr(learner, "estimator") or isinstance(learner.estimator, Estimator)
+    assert not isinstance(learner, FollowsGradient) or isinstance(learner.estimator, Estimator)
     cost = learner.cost(problem)
     assert isinstance(cost, Cost)
     assert cost.forward_passes >= 1
     assert cost.samples >= 8
+
+
+@every_learner
+def test_members_are_all_networks_of_a_state(name):
+    """Red if a population learner's members are not networks of its problem, [N, ...]."""
+    learner, problem, state = first_state(name)
+    if isinstance(learner, Population):
+        members = jax.eval_shape(learner.members, state)
+        one = jax.eval_shape(problem.init, jax.random.key(0))
+        num = jax.tree.leaves(members)[0].shape[0]
+        every = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num, *x.shape), x.dtype), one)
+        chex.assert_trees_all_equal_shapes_and_dtypes(members, every)
 
 
 @every_learner

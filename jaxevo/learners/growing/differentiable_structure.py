@@ -208,7 +208,7 @@ class DifferentiableStructure(Growth):
 
     # ----------------------------------------------------------------------------- slots
 
-    def networks(self, state: DifferentiableStructureState) -> Params:
+    def members(self, state: DifferentiableStructureState) -> Params:
         return state.params
 
     def on_slots(

@@ -300,7 +300,7 @@ class Growth:
     def with_capacity(self, num: int, state: Any, problem: Problem) -> Resized:
         """Problem and state with `num` slots, as many as there are living nodes or more."""
         groups = problem.model.groups
-        fn = slots.refit(self.networks(state), num)
+        fn = slots.refit(self.members(state), num)
         births = {name: fn(steps, name) for name, steps in state.ledger.births.items()}
         counts = state.ledger.counts
         counts = counts._replace(roomy=jnp.zeros_like(counts.roomy))
@@ -315,7 +315,7 @@ class Growth:
 
     def slots(self, state: Any, problem: Problem) -> dict[str, Any]:
         """Slots of a layer, mean nodes in use, and weights in slots over weights in use."""
-        params, groups = self.networks(state), problem.model.groups
+        params, groups = self.members(state), problem.model.groups
         alive = structure.alive_in(params)
         lead = next(iter(alive.values())).ndim - 1  # members, and seeds
 
@@ -331,7 +331,7 @@ class Growth:
             "padding": float(one / weights(params).mean()),
         }
 
-    def networks(self, state: Any) -> Params:
+    def members(self, state: Any) -> Params:
         """The members' params, [N, ...]."""
         raise NotImplementedError
 

@@ -16,11 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import (
+    Advises,
     Cost,
+    Edits,
     Learner,
     Metrics,
     Params,
     Problem,
+    Requires,
     learner,
     require,
     require_integer,
@@ -52,9 +55,8 @@ class StructuredLearner(Growth):
     [N], one for each member.
 
     Attributes:
-        learner: one with `edit(state, edit, problem)`, the number of its forward passes in
-            `edit_passes`, and `params` [N, ...] in its state: `Metropolis`,
-            `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
+        learner: a learner that edits its members (`jaxevo.core.Edits`), with `params` [N, ...]
+            in its state: `Metropolis`, `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
         every: steps of the learner in a step of this one, >= 1.
     """
 
@@ -69,16 +71,12 @@ class StructuredLearner(Growth):
             "one with edit(state, edit, problem), such as Metropolis, AdaptiveMonteCarlo or "
             "SafeMutation (see DifferentiableStructure for gradients)",
             self.learner,
-            lambda inner: (
-                isinstance(inner, Learner)
-                and hasattr(inner, "edit")
-                and hasattr(inner, "edit_passes")
-            ),
+            lambda inner: isinstance(inner, Learner) and isinstance(inner, Edits),
         )
 
     @property
     def requires(self) -> type:
-        return getattr(self.learner, "requires", Problem)
+        return self.learner.requires if isinstance(self.learner, Requires) else Problem
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
@@ -120,15 +118,14 @@ class StructuredLearner(Growth):
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
         """What a person should know of a run's metrics, if anything."""
-        advice = getattr(self.learner, "advice", None)
-        return advice and advice(metrics)
+        return self.learner.advice(metrics) if isinstance(self.learner, Advises) else None
 
     @property
     def growth(self) -> Growth:
         """The rule without the learner, whose numbers need not be one for each member."""
         return Growth(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Growth)})
 
-    def networks(self, state: StructuredState) -> Params:
+    def members(self, state: StructuredState) -> Params:
         return state.params
 
     def on_slots(
