@@ -34,8 +34,10 @@ sys.exit(", ".join(missing) or 0)
 
 
 def names_in(text: str) -> set[str]:
-    """`jaxevo.word` and `jaxevo.word.word`, which are no part of a longer word or a path."""
-    return set(re.findall(r"(?<![\w./-])jaxevo\.[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", text))
+    """`jaxevo.word` and `jaxevo.word.word`: no part of a longer word, a path or an import."""
+    return set(
+        re.findall(r"(?<![\w./-])(?<!from )(?<!import )jaxevo\.[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", text)
+    )
 
 
 def test_every_name_in_the_documents_can_be_imported_first():
@@ -49,7 +51,10 @@ def test_every_name_in_the_documents_can_be_imported_first():
 
 
 def test_names_are_told_from_paths_and_ends_of_sentences():
-    text = "`jaxevo.nodes.apply`, see jaxevo.train. Files: jaxevo/core/tree.py, a.jaxevo.b, jaxevo."
+    text = (
+        "`jaxevo.nodes.apply`, see jaxevo.train. Files: jaxevo/core/tree.py, a.jaxevo.b, jaxevo.\n"
+        "from jaxevo.studies.correspondence import correspondence"
+    )
     assert names_in(text) == {"jaxevo.nodes.apply", "jaxevo.train"}
 
 
