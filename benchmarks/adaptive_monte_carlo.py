@@ -35,7 +35,7 @@ def memory(name: str, num_attempts: int, num_members: int) -> dict[str, np.ndarr
             jax.random.key(0), learner, built.problem, num_steps=num_attempts,
             record_every=num_attempts,
         )  # fmt: skip
-        found[label] = np.asarray(result.state.measured.loss)
+        found[label] = np.asarray(result.state.chains.position.loss)
     return found
 
 

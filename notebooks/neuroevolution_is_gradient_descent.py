@@ -183,7 +183,7 @@ for name in ("sine-30", "sine-40")[: 1 if QUICK else 2]:
             num_steps=attempts,
             record_every=attempts,
         )
-        median = float(jnp.median(result.state.measured.loss))
+        median = float(jnp.median(result.state.chains.position.loss))
         print(f"{name}, drift rate {rate:g}: median loss of 32 members {median:.2g}")
 
 # %% [markdown]

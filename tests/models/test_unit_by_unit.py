@@ -51,10 +51,10 @@ def test_a_run_is_that_of_the_general_path():
     learner = Metropolis(sigma=0.02, population_size=6)
     params = problem.init(KEY)
     row, whole = (train(KEY, learner, p, num_steps=30, params=params) for p in (problem, general))
-    assert row.state.measured.outputs.shape == (6, 1, 8)
-    assert whole.state.measured.outputs.shape == (6, 8, 1)
+    assert row.state.chains.position.outputs.shape == (6, 1, 8)
+    assert whole.state.chains.position.outputs.shape == (6, 8, 1)
     np.testing.assert_allclose(flat(row.state.params), flat(whole.state.params), atol=1e-6)
-    np.testing.assert_array_equal(row.state.num_accepted, whole.state.num_accepted)
+    np.testing.assert_array_equal(row.state.chains.num_accepted, whole.state.chains.num_accepted)
 
 
 class Squared(models.MLP):

@@ -232,7 +232,7 @@ def test_bad_arguments_are_refused():
         predict(problem, params, sigma=0.1, num_records=0, record_every=1)
     with pytest.raises(ValueError, match="restart_every must be given where"):
         trajectory(KEY, Metropolis(), problem, params, restarts=params, **records)
-    cooling = Metropolis(beta=Annealing(first=1.0, last=2.0, num_steps=3))
+    cooling = Metropolis(beta=Annealing(initial_value=1.0, final_value=2.0, num_steps=3))
     with pytest.raises(ValueError, match="beta must be one number for a common clock"):
         correspondence(KEY, cooling, problem, params, time=1.0)
     with pytest.raises(ValueError, match="beta must be >= 0"):

@@ -22,14 +22,13 @@ from jaxevo.core import (
     abstract_batch,
     learner,
     num_samples,
-    require,
     require_integer,
     static,
 )
-from jaxevo.core.noise import SOURCES, Source, fold_in
+from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import initial_population, map_members, members_at_once
 from jaxevo.core.tree import tree_masked
-from jaxevo.learners.monte_carlo.chain import standard_noise
+from jaxevo.learners.monte_carlo.chain import standard_normal
 from jaxevo.learners.monte_carlo.drift import (
     Flow,
     Mode,
@@ -66,7 +65,6 @@ class Langevin:
     def __post_init__(self):
         check_flow(self.sigma, self.beta, self.mode)
         require_integer("population_size", 1, self.population_size)
-        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
@@ -86,7 +84,7 @@ class Langevin:
             index, params = member
             loss, at = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
             own_key = fold_in(key, index, self.noise)
-            noise = standard_noise(own_key, problem.model, params, self.noise)
+            noise = standard_normal(own_key, problem.model, params, self.noise)
             noise = self.shaped(noise, at)
             steps = jax.tree.map(lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z,
                                  at.drift, noise)  # fmt: skip

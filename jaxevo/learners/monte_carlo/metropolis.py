@@ -1,11 +1,15 @@
 """Metropolis Monte Carlo on the weights of a network: N independent chains.
 
-Each attempt moves all trained weights of a chain at once, w' = w + sigma z with z standard normal,
-and is accepted with probability min(1, exp(-beta dU)), dU the change of the loss U.
+Each attempt moves all trained weights of a chain at once, w' = w + sigma z with z standard normal.
+The chain accepts it with probability min(1, exp(-beta dU)), where dU is the change of the loss U.
 
-For small sigma each chain is gradient descent with noise: at finite beta dw/dn = -(beta sigma^2
-/ 2) dU/dw, at infinite beta dw/dn = -(sigma / sqrt(2 pi)) (dU/dw) / |dU/dw|, n counting attempts,
-accepted or not; the mean of the chains follows it without noise (`jaxevo.correspondence`).
+For small sigma each chain is gradient descent with noise. With n the number of attempts, accepted
+or not, the mean of the chains follows, without noise,
+
+    dw/dn = -(beta sigma^2 / 2) dU/dw                at finite beta,
+    dw/dn = -(sigma / sqrt(2 pi)) (dU/dw) / |dU/dw|  at infinite beta
+
+(`jaxevo.correspondence`).
 Source: Whitelam, Selin, Park and Tamblyn, arXiv 2008.06643, Nat. Commun. 12:6317 (2021).
 """
 
@@ -30,34 +34,31 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import schedule_value
-from jaxevo.core.noise import SOURCES, Source
-from jaxevo.core.population import (
-    finite_or_inf,
-    initial_population,
-    map_members,
-    members_at_once,
-    trained_leaves,
-)
+from jaxevo.core.descent import bounded_step, schedule_value
+from jaxevo.core.noise import Source
+from jaxevo.core.population import trained_leaves
 from jaxevo.core.pytree import normalised
-from jaxevo.learners.monte_carlo.chain import (
-    Measured,
-    Tried,
-    attempt_keys,
-    batch_of,
-    decide,
-    displaced,
-    examples_last,
-    is_paired,
-    measured,
-    measured_members,
-    own,
-    standard_noise,
-    ties_advice,
-    tried_metrics,
-)
+from jaxevo.learners.monte_carlo import chain as chain_lib
+from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys
 from jaxevo.models.growing.capacity import reset_members
 from jaxevo.models.growing.structure import Edit
+
+
+class Chain(NamedTuple):
+    position: Position
+    proposal: Any  # what `propose` keeps
+    num_accepted: Int[Array, "*N"]
+
+
+class MetropolisState(NamedTuple):
+    chains: Chain  # every leaf has a leading axis [N]
+    seed: UInt32[Array, "2"]  # of the batch that all losses are measured on
+    step: Int[Array, ""]  # attempts of each chain
+
+    @property
+    def params(self) -> Params:
+        """The networks of all chains, [N, ...]."""
+        return self.chains.position.params
 
 
 @runtime_checkable
@@ -68,27 +69,11 @@ class Proposal(Protocol):
     """
 
     def init(self, params: Params) -> Any:
-        """What it keeps between attempts, for one chain; () for nothing."""
+        """What the proposal keeps between attempts, for one chain; () for nothing."""
 
     def __call__(self, key: Key[Array, ""], params: Params, state: Any) -> tuple[Params, Any]:
         """-> the step, a tree like `params`, and what is kept, accepted or not."""
         ...
-
-
-class Chain(NamedTuple):
-    params: Params
-    measured: Measured  # on the batch that all losses are measured on
-    proposal: Any  # what `propose` keeps
-    num_accepted: Int[Array, "*N"]
-
-
-class MetropolisState(NamedTuple):
-    params: Params  # [N, ...]
-    measured: Measured  # [N], [N, ...]
-    proposal: Any  # [N, ...]
-    num_accepted: Int[Array, " N"]
-    seed: UInt32[Array, "2"]  # of the batch
-    step: Int[Array, ""]  # attempts of each chain
 
 
 @learner
@@ -98,6 +83,8 @@ class Metropolis:
     All losses are measured on one batch, the task's first: give a task its whole data
     (`batch_size=None`). To start all chains from one network, pass it as `params`.
 
+    Where a task has a loss for each sample, each chain keeps its outputs. Changes of the loss are
+    formed from them, and are right even where both losses agree to all digits.
     `metrics["ties"]` is the fraction of attempts whose loss did not change at all. Above 1 % the
     mutations are too small for the float type: take a larger sigma or 64 bits.
 
@@ -107,13 +94,10 @@ class Metropolis:
         beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
             One number, one for each chain, [N], or a schedule such as `Annealing`.
         population_size: N chains.
-        max_step: largest change of a weight in one mutation, > 0; inf: any.
+        max_step: largest change of a weight in one mutation, > 0; inf sets no limit.
         propose: draws the step in place of sigma times Gaussian noise, see `Proposal`.
-        paired: form changes of the loss from outputs, which are kept for each chain, so that they
-            are right where losses agree to all digits; None: wherever a task has losses per
-            sample. False keeps no outputs.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
-        chunk_size: chains run at once; None: as many as fit a CPU core's cache.
+        chunk_size: chains run at once; None runs as many as fit a CPU core's cache.
     """
 
     sigma: Scalar | Params = 0.01
@@ -121,7 +105,6 @@ class Metropolis:
     population_size: int = static(default=32)
     max_step: Scalar = float("inf")
     propose: Any = None
-    paired: bool | None = static(default=None)
     noise: Source = static(default="mix")
     chunk_size: int | None = static(default=None)
 
@@ -149,51 +132,65 @@ class Metropolis:
                 self.propose,
                 lambda p: isinstance(p, Proposal) and not jax.tree_util.all_leaves([p]),
             )
-        require("noise", f"one of {SOURCES}", self.noise, lambda s: s in SOURCES)
         require_integer("chunk_size", 1, self.chunk_size)
+
+    def proposed(
+        self, key: Key[Array, ""], index: Int[Array, ""], chain: Chain, problem: Problem
+    ) -> tuple[Params, Any]:
+        """The step of one chain, for its trained weights, and what `propose` keeps."""
+        params = chain.position.params
+        if self.propose is not None:
+            steps, kept = self.propose(key, params, chain.proposal)
+            return trained_leaves(problem.model, params, steps), kept
+        noise = chain_lib.standard_normal(key, problem.model, params, self.noise)
+        if isinstance(self.sigma, dict):
+            sigma = trained_leaves(problem.model, params, self.sigma)
+        else:
+            sigma = jax.tree.map(lambda _: member_value(self.sigma, index), noise)
+        scale = lambda z, s: z * jnp.broadcast_to(s, z.shape).astype(z.dtype)
+        return jax.tree.map(scale, noise, sigma), ()
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> MetropolisState:
-        problem = examples_last(problem)
-        key_params, key_batch = jax.random.split(key)
-        seed = jax.random.bits(key_batch, (2,), jnp.uint32)
-        batch = batch_of(problem, seed)
-        initial_member = initial_population(key_params, problem, params, self.population_size)
-        paired = is_paired(problem, self.paired)
+        def first_chain(position: Position) -> Chain:
+            proposal = () if self.propose is None else self.propose.init(position.params)
+            return Chain(position, proposal, jnp.int32(0))
 
-        def start(index: Int[Array, ""]) -> Chain:
-            params = initial_member(index)
-            proposal = () if self.propose is None else self.propose.init(params)
-            return Chain(params, measured(problem, params, batch, paired), proposal, jnp.int32(0))
-
-        chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)
-        chains = map_members(start, jnp.arange(self.population_size), chunk_size)
-        return self.state_of(chains, seed, jnp.int32(0))
+        problem = chain_lib.examples_last(problem)
+        chains, seed = chain_lib.first_chains(key, self, problem, params, first_chain)
+        return MetropolisState(chains, seed, jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: MetropolisState, problem: Problem
     ) -> tuple[MetropolisState, Metrics]:
-        problem = examples_last(problem)
-        batch = batch_of(problem, state.seed)
+        problem = chain_lib.examples_last(problem)
+        batch = chain_lib.chain_batch(problem, state.seed)
         beta = schedule_value(self.beta, state.step)
-        chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)
 
-        def attempt(member: tuple[Int[Array, ""], Chain]) -> tuple[Chain, Tried]:
-            index, chain = member
+        def attempt(index: Int[Array, ""], chain: Chain) -> tuple[Chain, AttemptInfo]:
             key_step, key_accept = attempt_keys(key, index, self.noise)
-            steps, proposal = self.proposed(key_step, chain, index, problem)
-            child = displaced(problem.model, chain.params, steps, self.max_step)
-            kept, tried = decide(
-                key_accept, problem, batch, child, (chain.params, chain.measured),
-                own(beta, index), self.noise,
-            )  # fmt: skip
-            return Chain(*kept, proposal, chain.num_accepted + tried.accepted), tried
+            steps, proposal = self.proposed(key_step, index, chain, problem)
+            mutant = bounded_step(problem.model, chain.position.params, steps, 1.0, self.max_step)
+            own_beta = member_value(beta, index)
+            position, info = accept_or_reject(
+                key_accept, problem, batch, chain.position, mutant, own_beta, self.noise
+            )
+            return Chain(position, proposal, chain.num_accepted + info.accepted), info
 
-        chains = jnp.arange(self.population_size), Chain(*state[:4])
-        chains, tried = map_members(attempt, chains, chunk_size)
-        metrics = tried_metrics(chains.measured.loss, tried)
-        return self.state_of(chains, state.seed, state.step + 1), metrics
+        chains, info = chain_lib.map_chains(attempt, self, state.chains, problem, batch)
+        metrics = chain_lib.attempt_metrics(chains.position.loss, info)
+        return MetropolisState(chains, state.seed, state.step + 1), metrics
+
+    def solution(self, state: MetropolisState, problem: Problem) -> Params:
+        return chain_lib.best_network(state.chains.position)
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(self.population_size, 0, num_samples(problem, abstract_batch(problem)))
+
+    def members(self, state: MetropolisState) -> Params:
+        """The networks of all chains, [N, ...]."""
+        return state.params
 
     @property
     def edit_passes(self) -> int:
@@ -201,50 +198,19 @@ class Metropolis:
         return self.population_size
 
     def edit(self, state: MetropolisState, edit: Edit, problem: Problem) -> MetropolisState:
-        """The state with other networks in the places of the old, measured anew.
+        """The state with other networks in the places of the old, and with their losses.
 
         What `propose` keeps in trees like the params is zero for newborn nodes.
         """
-        groups = problem.model.groups
-        return state._replace(
-            params=edit.params,
-            measured=measured_members(self, edit.params, state.seed, problem),
-            proposal=reset_members(groups, state.proposal, edit.params, edit.change, 0.0),
+        proposal = reset_members(
+            problem.model.groups, state.chains.proposal, edit.params, edit.change, 0.0
         )
-
-    @staticmethod
-    def state_of(chains: Chain, seed: Array, step: Array) -> MetropolisState:
-        return MetropolisState(**chains._asdict(), seed=seed, step=step)
-
-    def proposed(
-        self, key: Key[Array, ""], chain: Chain, index: Int[Array, ""], problem: Problem
-    ) -> tuple[Params, Any]:
-        """The step of one chain, for its trained weights, and what `propose` keeps."""
-        if self.propose is not None:
-            steps, kept = self.propose(key, chain.params, chain.proposal)
-            return trained_leaves(problem.model, chain.params, steps), kept
-        steps = standard_noise(key, problem.model, chain.params, self.noise)
-        if isinstance(self.sigma, dict):
-            sigma = trained_leaves(problem.model, chain.params, self.sigma)
-        else:
-            sigma = jax.tree.map(lambda _: own(self.sigma, index), steps)
-        scale = lambda z, s: z * jnp.broadcast_to(s, z.shape).astype(z.dtype)
-        return jax.tree.map(scale, steps, sigma), ()
-
-    def members(self, state: MetropolisState) -> Params:
-        """All networks, [N, ...]."""
-        return state.params
+        position = chain_lib.positions_at(self, edit.params, state.seed, problem)
+        return state._replace(chains=state.chains._replace(position=position, proposal=proposal))
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
         """What a person should know of a run's metrics, if anything."""
-        return ties_advice(metrics)
-
-    def solution(self, state: MetropolisState, problem: Problem) -> Params:
-        best = jnp.argmin(finite_or_inf(state.measured.loss))
-        return jax.tree.map(lambda leaf: leaf[best], state.params)
-
-    def cost(self, problem: Problem) -> Cost:
-        return Cost(self.population_size, 0, num_samples(problem, abstract_batch(problem)))
+        return chain_lib.ties_advice(metrics)
 
 
 @learner
@@ -252,20 +218,25 @@ class Annealing:
     """An inverse temperature that grows by the same factor at every attempt, then stays.
 
     Attributes:
-        first: beta at attempt 0, finite and > 0.
-        last: beta at the end, finite and > 0.
-        num_steps: attempts in between, >= 1.
+        initial_value: beta at attempt 0, finite and > 0.
+        final_value: beta from attempt `num_steps` on, finite and > 0.
+        num_steps: attempts from the one to the other, >= 1.
     """
 
-    first: Scalar
-    last: Scalar
+    initial_value: Scalar
+    final_value: Scalar
     num_steps: Scalar
 
     def __post_init__(self):
-        for name in ("first", "last"):
+        for name in ("initial_value", "final_value"):
             require(name, "finite and > 0", getattr(self, name), lambda b: (b > 0) & (b < np.inf))
         require("num_steps", ">= 1", self.num_steps, lambda n: n >= 1)
 
     def __call__(self, step: Any) -> Float[Array, ""]:
         progress = jnp.clip(step / self.num_steps, 0.0, 1.0)
-        return self.first * (self.last / self.first) ** progress
+        return self.initial_value * (self.final_value / self.initial_value) ** progress
+
+
+def member_value(value: Any, index: Int[Array, ""]) -> Any:
+    """The entry of a member where there is one number for each, [N]; else the one number."""
+    return value[index] if jnp.ndim(value) == 1 else value

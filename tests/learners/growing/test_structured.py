@@ -76,7 +76,7 @@ def test_populations_grow_and_shed(name):
 def test_what_was_measured_is_measured_again(name):
     """After the events, losses are those of the networks that there are now."""
     state = trained(name).state.learner
-    kept = state.losses if name == "safe-mutation" else state.measured.loss
+    kept = state.losses if name == "safe-mutation" else state.chains.position.loss
     again = jax.vmap(
         lambda params: problem().evaluate(params, problem().sample(jax.random.key(0), 0)).loss
     )(state.params)
@@ -87,7 +87,7 @@ def test_newborns_have_no_drift():
     state = trained("adaptive-monte-carlo").state.learner
     groups = problem().model.groups
     for member in range(4):
-        drift, params = tree_row((state.drift, state.params), member)
+        drift, params = tree_row((state.chains.drift, state.params), member)
         cleared = without_dead(groups, drift, alive_in(params))
         jax.tree.map(np.testing.assert_array_equal, cleared, drift)
 

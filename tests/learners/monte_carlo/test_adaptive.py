@@ -8,8 +8,8 @@ import pytest
 from jaxevo import models, tasks
 from jaxevo.core import Problem
 from jaxevo.learners import AdaptiveMonteCarlo, Metropolis
-from jaxevo.learners.monte_carlo.adaptive import Walker
-from jaxevo.learners.monte_carlo.chain import Measured, Tried, batch_of, examples_last
+from jaxevo.learners.monte_carlo.adaptive import AdaptiveChain
+from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, chain_batch, examples_last
 from jaxevo.learners.monte_carlo.signals import signal_norm
 from tests.support.curves import bowl, curve, flat
 
@@ -23,12 +23,12 @@ def steps(keys, learner, state, problem):
 
 def scripted(learner, outcomes):
     """(mu, sigma, count) after each outcome, every step being the same [1, -2]."""
-    walker = Walker(None, Measured(jnp.float32(0), None), {"w": jnp.zeros(2)}, jnp.float32(1),
-                    jnp.int32(0), None)  # fmt: skip
+    position = Position(None, jnp.float32(0), None)
+    chain = AdaptiveChain(position, {"w": jnp.zeros(2)}, jnp.float32(1), jnp.int32(0), None)
     for success in outcomes:
-        tried = Tried(jnp.bool_(success), jnp.bool_(False), jnp.bool_(True))
-        walker = learner.adapted(walker, {"w": jnp.array([1.0, -2.0])}, tried)
-        yield np.asarray(walker.drift["w"]), float(walker.sigma), int(walker.num_rejected)
+        info = AttemptInfo(jnp.bool_(success), jnp.bool_(False), jnp.bool_(True))
+        chain = learner.adapted(chain, {"w": jnp.array([1.0, -2.0])}, info)
+        yield np.asarray(chain.drift["w"]), float(chain.sigma), int(chain.num_rejected)
 
 
 def test_memory_of_a_scripted_sequence():
@@ -68,9 +68,9 @@ def test_without_memory_it_is_metropolis_bit_for_bit(problem):
     keys = jax.random.split(KEY, 40)
     ends = [steps(keys, one, one.init(KEY, problem), problem)[0] for one in (plain, adaptive)]
     jax.tree.map(np.testing.assert_array_equal, ends[0].params, ends[1].params)
-    jax.tree.map(np.testing.assert_array_equal, ends[0].measured, ends[1].measured)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(ends[1].drift))
-    assert (ends[1].sigma == np.float32(0.05)).all()
+    jax.tree.map(np.testing.assert_array_equal, ends[0].chains.position, ends[1].chains.position)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(ends[1].chains.drift))
+    assert (ends[1].chains.sigma == np.float32(0.05)).all()
 
 
 def test_the_drift_is_an_average_of_accepted_steps_and_moves_the_next():
@@ -86,9 +86,11 @@ def test_the_drift_is_an_average_of_accepted_steps_and_moves_the_next():
             mu += 0.1 * (step - mu)
         else:
             assert not step.any()
-        np.testing.assert_allclose(state.drift["w"][0], mu, atol=1e-6)
+        np.testing.assert_allclose(state.chains.drift["w"][0], mu, atol=1e-6)
     still = AdaptiveMonteCarlo(sigma=0.0, drift_rate=0.0, population_size=1, beta=0.0)
-    after, _ = steps(KEY[None], still, state._replace(sigma=jnp.zeros(1)), problem)
+    after, _ = steps(
+        KEY[None], still, state._replace(chains=state.chains._replace(sigma=jnp.zeros(1))), problem
+    )
     np.testing.assert_allclose(after.params["w"], state.params["w"] + mu[None], rtol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_minibatches_measure_both_networks_on_the_batch_of_the_attempt():
         state, metrics = steps(key[None], learner, state, problem)
         batch = problem.sample(jax.random.split(key)[0], state.step - 1)
         losses = jax.vmap(lambda p, b=batch: problem.evaluate(p, b).loss)(state.params)
-        np.testing.assert_allclose(state.measured.loss, losses, rtol=1e-5)
+        np.testing.assert_allclose(state.chains.position.loss, losses, rtol=1e-5)
         np.testing.assert_allclose(metrics["loss"][0], losses.mean(), rtol=1e-5)
         seen.append(float(losses[0]))
     assert len(set(seen)) == 3  # although hardly anything was accepted
@@ -114,11 +116,13 @@ def test_full_batches_are_one_batch_and_the_loss_never_rises():
     problem = curve()
     learner = AdaptiveMonteCarlo(sigma=0.05, drift_rate=0.05, patience=10, population_size=5)
     state = learner.init(KEY, problem)
-    batch = batch_of(examples_last(problem), state.seed)
+    batch = chain_batch(examples_last(problem), state.seed)
     np.testing.assert_array_equal(batch.inputs, problem.sample(KEY, 0).inputs.T)
     state, metrics = steps(jax.random.split(KEY, 300), learner, state, problem)
     assert np.all(np.diff(metrics["loss"]) <= 1e-7)
-    assert state.sigma.max() < 0.05 and metrics["sigma"][-1] == pytest.approx(state.sigma.mean())
+    assert state.chains.sigma.max() < 0.05 and metrics["sigma"][-1] == pytest.approx(
+        state.chains.sigma.mean()
+    )
     assert learner.cost(problem).forward_passes == 5
 
 
@@ -128,7 +132,7 @@ def test_failures_count_as_rejections_and_leave_the_network():
     state = learner.init(KEY, problem)
     after, metrics = steps(jax.random.split(KEY, 10), learner, state, problem)
     np.testing.assert_array_equal(after.params["w"], state.params["w"])
-    np.testing.assert_allclose(after.sigma, 1e-4 * 0.95**2, rtol=1e-6)
+    np.testing.assert_allclose(after.chains.sigma, 1e-4 * 0.95**2, rtol=1e-6)
     assert (metrics["num_nonfinite"] == 2).all()
 
 
@@ -148,9 +152,11 @@ def test_mutations_are_scaled_by_the_signals():
         np.testing.assert_allclose(leaf["kernel"].std(), 0.1 * scale[0, 0], rtol=0.07)
     np.testing.assert_allclose(moved["hidden"]["0"]["bias"].std(), 0.1, rtol=0.07)
     second, _ = steps(KEY[None], learner, after, problem)
-    jax.tree.map(np.testing.assert_array_equal, second.scale, after.scale)  # kept in between
+    jax.tree.map(
+        np.testing.assert_array_equal, second.chains.scale, after.chains.scale
+    )  # kept in between
     third, _ = steps(KEY[None], learner, second, problem)
-    assert np.any(flat(third.scale) != flat(after.scale))
+    assert np.any(flat(third.chains.scale) != flat(after.chains.scale))
 
 
 def test_bad_settings_are_refused():

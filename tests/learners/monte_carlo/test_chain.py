@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxevo import models
-from jaxevo.core import Problem
+from jaxevo.core import Problem, pytree
+from jaxevo.core.descent import bounded_step
 from jaxevo.learners.monte_carlo import chain
-from jaxevo.learners.monte_carlo.chain import Measured
 from jaxevo.models import from_functions
-from jaxevo.tasks import examples
+from jaxevo.tasks import Examples, examples
 from tests.support.curves import bowl, curve
 
 KEY = jax.random.key(0)
@@ -20,8 +20,10 @@ INF, NAN = float("inf"), float("nan")
 
 
 def decision(change, beta, draw, new=1.0, old=1.0):
-    kept = [Measured(jnp.float32(loss), None) for loss in (new, old)]
-    return bool(chain.accepted(*kept, jnp.float32(change), jnp.float32(beta), jnp.float32(draw)))
+    losses = jnp.float32(new), jnp.float32(old)
+    return bool(
+        chain.is_accepted(*losses, jnp.float32(change), jnp.float32(beta), jnp.float32(draw))
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,8 @@ def test_a_loss_that_is_not_finite_is_never_accepted_and_always_left(beta):
 
 def test_accepted_fraction_is_the_boltzmann_factor():
     draws = jax.vmap(lambda k: chain.noise.uniform(k, ()))(jax.random.split(KEY, 20_000))
-    rule = functools.partial(chain.accepted, Measured(jnp.float32(1), None),
-                             Measured(jnp.float32(1), None), jnp.float32(0.5))  # fmt: skip
+    one = jnp.float32(1)
+    rule = functools.partial(chain.is_accepted, one, one, jnp.float32(0.5))
     fraction = float(jnp.mean(jax.vmap(lambda u: rule(2.0, u))(draws)))
     assert abs(fraction - np.exp(-1)) < 5 * np.sqrt(0.3679 * 0.6321 / 20_000)
 
@@ -70,10 +72,10 @@ def test_small_changes_are_right_in_float32():
 
     @jax.jit
     def tried(key, params):
-        noise = chain.standard_noise(key, problem.model, params, "mix")
+        noise = chain.standard_normal(key, problem.model, params, "mix")
         steps = jax.tree.map(lambda z: sigma * z, noise)
-        child = chain.displaced(problem.model, params, steps, jnp.inf)
-        new, old = (chain.measured(fast, p, laid, True) for p in (child, params))
+        child = bounded_step(problem.model, params, steps, 1.0, jnp.inf)
+        new, old = (chain.position_at(fast, p, laid) for p in (child, params))
         return child, chain.loss_change(fast, new, old, laid)
 
     children, changes = jax.jit(jax.vmap(tried, (0, None)))(jax.random.split(KEY, num), params)
@@ -97,18 +99,18 @@ def test_differences_that_overflow_fall_back_on_the_losses():
     batch = problem.sample(KEY, 0)
     old, new = ({"hidden": {}, "readout": {"bias": jnp.zeros(4), "kernel": k * jnp.eye(4)}}
                 for k in (0.0, 200.0))  # fmt: skip
-    did = [chain.measured(problem, p, batch, True) for p in (new, old)]
-    assert not np.all(np.isfinite(problem.loss_differences(did[0].outputs, did[1].outputs, batch)))
-    np.testing.assert_allclose(chain.loss_change(problem, *did, batch), -np.log(4), rtol=1e-6)
+    positions = [chain.position_at(problem, p, batch) for p in (new, old)]
+    assert not np.all(
+        np.isfinite(problem.loss_differences(positions[0].outputs, positions[1].outputs, batch))
+    )
+    np.testing.assert_allclose(chain.loss_change(problem, *positions, batch), -np.log(4), rtol=1e-6)
 
 
 def test_losses_are_compared_as_they_are_where_there_are_no_outputs():
     problem = bowl()
-    new, old = (chain.measured(problem, {"w": jnp.full(4, w)}, (), False) for w in (1.0, 2.0))
+    new, old = (chain.position_at(problem, {"w": jnp.full(4, w)}, ()) for w in (1.0, 2.0))
     assert new.outputs is None
     assert chain.loss_change(problem, new, old, ()) == new.loss - old.loss == 3.75 - 15
-    assert not chain.is_paired(problem, None)
-    assert chain.is_paired(curve(), None) and not chain.is_paired(curve(), False)
 
 
 def test_noise_is_one_block_and_untrained_weights_get_none():
@@ -118,11 +120,11 @@ def test_noise_is_one_block_and_untrained_weights_get_none():
         trainable=lambda params: {"a": True, "b": np.array([1, 0, 1, 1]), "n": False},
     )
     params = model.init(KEY)
-    noise = chain.standard_noise(KEY, model, params, "mix")
+    noise = chain.standard_normal(KEY, model, params, "mix")
     assert noise["n"] is None
     block = np.asarray(chain.noise.normal(KEY, (10,)))
     np.testing.assert_array_equal(noise["a"].ravel(), block[:6])
-    child = chain.displaced(model, params, noise, jnp.inf)
+    child = bounded_step(model, params, noise, 1.0, jnp.inf)
     np.testing.assert_array_equal(child["b"], np.where([1, 0, 1, 1], block[6:], 0))
     assert child["n"] == 1
 
@@ -130,3 +132,22 @@ def test_noise_is_one_block_and_untrained_weights_get_none():
 def test_advice_speaks_above_one_percent():
     assert chain.ties_advice({"ties": 0.01}) is None
     assert "take a larger sigma" in chain.ties_advice({"ties": [0.01, 0.03]})
+
+
+@pytree
+class Column(Examples):
+    """Differences in a column."""
+
+    def loss_differences(self, new, old, batch):
+        return super().loss_differences(new, old, batch)[:, None]
+
+
+def test_weights_of_another_shape_than_the_differences_are_refused():
+    """[B] times [B, 1] would be summed as [B, B], without a word."""
+    task = curve().task
+    column = Column(train_inputs=task.train_inputs, train_targets=task.train_targets)
+    problem = Problem(column, curve().model)
+    batch = problem.sample(KEY, 0)
+    positions = [chain.position_at(problem, problem.init(KEY), batch)] * 2
+    with pytest.raises(AssertionError, match="shape"):
+        chain.loss_change(problem, *positions, batch)

@@ -34,16 +34,16 @@ def steps(keys, learner, state, problem):
 def test_at_zero_temperature_no_chain_ever_climbs_and_caches_are_true():
     problem, learner = curve(), Metropolis(sigma=0.05, population_size=8)
     state = learner.init(KEY, problem)
-    lowest = np.asarray(state.measured.loss)
+    lowest = np.asarray(state.chains.position.loss)
     for key in jax.random.split(KEY, 5):
         state, metrics = steps(jax.random.split(key, 20), learner, state, problem)
-        assert np.all(state.measured.loss <= lowest)
-        lowest = np.asarray(state.measured.loss)
+        assert np.all(state.chains.position.loss <= lowest)
+        lowest = np.asarray(state.chains.position.loss)
     batch = problem.sample(KEY, 0)
     again = jax.vmap(lambda p: problem.evaluate(p, batch).loss)(state.params)
-    np.testing.assert_allclose(state.measured.loss, again, rtol=1e-5)
+    np.testing.assert_allclose(state.chains.position.loss, again, rtol=1e-5)
     assert 0 < metrics["acceptance"].mean() < 1
-    assert state.num_accepted.min() > 0 and state.step == 100
+    assert state.chains.num_accepted.min() > 0 and state.step == 100
     best = learner.solution(state, problem)
     assert problem.evaluate(best, batch).loss == pytest.approx(float(again.min()), rel=1e-6)
 
@@ -151,10 +151,10 @@ def test_no_weight_moves_further_than_the_largest_step():
 
 
 def test_annealing_is_geometric_and_reaches_the_decision():
-    beta = Annealing(first=1.0, last=100.0, num_steps=10)
+    beta = Annealing(initial_value=1.0, final_value=100.0, num_steps=10)
     np.testing.assert_allclose([beta(t) for t in (0, 5, 10, 20)], [1, 10, 100, 100], rtol=1e-6)
     problem = bowl()
-    hot = Metropolis(sigma=0.5, beta=Annealing(first=1e-6, last=1e9, num_steps=50))
+    hot = Metropolis(sigma=0.5, beta=Annealing(initial_value=1e-6, final_value=1e9, num_steps=50))
     state = hot.init(KEY, problem)
     _, metrics = steps(jax.random.split(KEY, 200), hot, state, problem)
     assert metrics["acceptance"][:5].mean() > 0.99
@@ -186,7 +186,7 @@ def test_a_proposal_of_ones_own():
         moved = np.asarray(state.params["w"]) != before
         assert not np.delete(moved, turn % 4, axis=1).any()
         before = np.asarray(state.params["w"])
-    assert (state.proposal == 6).all() and state.num_accepted.sum() > 5
+    assert (state.chains.proposal == 6).all() and state.chains.num_accepted.sum() > 5
     for wrong in (lambda key, params, state: (params, state), Coordinate):
         with pytest.raises(ValueError, match="propose must be a pytree with init"):
             Metropolis(propose=wrong)
@@ -198,13 +198,13 @@ def test_proposals_that_are_not_finite_are_rejected_and_counted():
     learner = Metropolis(sigma=0.3, beta=0.0, population_size=50)
     state = learner.init(KEY, problem)
     state, metrics = steps(jax.random.split(KEY, 50), learner, state, problem)
-    assert np.isfinite(state.measured.loss).all() and (state.params["w"][:, 0] <= 1.05).all()
+    assert np.isfinite(state.chains.position.loss).all() and (state.params["w"][:, 0] <= 1.05).all()
     assert metrics["num_nonfinite"].sum() > 100
     assert np.isfinite(metrics["loss"]).all()
     # a chain that starts beyond takes the first network that has a loss
     state = learner.init(KEY, problem, {"w": jnp.full(4, 1.2)})
     state, _ = steps(jax.random.split(KEY, 50), learner, state, problem)
-    assert np.isfinite(state.measured.loss).all()
+    assert np.isfinite(state.chains.position.loss).all()
 
 
 class Sines(nn.Module):
@@ -279,8 +279,8 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Metropolis(**settings)
-    with pytest.raises(ValueError, match="first must be finite and > 0"):
-        Annealing(first=0.0, last=1.0, num_steps=2)
+    with pytest.raises(ValueError, match="initial_value must be finite and > 0"):
+        Annealing(initial_value=0.0, final_value=1.0, num_steps=2)
 
 
 SHARDED = """
@@ -327,7 +327,7 @@ def test_the_batch_is_drawn_again_and_not_kept():
     problem = Problem(task, models.mlp((64,), 10, hidden_sizes=()))
     learner = Metropolis(sigma=0.0, population_size=2)
     state = learner.init(KEY, problem)
-    batch = chain.batch_of(problem, state.seed)
+    batch = chain.chain_batch(problem, state.seed)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 2000
     _, metrics = steps(jax.random.split(KEY, 3), learner, state, problem)
     losses = jax.vmap(lambda params: problem.evaluate(params, batch).loss)(state.params)
