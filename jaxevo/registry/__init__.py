@@ -4,21 +4,20 @@ Importing this folder imports nothing but the standard library.
 """
 
 from jaxevo.registry.building import (
-    RUN_SETTINGS,
     Built,
-    Setting,
     build,
     default_steps,
     find_learner,
-    load,
     lookup,
     model_of,
     preset_of,
     settings_of,
 )
-from jaxevo.registry.entries import Named
+from jaxevo.registry.commands import RUN_SETTINGS
+from jaxevo.registry.entries import Named, Preset
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
+from jaxevo.registry.settings import Setting, load
 from jaxevo.registry.tasks import TASKS
 
 __all__ = [
@@ -29,6 +28,7 @@ __all__ = [
     "TASKS",
     "Built",
     "Named",
+    "Preset",
     "Setting",
     "build",
     "default_steps",

@@ -7,10 +7,17 @@ from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Settings under a name of their own, to be asked for, and more for single tasks."""
+    """Settings under a name of their own, to be asked for.
+
+    Attributes:
+        settings: values by name, which win over the learner's everyday ones.
+        on: more of them for single tasks.
+        estimator: "module:attribute" of the estimator that they are for; None: the learner's.
+    """
 
     settings: Mapping[str, Any]
     on: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
+    estimator: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

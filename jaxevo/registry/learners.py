@@ -83,6 +83,7 @@ _PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) 
 }
 _DRAWN = {"stochastic": True}
 _PATHS_ACTING = {
+    "optimizer": "adam",
     "form": "parallel",
     "num_rivals": 5,
     "frozen_path": "always",
@@ -132,7 +133,7 @@ _RELEASED_ADAPTIVE = {"sigma": 1e-3, "drift_rate": 1e-3, "patience": 100}
 _RELEASED_ADAPTIVE_ON = {
     "mnist-layernorm": {"num_train": None, "steps": 1_000_000},
     "pixel-digits": {
-        "source": "mnist",
+        "task_source": "mnist",
         "batch_size": 1500,
         "minibatch": True,
         "drift_rate": 0.0,
@@ -200,6 +201,7 @@ def _mutation(variant: str, summary: str, sigma: float, **sigmas: float) -> Name
 _GROWING = {"add_probability": 0.1, "l1": 1e-5, "newborn_scale": 0.3, "steps": 4000}
 # By node perturbation and Adam, whose steps are as long for a newborn's weights as for any.
 _GROWING_PERTURBED = _GROWING | {
+    "optimizer": "adam",
     "add_probability": 0.02,
     "learning_rate": 2e-3,
     "schedule": "cosine",
@@ -302,7 +304,6 @@ LEARNERS = by_name(
         "mutation of all weights, accepted by the Metropolis rule: gradient descent with noise",
         preset={"steps": 20_000},
         on=_CHAINS_ON,
-        fixed={"propose": None},
     ),
     Named(
         "adaptive-monte-carlo",
@@ -390,7 +391,7 @@ LEARNERS = by_name(
                                         "num_spares": 4, "window": 50},
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
-        fixed={"estimator": None, "optimizer": None},
+        fixed={"optimizer": None},
     ),
     Named(
         "differentiable-structure-np",
@@ -409,7 +410,6 @@ LEARNERS = by_name(
         learner="jaxevo.learners.monte_carlo.metropolis:Metropolis",
         grows=True,
         preset=_GROWING_UNGUIDED | {"steps": 2000, "sigma": 0.02},
-        fixed={"propose": None},
     ),
     Named(
         "growing-safe-mutation",

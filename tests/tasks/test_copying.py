@@ -9,7 +9,7 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Problem, Sequence
-from jaxevo.registry.building import documented
+from jaxevo.registry.settings import documented
 from jaxevo.tasks.copying import NUM_TEST
 
 KEY = jax.random.key(0)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Problem
-from jaxevo.registry.building import documented
+from jaxevo.registry.settings import documented
 from jaxevo.tasks.images import _inputs
 
 FUNCTIONS = [tasks.mnist, tasks.fashion_mnist, tasks.kmnist, tasks.cifar10, tasks.svhn]

@@ -9,7 +9,7 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Problem, Sequence
-from jaxevo.registry.building import documented
+from jaxevo.registry.settings import documented
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

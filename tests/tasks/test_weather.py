@@ -8,7 +8,7 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Problem, Sequence
-from jaxevo.registry.building import documented
+from jaxevo.registry.settings import documented
 from jaxevo.tasks.weather import BEIJING, NUM_HOURS, WTH, read_weather, synthetic_weather
 
 KEY = jax.random.key(0)
