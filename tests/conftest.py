@@ -1,9 +1,12 @@
 """Warnings are errors, a forgotten member axis raises, and a compiled program is used often.
 
 Tests of one file run on one worker, and so do the tests of one row of the contract, because they
-share compiled programs. With JAXEVO_TEST_TYPES=1 beartype also checks every annotated shape.
+share compiled programs. A worker forgets its programs between two such groups once it holds many.
+With JAXEVO_TEST_TYPES=1 beartype also checks every annotated shape.
 """
 
+import ctypes
+import gc
 import os
 import pathlib
 import tempfile
@@ -18,6 +21,10 @@ import jax
 import pytest
 
 MOST_MAPS = 40_000  # memory maps of a process: Linux allows 65,530, and each program takes some
+MOST_BYTES = 0.9e9  # of a process: one group more must not take it beyond twice as much
+
+# XLA's older emitters compile a small program in half the time. Read when jax first compiles.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests spend their time on compiling small programs; see the fixture `optimised`.
@@ -29,13 +36,45 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def pytest_configure(config):
+    """The default run compiles quickly; whole trainings, chosen by `-m`, compile as users do."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "not e2e" in config.getoption("markexpr") and QUICK not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {QUICK}".strip()
+
+
 def pytest_collection_modifyitems(items):
-    """Gives each test the group whose programs it shares: its file, or its row of the contract."""
+    """Puts tests that share programs, those of a file or of a row of the contract, into a group."""
+    order: dict[str, int] = {}
+    items.sort(key=lambda item: order.setdefault(group_of(item), len(order)))
     for item in items:
-        group = item.nodeid.split("::")[0]
-        if group.endswith("test_contract.py") and hasattr(item, "callspec"):
-            group = item.callspec.params.get("name", group)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
+def group_of(item) -> str:
+    file = item.nodeid.split("::")[0]
+    if file.endswith("test_contract.py") and hasattr(item, "callspec"):
+        return item.callspec.params.get("name", file)
+    return file
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Forgets compiled programs between groups, where a worker holds too many of them."""
+    if nextitem is not None and group_of(item) != group_of(nextitem) and crowded():
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # back to the system
+            trim(0)
+
+
+def crowded() -> bool:
+    process = pathlib.Path("/proc/self")
+    if not (process / "statm").exists():  # no Linux: no such limit is known
+        return True
+    num_maps = (process / "maps").read_bytes().count(b"\n")
+    num_pages = int((process / "statm").read_text().split()[1])
+    return num_maps > MOST_MAPS or num_pages * os.sysconf("SC_PAGE_SIZE") > MOST_BYTES
 
 
 @pytest.fixture(scope="session")
@@ -45,15 +84,6 @@ def data_dir() -> pathlib.Path:
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("JAXEVO_DATA names no folder with data sets")
     return pathlib.Path(folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
-    """Forgets compiled programs where a worker runs short of memory maps."""
-    yield
-    maps = pathlib.Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > MOST_MAPS:
-        jax.clear_caches()
 
 
 @pytest.fixture

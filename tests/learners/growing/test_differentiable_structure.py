@@ -209,6 +209,7 @@ def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
     assert np.isfinite(state.loss).all()
 
 
+@pytest.mark.e2e
 def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     """Resized with the blocked chunk taken again, a run is what it would have been with slots
     enough from the start; steps are compiled once for each number of slots."""

@@ -121,6 +121,27 @@ def test_multipliers_shrink_to_their_least():
     assert not multiplier[:, 2:].any()
 
 
+def test_a_blocked_birth_doubles_the_slots_of_the_state_before_it():
+    """Red where the blocked step's state is kept, or where new slots change a network."""
+    learner = StructuredLearner(learner=LEARNERS["metropolis"], **RESTLESS)
+    before = trained("metropolis").state
+    counts = before.ledger.counts
+    blocked = before.ledger._replace(counts=counts._replace(blocked=counts.blocked + 1))
+    assert learner.resize(before, before, problem()) is None
+    found = learner.resize(before, before._replace(ledger=blocked), problem())
+    assert found is not None and found.rerun
+    assert found.problem.model.capacity == 32
+    assert found.state.step == before.step
+    np.testing.assert_array_equal(found.state.ledger.counts.blocked, counts.blocked)
+    batch = problem().sample(jax.random.key(0), 0)
+    small, large = (
+        jax.vmap(lambda params, task=task: task.evaluate(params, batch).loss)(state.learner.params)
+        for task, state in ((problem(), before), (found.problem, found.state))
+    )
+    np.testing.assert_allclose(large, small, rtol=1e-5)
+
+
+@pytest.mark.e2e
 def test_slots_of_a_run_follow_the_nodes(tmp_path):
     """Metropolis draws from one block for the whole network, so larger networks draw otherwise:
     runs agree in distribution only. The run goes on, grows, and can be resumed."""
