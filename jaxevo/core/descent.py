@@ -1,23 +1,25 @@
-"""How a gradient becomes an update: optax optimisers and schedules as pytrees.
+"""How a gradient becomes an update: optax optimisers and schedules as pytrees, and guarded steps.
 
-An optax optimiser is a pair of closures, new at every construction: as a static argument it
-would compile anew each time. Here the factory is kept, with its settings as leaves.
+An optax optimiser is a pair of closures, and new at every construction. As a static argument it
+would compile each time. An `Optimizer` keeps the factory instead, with its settings as leaves.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.population import trained_leaves
-from jaxevo.core.problem import Mask, Model, Params
+from jaxevo.core.problem import Batch, Carry, Mask, Metrics, Model, Params, Problem
+from jaxevo.core.protocols import Estimator
 from jaxevo.core.pytree import Scalar, pytree, require, static
-from jaxevo.core.tree import tree_fill, tree_finite, tree_floats, tree_masked
+from jaxevo.core.tree import tree_fill, tree_finite, tree_floats, tree_masked, tree_where
 
 
 @pytree
@@ -25,12 +27,12 @@ class Optimizer:
     """An optax factory and its settings: `optimizer(optax.adamw, weight_decay=1e-2)`.
 
     Attributes:
-        factory: takes `learning_rate`, as every optax optimiser does.
-        numbers: its floating settings; values never recompile.
-        structure: its other settings, by name.
+        factory: a function that takes `learning_rate` and returns an optax optimiser.
+        numbers: the factory's floating settings; no value of them recompiles.
+        structure: the factory's other settings, by name.
         clip_norm: largest global norm of a gradient, > 0; None leaves gradients as they are.
-        weight_decay: weights lose this fraction times the learning rate at each update, >= 0,
-            beside the optimiser's own step (as in AdamW, for any of them); None: nothing.
+        weight_decay: the fraction, >= 0, that weights lose at each update, times the learning
+            rate, beside the optimiser's own step, as in AdamW. None takes nothing away.
     """
 
     factory: Callable[..., optax.GradientTransformation] = static(default=optax.adam)
@@ -41,8 +43,12 @@ class Optimizer:
 
     def __post_init__(self):
         require("clip_norm", "> 0", self.clip_norm, lambda c: c > 0)
-        require("weight_decay", "finite and >= 0", self.weight_decay,
-                lambda d: (d >= 0) & (d < float("inf")))  # fmt: skip
+        require(
+            "weight_decay",
+            "finite and >= 0",
+            self.weight_decay,
+            lambda d: (d >= 0) & (d < float("inf")),
+        )
 
     def transform(self, learning_rate: Any) -> optax.GradientTransformation:
         settings = dict(self.structure) | (self.numbers or {})
@@ -65,7 +71,11 @@ def optimizer(
     """An `Optimizer` from an optax factory such as `optax.adam` and its settings.
 
     Args:
-        weight_decay: the factory's own where it has one, as `optax.adamw`; else beside it.
+        factory: a function that takes `learning_rate` and returns an optax optimiser.
+        clip_norm: see `Optimizer`.
+        weight_decay: the factory's own where the factory has one, as `optax.adamw` has; else the
+            one of `Optimizer`.
+        **settings: arguments of the factory.
 
     Raises:
         ValueError: the factory takes no `learning_rate`, or not one of the settings.
@@ -128,46 +138,143 @@ class CosineDecay:
 
 
 def schedule_value(value: Any, step: Any) -> Any:
-    """What a schedule gives at `step`; a plain number stays itself."""
+    """A schedule's value at `step`; a plain number stays itself."""
     return value(step) if callable(value) else value
 
 
-class Descent(NamedTuple):
-    """One step down an estimated gradient."""
+def require_learning_rate(learning_rate: Any) -> None:
+    """Refuses a learning rate that is neither a number >= 0 nor a schedule that is a pytree.
 
-    params: Params  # moved, those that the mask leaves out too: some optimisers move without one
-    state: Any  # of the optimiser
-    finite: Bool[Array, ""]  # whether all that the mask lets move is
+    A schedule that is a plain function would be a constant of the program: two equal ones would
+    compile twice.
+    """
+    if callable(learning_rate):
+        require(
+            "learning_rate",
+            "a number or a schedule that is a pytree, such as CosineDecay",
+            learning_rate,
+            lambda rate: not jax.tree_util.all_leaves([rate]),
+        )
+    else:
+        require(
+            "learning_rate",
+            "finite and >= 0",
+            learning_rate,
+            lambda rate: (rate >= 0) & (rate < float("inf")),
+        )
+
+
+class Descent(NamedTuple):
+    """One step down a gradient."""
+
+    params: Params  # leaves that the mask leaves out keep their bits
+    optimizer: Any  # the optimiser's state
+    finite: Bool[Array, ""]  # whether the gradient and all moved weights are finite
+    found: Any = None  # what `constrain` returns beside the params
 
 
 def descend(
     transform: optax.GradientTransformation,
     gradient: Params,
-    state: Any,
+    optimizer: Any,
     params: Params,
     mask: Mask,
+    *,
+    penalty: Callable[[Params], Params] | None = None,
+    constrain: Callable[[Params], tuple[Params, Any]] | None = None,
 ) -> Descent:
-    """Follows `gradient` where `mask` lets it.
+    """Follows `gradient` where `mask` lets it. The step is taken even if it is not finite.
 
     Args:
-        state: of `transform.init(tree_floats(params))`.
-        mask: of `Model.trainable`; what it leaves out has no gradient here, and is to be put back
-            by `tree_masked(mask, descent.params, params)`.
+        transform: the optimiser.
+        gradient: a tree like `params`.
+        optimizer: a state of the optimiser, from `transform.init(tree_floats(params))`.
+        params: the weights before the step.
+        mask: what `Model.trainable` returns.
+        penalty: takes the masked gradient and returns it with the gradient of a penalty.
+        constrain: takes the moved weights and returns them within bounds, and anything else that
+            the caller wants back.
     """
+    # Some optimisers move a weight without a gradient: weight decay does. So the mask comes twice,
+    #     gradient -> masked -> penalty -> optimiser -> moved -> constrained -> masked
+    # and what it leaves out does not count as moved where NaN is looked for.
     zeros = jax.tree.map(jnp.zeros_like, gradient)
-    gradient, weights = tree_floats((tree_masked(mask, gradient, zeros), params))
-    updates, state = transform.update(gradient, state, weights)
-    moved = tree_fill(optax.apply_updates(weights, updates), params)
-    return Descent(moved, state, tree_finite((gradient, tree_masked(mask, moved, zeros))))
+    gradient = tree_masked(mask, gradient, zeros)
+    if penalty is not None:
+        gradient = penalty(gradient)
+    gradient, weights = tree_floats((gradient, params))
+    updates, optimizer = transform.update(gradient, optimizer, weights)
+    moved, found = tree_fill(optax.apply_updates(weights, updates), params), None
+    if constrain is not None:
+        moved, found = constrain(moved)
+    finite = tree_finite((gradient, tree_masked(mask, moved, zeros)))
+    return Descent(tree_masked(mask, moved, params), optimizer, finite, found)
+
+
+class Follower(NamedTuple):
+    """What one step down an estimated gradient changes."""
+
+    params: Params
+    optimizer: Any  # the optimiser's state
+    carry: Carry  # what the estimator keeps between steps
+
+
+class StepReport(NamedTuple):
+    """How a guarded step went."""
+
+    loss: Float[Array, ""]
+    metrics: Metrics  # the estimator's
+    finite: Bool[Array, ""]  # whether the step was taken
+    found: Any  # what `constrain` returned beside the params
+
+
+def guarded_step(
+    key: Key[Array, ""],
+    estimator: Estimator,
+    transform: optax.GradientTransformation,
+    before: Follower,
+    problem: Problem,
+    batch: Batch,
+    *,
+    penalty: Callable[[Params], Params] | None = None,
+    constrain: Callable[[Params], tuple[Params, Any]] | None = None,
+) -> tuple[Follower, StepReport]:
+    """Estimates a gradient and follows it; a step that is not finite changes nothing.
+
+    A step is finite if its loss, its gradient, the moved weights and the estimator's carry are.
+
+    Args:
+        key: the estimator's key.
+        estimator: how to estimate the gradient.
+        transform: the optimiser at this step's learning rate.
+        before: weights, optimiser and carry before the step.
+        problem: what to learn.
+        batch: what the gradient is estimated on.
+        penalty: see `descend`.
+        constrain: see `descend`.
+    """
+    params = before.params
+    carry, gradient, loss, metrics = estimator.estimate(key, before.carry, params, problem, batch)
+    chex.assert_shape(loss, ())
+    chex.assert_trees_all_equal_structs(gradient, params)
+    mask = problem.model.trainable(params)
+    descent = descend(
+        transform, gradient, before.optimizer, params, mask, penalty=penalty, constrain=constrain
+    )
+    finite = jnp.isfinite(loss) & descent.finite & tree_finite(carry)
+    after = Follower(descent.params, descent.optimizer, carry)
+    report = StepReport(loss, metrics, finite, descent.found)
+    return tree_where(finite, after, before), report
 
 
 def bounded_step(
     model: Model, params: Params, direction: Params, scale: Scalar, max_step: Scalar | None = None
 ) -> Params:
-    """`params + scale * direction`, no weight by more than `max_step`; untrained bits are kept.
+    """`params + scale * direction`; no weight moves by more than `max_step`.
 
-    Steps are bounded even if `max_step` is None: compilers then cannot make one operation, which
-    rounds once, of product and sum. A child made again in another program is the same, bit for bit.
+    Weights that are not trained keep their bits. Steps are bounded even if `max_step` is None.
+    Without a bound a compiler may fuse product and sum into one operation, which rounds once; a
+    child that another program makes again would then differ in its last bits.
     """
 
     def move(leaf, z):

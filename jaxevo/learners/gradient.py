@@ -1,7 +1,7 @@
 """Gradient descent on any estimate of the gradient.
 
-Estimators answer one question, which way is down; this learner does the rest, so that
-back-propagation, evolution strategies and node perturbation are peers at equal cost.
+Estimators answer one question, which way is down, and this learner does the rest. So
+back-propagation, evolution strategies and node perturbation are compared at equal cost.
 """
 
 from typing import Any, NamedTuple
@@ -22,8 +22,15 @@ from jaxevo.core import (
     learner,
     require,
 )
-from jaxevo.core.descent import CosineDecay, Optimizer, descend, schedule_value
-from jaxevo.core.tree import tree_finite, tree_floats, tree_masked, tree_where
+from jaxevo.core.descent import (
+    CosineDecay,
+    Follower,
+    Optimizer,
+    guarded_step,
+    require_learning_rate,
+    schedule_value,
+)
+from jaxevo.core.tree import tree_floats, tree_where
 from jaxevo.views.spectral_radius import Radii, capped, follow, radii
 
 
@@ -31,7 +38,7 @@ class GradientState(NamedTuple):
     params: Params
     optimizer: optax.OptState
     carry: Carry  # what the estimator keeps between steps
-    radii: Radii  # of recurrent kernels; {} without time
+    radii: Radii  # spectral radii of recurrent kernels; {} without time
     step: Int[Array, ""]  # updates done
 
 
@@ -39,17 +46,17 @@ class GradientState(NamedTuple):
 class GradientLearner:
     """One network that follows an estimated gradient.
 
-    A step whose loss or gradient is not finite changes nothing but the step counter, and shows
-    in `metrics["num_nonfinite"]`.
+    A step whose loss or gradient is not finite changes nothing but the step counter. It shows in
+    `metrics["num_nonfinite"]`. `metrics["spectral_radius"]` is the largest one, if the network
+    has recurrent layers that can be seen.
 
     Attributes:
         estimator: how to estimate the gradient (`jaxevo.estimators`).
         optimizer: how to follow it, see `jaxevo.optimizer`.
         learning_rate: a number >= 0, or a schedule evaluated at the step.
-        max_spectral_radius: recurrent weights whose spectral radius exceeds it, > 0, are scaled
-            down to it, as averaged over the last 50 updates; None leaves them.
-            `metrics["spectral_radius"]` is the largest, wherever
-            the network's layers can be seen.
+        max_spectral_radius: the largest spectral radius of recurrent weights, > 0. Weights whose
+            radius, averaged over the last 50 updates, exceeds it are scaled down. None leaves
+            them.
     """
 
     estimator: Estimator
@@ -59,20 +66,7 @@ class GradientLearner:
 
     def __post_init__(self):
         require("max_spectral_radius", "> 0", self.max_spectral_radius, lambda r: r > 0)
-        if callable(self.learning_rate):
-            require(
-                "learning_rate",
-                "a number or a schedule that is a pytree, such as CosineDecay",
-                self.learning_rate,
-                lambda rate: not jax.tree_util.all_leaves([rate]),
-            )
-        else:
-            require(
-                "learning_rate",
-                "finite and >= 0",
-                self.learning_rate,
-                lambda rate: (rate >= 0) & (rate < float("inf")),
-            )
+        require_learning_rate(self.learning_rate)
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
@@ -89,24 +83,30 @@ class GradientLearner:
     ) -> tuple[GradientState, Metrics]:
         key_batch, key_estimate = jax.random.split(key)
         batch = problem.sample(key_batch, state.step)
-        carry, gradient, loss, metrics = self.estimator.estimate(
-            key_estimate, state.carry, state.params, problem, batch
-        )
-        mask = problem.model.trainable(state.params)
         transform = self.optimizer.transform(self.learning_rate_at(state.step))
-        moved, optimizer, moves = descend(transform, gradient, state.optimizer, state.params, mask)
-        known = state.radii
-        if known:
-            known, metrics["spectral_radius"] = follow(known, moved)
-            if self.max_spectral_radius is not None:
-                known, moved = capped(known, moved, self.max_spectral_radius)
-        params = tree_masked(mask, moved, state.params)
+        follower, report = guarded_step(
+            key_estimate,
+            self.estimator,
+            transform,
+            Follower(state.params, state.optimizer, state.carry),
+            problem,
+            batch,
+            constrain=lambda moved: self.bounded(state.radii, moved),
+        )
+        known, found = report.found
+        known = tree_where(report.finite, known, state.radii)
+        metrics = {"loss": report.loss} | report.metrics | found
+        metrics["num_nonfinite"] = metrics.get("num_nonfinite", 0) + ~report.finite
+        return GradientState(*follower, known, state.step + 1), metrics
 
-        finite = jnp.isfinite(loss) & moves & tree_finite(carry)
-        new = GradientState(params, optimizer, carry, known, state.step)
-        new = tree_where(finite, new, state)._replace(step=state.step + 1)
-        num_nonfinite = metrics.get("num_nonfinite", 0) + ~finite
-        return new, {"loss": loss} | metrics | {"num_nonfinite": num_nonfinite}
+    def bounded(self, known: Radii, moved: Params) -> tuple[Params, tuple[Radii, Metrics]]:
+        """Recurrent weights within the largest spectral radius; their radii; the largest one."""
+        if not known:
+            return moved, (known, {})
+        known, largest = follow(known, moved)
+        if self.max_spectral_radius is not None:
+            known, moved = capped(known, moved, self.max_spectral_radius)
+        return moved, (known, {"spectral_radius": largest})
 
     def solution(self, state: GradientState, problem: Problem) -> Params:
         return self.estimator.fold(state.carry, state.params, problem)

@@ -2,14 +2,23 @@
 
 import dataclasses
 import functools
+import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
+from jaxevo.core.descent import (
+    CosineDecay,
+    Follower,
+    Optimizer,
+    guarded_step,
+    optimizer,
+    schedule_value,
+)
 
 PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.1])}
 GRADIENTS = [jax.tree.map(lambda p, i=i: jnp.sin(3 * p + i), PARAMS) for i in range(3)]
@@ -125,3 +134,50 @@ def test_rates_are_numbers_or_schedules():
 def test_cosine_decay_refuses_bad_numbers(settings, shown):
     with pytest.raises(ValueError, match=shown):
         CosineDecay(**({"initial_value": 1.0, "num_steps": 10} | settings))
+
+
+class Slope:
+    """An estimator whose gradient is all ones, and whose loss is given."""
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    def estimate(self, key, carry, params, problem, batch):
+        return carry + 1, jax.tree.map(jnp.ones_like, params), jnp.float32(self.loss), {"m": 2}
+
+
+def guarded(loss, **hooks):
+    problem = types.SimpleNamespace(
+        model=types.SimpleNamespace(trainable=lambda params: {"w": 1, "b": 0})
+    )
+    transform = optax.sgd(0.5)
+    before = Follower(PARAMS, transform.init(PARAMS), jnp.zeros(()))
+    after = guarded_step(jax.random.key(0), Slope(loss), transform, before, problem, None, **hooks)
+    return before, *after
+
+
+def test_a_guarded_step_masks_then_adds_the_penalty_then_constrains():
+    """Red if the order changes, or if a weight that the mask leaves out moves."""
+    before, after, report = guarded(
+        1.0,
+        penalty=lambda gradient: jax.tree.map(lambda g: 3 * g + 1, gradient),
+        constrain=lambda moved: (jax.tree.map(lambda w: w.clip(-1), moved), "seen"),
+    )
+    np.testing.assert_array_equal(after.params["w"], (PARAMS["w"] - 2).clip(-1))
+    chex.assert_trees_all_equal(after.params["b"], PARAMS["b"])
+    assert report.finite and report.found == "seen" and report.metrics == {"m": 2}
+    assert after.carry == before.carry + 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "hooks"),
+    [
+        (np.nan, {}),
+        (1.0, {"penalty": lambda gradient: jax.tree.map(lambda g: g * np.inf, gradient)}),
+        (1.0, {"constrain": lambda moved: (jax.tree.map(lambda w: w * np.nan, moved), None)}),
+    ],
+)
+def test_a_step_that_is_not_finite_changes_nothing(loss, hooks):
+    before, after, report = guarded(loss, **hooks)
+    chex.assert_trees_all_equal(after, before)
+    assert not report.finite
