@@ -106,7 +106,7 @@ class Trainer:
         def one_batch(loop, t):
             params, optimizer, carry = loop
             carry, gradient, loss, score = self.estimate(key_batches, carry, params, inner, t)
-            moved, optimizer, finite = descend(self.transform, gradient, optimizer, params, mask)
+            moved, optimizer, finite, _ = descend(self.transform, gradient, optimizer, params, mask)
             finite &= jnp.isfinite(loss) & tree_finite(carry)
             new = tree_masked(mask, moved, params), optimizer, carry
             return tree_where(finite, new, loop), (score, loss, finite)
@@ -233,7 +233,9 @@ class Trainer:
             "readout": jax.tree.map(lambda _: num_finite > 0, readout),
         }
         gradient = {"modules": modules, "readout": readout}
-        moved, optimizer, finite = descend(self.transform, gradient, shared.optimizer, params, mask)
+        moved, optimizer, finite, _ = descend(
+            self.transform, gradient, shared.optimizer, params, mask
+        )
         mask = jax.tree.map(lambda moves: moves & finite, mask)
         params = tree_masked(mask, moved, params)
         # The optimiser of a module that no path moves keeps its state: Adam's moments would decay.
