@@ -4,25 +4,19 @@ import pathlib
 from typing import Any
 
 from jaxevo import registry
-from jaxevo.cli.options import (
-    Option,
-    as_words,
-    learner_list,
-    learner_options,
-    mistake,
-    parse,
-    value_of,
-    with_config,
-)
+from jaxevo.cli.options import learner_list, mistake, parse, parse_known
 from jaxevo.cli.runs import (
+    drawn,
     leading_names,
-    model_of,
     names_by_kind,
     new_folder,
+    requested,
     require_seeds,
     wants_help,
 )
 from jaxevo.core.words import nearest
+from jaxevo.registry.commands import COMPARE, DECIDING
+from jaxevo.registry.settings import Setting
 
 COMPARE_USAGE = """usage: jaxevo compare TASK --learners NAME,NAME[setting=value],... [OPTIONS]
 
@@ -35,6 +29,8 @@ tasks:    {tasks}
 jaxevo compare TASK --help shows every option.
 """
 
+SECONDS = 20.0  # the budget of each learner where it is one of seconds
+
 
 def compare(words: list[str]) -> int:
     """`jaxevo compare TASK`."""
@@ -44,85 +40,62 @@ def compare(words: list[str]) -> int:
             return 0
         mistake("compare needs a task, such as: jaxevo compare digits --learners backprop,bptt")
     (task,) = names
-    words = with_config(words[1:])
-    model = value_of("--model", words)
-    any_learner = "backprop"
-    of_task = [
-        setting
-        for setting in registry.settings_of(any_learner, task, model)
-        if setting.owner != "learner"
-    ]
-    defaults = {setting.name: setting.default for setting in of_task}
-    values = parse(
-        [
-            Option("learners", str, registry.TASKS[task].peers,
-                   "names, with settings in brackets: 'bptt,bptt-truncated[truncation=1]'"),
-            Option("seeds", int, 5, "independent repetitions"),
-            Option("seed", int, 0, "of the comparison"),
-            Option("budget", str, "samples", "what is equal: samples, steps, passes or seconds"),
-            Option("amount", float | None, None,
-                   "of the budget; None: the least that the learners' own numbers of steps cost"),
-            Option("tune", int, 0, "learning rates to try for each learner; 0: its own"),
-            Option("model", str, model_of(task), f"network: {', '.join(registry.MODELS)}"),
-            Option("out", str | None, None, "folder; None: a new one under runs/"),
-            Option("config", str | None, None, "TOML or JSON file of settings"),
-            *(Option(s.name, s.type, s.default, s.help) for s in of_task),
-        ],
-        words,
+    entry = registry.lookup("task", task, registry.TASKS)
+    values, settings, named = requested(
+        words[1:],
+        COMPARE,
+        lambda model, _: offered(task, model),
         prog=f"jaxevo compare {task}",
-        what=f"compare {task}",
-        about=f"{registry.TASKS[task].summary}: several learners at equal budget",
-    )  # fmt: skip
+        about=f"{entry.summary}: several learners at equal budget",
+    )
     require_seeds(values["seeds"], values["seed"])
     # one network and one data set for all; the window of a stream is each learner's own
-    changed = {
-        name: values[name]
-        for name in defaults
-        if name != "window" or value_of("--window", words) is not None
-    }
+    shared = {n: value for n, value in settings.items() if n != "window" or n in named}
     builders = {
-        label: builder(name, task, values["model"], changed, inner)
+        label: builder(name, task, values["model"], shared, inner)
         for label, name, inner in learner_list(values["learners"])
     }
+    built = {label: build(None) for label, build in builders.items()}
+    return compared(task, values, builders, built)
 
+
+def offered(task: str, model: str | None) -> tuple[list[Setting], dict[str, Any]]:
+    """The settings that all learners share: those of the task and of its model."""
+    any_learner = "backprop"
+    entry = registry.lookup("task", task, registry.TASKS)
+    model = model or entry.model
+    found = registry.settings_of(any_learner, task, model)
+    defaults = {"model": model, "learners": entry.peers}
+    return [setting for setting in found if setting.owner != "learner"], defaults
+
+
+def compared(task: str, values: dict[str, Any], builders: dict[str, Any], built: Any) -> int:
+    """Runs the comparison, prints its table and draws it."""
     import jax
     from rich.console import Console
 
     from jaxevo.cli.tables import comparison_table
     from jaxevo.plotting import draw_comparison
-    from jaxevo.studies.comparison import BUDGETS, price_of_step
-    from jaxevo.studies.comparison import compare as run_comparison
+    from jaxevo.studies import comparison
     from jaxevo.tasks import baselines
 
-    if values["budget"] not in BUDGETS:
-        near = nearest(values["budget"], BUDGETS)
-        mistake(f"budget must be one of {', '.join(BUDGETS)}, got {values['budget']!r}{near}")
-    built = {label: build(None) for label, build in builders.items()}
-    amount = values["amount"]
-    if amount is None and values["budget"] == "seconds":
-        amount = 20.0
-    if amount is None:
-        amount = min(
-            own.num_steps * price_of_step(own.learner.cost(own.problem), values["budget"])
-            for own in built.values()
-        )
+    amount = amount_of(values, built)
     console = Console(stderr=True)
-    entries = {label: pair(build) for label, build in builders.items()}
     folder = pathlib.Path(values["out"] or new_folder(f"compare-{task}"))
-    result = run_comparison(
+    result = comparison.compare(
         jax.random.key(values["seed"]),
-        entries,
+        {label: pair(build) for label, build in builders.items()},
         amount=amount,
         budget=values["budget"],
         num_seeds=values["seeds"],
         tune=values["tune"],
-        reference="control" if "control" in entries else None,
+        reference="control" if "control" in builders else None,
         folder=folder,
         on_start=lambda name, steps: console.print(
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
     )
-    draw_comparison(folder)
+    drawn(draw_comparison, folder)
     levels = baselines(next(iter(built.values())).problem.task)
     title = f"{task}, held out; {amount:,.0f} {values['budget']} each, {values['seeds']} seeds"
     Console().print(comparison_table(title, result.table, levels))
@@ -130,23 +103,44 @@ def compare(words: list[str]) -> int:
     return 0
 
 
-def builder(name: str, task: str, model: str, changed: dict[str, Any], inner: list[str]) -> Any:
-    """A function of the number of steps (None: the learner's own) that builds a combination."""
-    preset = value_of("--preset", inner)
-    options = [
-        Option("preset", str | None, None, "named defaults"),
-        *learner_options(name, task, model, preset),
-    ]
-    words = [*as_words(changed), *inner]  # what stands in brackets wins
-    values = parse(options, words, prog="jaxevo compare", what=f"{name} on {task}")
+def amount_of(values: dict[str, Any], built: dict[str, Any]) -> float:
+    """The budget of each learner; by default what the cheapest learner's own steps cost."""
+    from jaxevo.studies.comparison import BUDGETS, price_of_step
+
+    budget = values["budget"]
+    if budget not in BUDGETS:
+        near = nearest(budget, BUDGETS)
+        mistake(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}{near}")
+    if values["amount"] is not None:
+        return values["amount"]
+    if budget == "seconds":
+        return SECONDS
+    return min(
+        own.num_steps * price_of_step(own.learner.cost(own.problem), budget)
+        for own in built.values()
+    )
+
+
+def builder(name: str, task: str, model: str, shared: dict[str, Any], inner: list[str]) -> Any:
+    """A function of the number of steps (None: the learner's own) that builds a combination.
+
+    What stands in brackets, `inner`, wins over what all learners share.
+    """
+    prog = "jaxevo compare"
+    (preset,) = (setting for setting in DECIDING if setting.name == "preset")
+    decided, inner = parse_known([preset], inner, prog=prog)
+    settings = registry.settings_of(name, task, model, decided["preset"])
+    values = parse(settings, inner, given=shared, prog=prog, what=f"{name} on {task}")
 
     def build(num_steps: int | None):
-        return registry.build(name, task, model=model, num_steps=num_steps, **values)
+        return registry.build(name, task, model=model, num_steps=num_steps, **decided, **values)
 
     return build
 
 
 def pair(build: Any) -> Any:
+    """The same as learner and problem alone."""
+
     def learner_and_problem(num_steps: int):
         built = build(num_steps)
         return built.learner, built.problem

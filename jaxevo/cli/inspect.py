@@ -4,8 +4,11 @@ import os
 import pathlib
 
 from jaxevo import registry
-from jaxevo.cli.options import Option, mistake, parse
-from jaxevo.cli.runs import built_again, need_folder, settings_on_disk, transfer_words, wants_help
+from jaxevo.cli.options import mistake, parse
+from jaxevo.cli.runs import need_folder, stored_run, transfer_of, wants_help
+from jaxevo.registry.settings import Setting
+
+WHICH = Setting("which", str, "final", "The network: final, or best on the held-out split.", "run")
 
 
 def list_names(words: list[str]) -> int:
@@ -31,10 +34,11 @@ def list_names(words: list[str]) -> int:
 
 def evaluate(words: list[str]) -> int:
     """`jaxevo eval FOLDER`."""
-    (folder,) = need_folder("eval", words, "Held-out metrics of a run's network.")
-    option = Option("which", str, "final", "network: final, or best on the held-out split")
-    which = parse([option], words[1:], prog="jaxevo eval", what="eval")["which"]
-    values, _ = settings_on_disk(folder)
+    folder = need_folder(
+        "eval", words, "Held-out metrics of a run's network; --which best or final."
+    )
+    which = parse([WHICH], words[1:], prog="jaxevo eval", what="eval")["which"]
+    run = stored_run(folder, whole=False)
     import jax
     from rich.console import Console
 
@@ -42,14 +46,14 @@ def evaluate(words: list[str]) -> int:
     from jaxevo.tasks import baselines
     from jaxevo.training.folder import load_params
 
-    built = built_again(values)
+    built = run.built()
     problem = built.problem
     if hasattr(problem.model, "fitted"):  # a network that may have grown
         model = problem.model.fitted(load_params(folder, which))
         problem = type(problem)(problem.task, model)
     test = problem.held_out()
     if test is None:
-        mistake(f"{values['task']} has no held-out split")
+        mistake(f"{run.task} has no held-out split")
     batch = test.sample(jax.random.key(0), 0)
 
     def network(key):
@@ -59,9 +63,9 @@ def evaluate(words: list[str]) -> int:
         evaluation = test.evaluate(params, batch)
         return {"loss": evaluation.loss} | evaluation.metrics
 
-    key = jax.random.key(values["seed"])
-    if values["seeds"] > 1:
-        key = jax.random.split(key, values["seeds"])
+    key = jax.random.key(run.config["seed"])
+    if run.config["seeds"] > 1:
+        key = jax.random.split(key, run.config["seeds"])
         network, metrics = jax.vmap(network), jax.vmap(metrics)
     params = load_params(folder, which, like=jax.eval_shape(network, key))
     found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
@@ -72,9 +76,8 @@ def evaluate(words: list[str]) -> int:
 
 def show(words: list[str]) -> int:
     """`jaxevo show FOLDER`."""
-    about = "What a run was and what it reached."
-    (folder,) = need_folder("show", words, about)
-    parse([], words[1:], prog="jaxevo show FOLDER", what="show", about=about)
+    folder = need_folder("show", words, "What a run was and what it reached.")
+    parse([], words[1:], prog="jaxevo show FOLDER", what="show")
     from rich.console import Console
 
     from jaxevo.cli.tables import settings_table, summary_table
@@ -83,7 +86,7 @@ def show(words: list[str]) -> int:
     config = read_json(pathlib.Path(folder) / "config.json")
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
-    if transfer_words(folder) is not None:
+    if transfer_of(folder) is not None:
         from jaxevo.cli.tables import transfer_table
         from jaxevo.studies.transfer_study import load_transfer
 

@@ -1,27 +1,17 @@
-"""Words of a command line as typed settings, by tyro; a mistake is one line with the remedy."""
+"""Words and files as the values of settings; a mistake is one line with the remedy."""
 
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import pathlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
-from jaxevo import registry
 from jaxevo.core.words import nearest
-
-
-class Option(NamedTuple):
-    """One `--name` with its type, default and help."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
+from jaxevo.registry.settings import REQUIRED, Setting, typed
 
 
 def mistake(text: str) -> NoReturn:
@@ -29,93 +19,92 @@ def mistake(text: str) -> NoReturn:
     raise ValueError(text)
 
 
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 def parse(
-    options: Iterable[Option], words: list[str], *, prog: str, what: str, about: str = ""
+    settings: Iterable[Setting],
+    words: Sequence[str],
+    *,
+    given: Mapping[str, Any] | None = None,
+    prog: str,
+    what: str,
 ) -> dict[str, Any]:
-    """The value of every option.
+    """The value of every setting: of the words, else of a file, else its default.
 
     Args:
-        options: those that there are.
-        words: of the command line, or of `as_words`; the last mention of an option wins.
-        prog: the command, for its help.
-        what: the options are of, for messages.
-        about: the command does, for its help.
+        settings: those that there are.
+        words: words of the command line; the last mention of a setting wins.
+        given: values from a file, by name.
+        prog: the command, for messages.
+        what: the thing that the settings belong to, for messages.
 
     Raises:
-        ValueError: one line: an unknown option with the nearest, or a value that cannot be read.
-        SystemExit: with code 0, after `--help`.
+        ValueError: one line: an unknown setting with the nearest, or a value that cannot be read.
     """
+    settings = with_values(settings, given or {}, what)
+    values, unknown = parse_known(settings, words, prog=prog)
+    if unknown:
+        flags = [flag(setting.name) for setting in settings]
+        mistake(f"{unknown[0]} is no option of {what}{nearest(unknown[0], flags)}")
+    return values
+
+
+def with_values(settings: Iterable[Setting], given: Mapping[str, Any], what: str) -> list[Setting]:
+    """The settings with values from a file as their defaults.
+
+    Raises:
+        ValueError: a value of another type, or a name that no setting has.
+    """
+    settings = list(settings)
+    names = [setting.name for setting in settings]
+    for name in given:
+        if name not in names:
+            mistake(f"{name} is no setting of {what}{nearest(name, names)}")
+    return [
+        setting._replace(default=typed(setting, given[setting.name]))
+        if setting.name in given
+        else setting
+        for setting in settings
+    ]
+
+
+def parse_known(
+    settings: Iterable[Setting], words: Sequence[str], *, prog: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The value of every setting, and the words that belong to none of them."""
     import tyro
 
-    options = list(options)
     fields = [
-        (
-            option.name,
-            Annotated[option.type, tyro.conf.arg(help=option.help or None)],
-            dataclasses.field(default=option.default),
-        )
-        for option in options
+        (setting.name, setting.type)
+        if setting.default is REQUIRED
+        else (setting.name, setting.type, dataclasses.field(default_factory=_constant(setting)))
+        for setting in settings
     ]
     record = dataclasses.make_dataclass("Options", fields, kw_only=True)
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
             parsed, unknown = tyro.cli(
-                record, prog=prog, description=about, args=words, return_unknown_args=True
+                record, prog=prog, args=words, return_unknown_args=True, add_help=False
             )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
+    except SystemExit:
         mistake(f"{first_paragraph(shown.getvalue())} (see {prog} --help)")
-    if unknown:
-        flags = [flag(option.name) for option in options]
-        mistake(f"{unknown[0]} is no option of {what}{nearest(unknown[0], flags)}")
-    return vars(parsed)
+    return {field[0]: getattr(parsed, field[0]) for field in fields}, unknown
 
 
-def flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def learner_options(
-    learner: str, task: str, model: str | None, preset: str | None = None
-) -> list[Option]:
-    """Every setting of a combination of names."""
-    settings = registry.settings_of(learner, task, model, preset)
-    return [Option(s.name, s.type, s.default, s.help) for s in settings]
-
-
-def value_of(name: str, words: list[str]) -> str | None:
-    """The value of an option that decides which other options there are."""
-    value = None
-    for word, following in itertools.zip_longest(words, words[1:]):
-        if word == name:
-            value = following
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def as_words(values: Mapping[str, Any]) -> list[str]:
-    """Settings as the words that set them: what a file holds is read as if it were typed."""
-    words = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
-        elif isinstance(value, (list, tuple)):
-            words += [flag(name), *map(str, value)]
-        elif isinstance(value, Mapping):
-            words += [flag(name), *(str(word) for pair in value.items() for word in pair)]
-        else:
-            words += [flag(name), str(value)]
-    return words
+def _constant(setting: Setting) -> Any:
+    """A function of the default: dataclasses refuse a dict as the default itself."""
+    return lambda: setting.default
 
 
 def read_config(path: str) -> dict[str, Any]:
     """The settings in a TOML or JSON file, or in a run's `config.json`.
 
     Raises:
-        ValueError: no such file, or one that cannot be read.
+        ValueError: there is no such file, or it cannot be read.
     """
     file = pathlib.Path(path)
     if not file.is_file():
@@ -142,53 +131,48 @@ def read_config(path: str) -> dict[str, Any]:
     return values
 
 
-def with_config(words: list[str]) -> list[str]:
-    """`words`, with `--config FILE` replaced by what the file holds, before all others."""
-    path = value_of("--config", words)
-    if path is None:
-        return words
-    at = next(i for i, word in enumerate(words) if re.match(r"--config(=|$)", word))
-    rest = words[:at] + words[at + (1 if "=" in words[at] else 2) :]
-    return as_words(read_config(path)) + rest
-
-
 def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
     """`'anp,bptt-truncated[truncation=1;sigma=2]'` as (label, name, words) of each learner.
 
     Raises:
-        ValueError: brackets that do not close, a setting without a value, or one learner twice.
+        ValueError: a bracket does not close, a setting has no value, or one learner comes twice.
     """
+    example = "'bptt,bptt-truncated[truncation=1]'"
     found = []
     for part in re.findall(r"[^,\[]+(?:\[[^\]]*\])?", text):
         match = re.fullmatch(r"([^\[]+)(?:\[(.*)\])?", part.strip())
         if match is None:
-            mistake(
-                f"learners must be names such as 'bptt,bptt-truncated[truncation=1]', got {text!r}"
-            )
+            mistake(f"learners must be names such as {example}, got {text!r}")
         name, inner = match.group(1).strip(), match.group(2) or ""
         words = []
         for setting in filter(None, re.split(r"[;,]", inner)):
-            key, equals, value = setting.partition("=")
+            key, equals, value = (part.strip() for part in setting.partition("="))
             if not equals:
-                mistake(
-                    f"learners must give {key.strip()!r} of {name} a value, as in [{key.strip()}=1]"
-                )
-            truth = {"true": True, "false": False}.get(value.strip().lower())
-            words += as_words({key.strip(): value.strip() if truth is None else truth})
+                mistake(f"learners must give {key!r} of {name} a value, as in [{key}=1]")
+            words += _words_of(key, value)
         found.append((part.strip(), name, words))
     labels = [label for label, _, _ in found]
     if twice := [label for label in labels if labels.count(label) > 1]:
         mistake(f"learners must differ, got {twice[0]!r} more than once")
     if not found or text.count("[") != text.count("]"):
-        mistake(f"learners must be names such as 'bptt,bptt-truncated[truncation=1]', got {text!r}")
+        mistake(f"learners must be names such as {example}, got {text!r}")
     return found
 
 
-def first_paragraph(box: str) -> str:
-    """The first paragraph of a parser's message, as one line.
+def _words_of(name: str, value: str) -> list[str]:
+    """The words that set a setting in brackets: true and false are those of a flag."""
+    truth = value.lower()
+    if truth in ("true", "false"):
+        return [flag(name) if truth == "true" else f"--no-{flag(name)[2:]}"]
+    return [flag(name), value]
 
-    Its title stands within the frame's edge, or above a rule of hyphens where the output knows no
-    Unicode; a rule ends the paragraph.
+
+def first_paragraph(box: str) -> str:
+    """The first paragraph of tyro's message, as one line.
+
+    Tyro prints a box, and offers its parts to private hooks only. Its title stands within the
+    frame's edge, or above a rule of hyphens where the output knows no Unicode. A rule ends the
+    paragraph.
     """
     lines = [line for line in (line.strip(" │|") for line in box.splitlines()) if line]
     rules = [i for i, line in enumerate(lines) if line[0] in "╭╰─" or not line.strip("-")]

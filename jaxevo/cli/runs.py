@@ -1,45 +1,140 @@
-"""What several commands need: names, help, folders of runs."""
+"""What several commands share: names, settings, help, the folders of runs."""
 
 import itertools
 import pathlib
 import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jaxevo import registry
-from jaxevo.cli.options import (
-    as_words,
-    learner_options,
-    mistake,
-    parse,
-)
+from jaxevo.cli.help import asks_help, help_text
+from jaxevo.cli.options import mistake, parse, parse_known, read_config, with_values
+from jaxevo.registry.commands import DECIDING
+from jaxevo.registry.settings import Setting
 
 
-def wants_help(words: list[str], text: str) -> bool:
-    wanted = bool({"-h", "--help"} & set(words))
-    if wanted:
+class Request(NamedTuple):
+    """What a command was asked for.
+
+    Attributes:
+        run: values of the command's own settings, by name.
+        settings: values of the settings of learner, task and model.
+        named: names of settings that words or a file give, not a default.
+    """
+
+    run: dict[str, Any]
+    settings: dict[str, Any]
+    named: set[str]
+
+
+def requested(
+    words: Sequence[str],
+    own: Sequence[Setting],
+    offered: Callable[[str | None, str | None], tuple[list[Setting], Mapping[str, Any]]],
+    *,
+    prog: str,
+    about: str,
+    given: Mapping[str, Any] | None = None,
+) -> Request:
+    """The order of work that `train`, `compare` and `transfer` have in common.
+
+    `--model`, `--preset` and `--config` come first: they decide which other settings there are.
+
+    Args:
+        words: the words after the names.
+        own: the settings of the command itself.
+        offered: makes of a model and a preset the settings of the combination, and the defaults
+            of the command's own settings that depend on it.
+        prog: the command with its names.
+        about: a line on what it does.
+        given: values that stand before those of words and file, as of a run that goes on.
+
+    Raises:
+        ValueError: a mistake, in one line.
+        SystemExit: help was asked for and shown.
+    """
+    names = {setting.name for setting in own}
+    deciding = [
+        setting._replace(type=str | None, default=None)
+        for setting in DECIDING
+        if setting.name in names
+    ]
+    word_for_help = asks_help(words)
+    words = [word for word in words if word != word_for_help]
+    decided, words = parse_known(deciding, words, prog=prog)
+    given = dict(given or {})
+    if decided["config"] is not None:
+        given |= read_config(decided["config"])
+    for name in ("model", "preset"):
+        value = given.pop(name, None)
+        decided[name] = value if decided.get(name) is None else decided[name]
+    of_combination, defaults = offered(decided["model"], decided["preset"])
+    own = [setting._replace(default=defaults.get(setting.name, setting.default)) for setting in own]
+    if word_for_help:
+        everything = word_for_help == "--help-all"
+        settings = [*own, *of_combination]
+        print(help_text(settings, usage=prog, about=about, everything=everything))
+        raise SystemExit(0)
+    rest = [setting for setting in own if setting.name not in decided]
+    what = prog.removeprefix("jaxevo train ").removeprefix("jaxevo ").replace(" ", " on ", 1)
+    values = parse([*rest, *of_combination], words, given=given, prog=prog, what=what)
+    typed_flags = {word.partition("=")[0][2:].replace("-", "_") for word in words}
+    decided = {name: value for name, value in decided.items() if name in names}
+    decided["model"] = decided["model"] or defaults["model"]
+    return Request(
+        decided | {setting.name: values[setting.name] for setting in rest},
+        {setting.name: values[setting.name] for setting in of_combination},
+        set(given) | typed_flags,
+    )
+
+
+def combination(learner: str, task: str) -> Callable[[str | None, str | None], Any]:
+    """What `requested` offers of a learner on a task."""
+
+    def offered(model: str | None, preset: str | None) -> tuple[list[Setting], dict[str, Any]]:
+        defaults = {
+            "model": model or registry.model_of(learner, task),
+            "preset": preset,
+            "steps": registry.default_steps(learner, task, preset),
+        }
+        return registry.settings_of(learner, task, model, preset), defaults
+
+    return offered
+
+
+def about(learner: str, task: str) -> str:
+    """A line on a combination."""
+    entry = registry.lookup("task", task, registry.TASKS)
+    return f"{registry.find_learner(learner).summary}; {entry.summary}"
+
+
+# ------------------------------------------------------------------------ names and small checks
+
+
+def wants_help(words: Iterable[str], text: str) -> bool:
+    """Whether help is asked for; it is shown then."""
+    asked = asks_help(list(words)) is not None
+    if asked:
         print(text.rstrip())
-    return wanted
+    return asked
 
 
-def leading_names(words: list[str], most: int) -> list[str]:
+def leading_names(words: Sequence[str], most: int) -> list[str]:
     return list(itertools.takewhile(lambda word: not word.startswith("-"), words[:most]))
 
 
-def need_folder(command: str, words: list[str], about: str) -> list[str]:
+def need_folder(command: str, words: Sequence[str], text: str) -> str:
+    """The folder that a command is given."""
     names = leading_names(words, 1)
+    if wants_help(words, f"usage: jaxevo {command} FOLDER [OPTIONS]\n\n{text}"):
+        raise SystemExit(0)
     if not names:
-        if wants_help(words, f"usage: jaxevo {command} FOLDER [OPTIONS]\n\n{about}"):
-            sys.exit(0)
         mistake(f"{command} needs the folder of a run, such as runs/evolution-strategy-digits")
-    return names
+    return names[0]
 
 
 def names_by_kind() -> dict[str, str]:
     return {"learners": ", ".join(registry.LEARNERS), "tasks": ", ".join(registry.TASKS)}
-
-
-def model_of(task: str) -> str:
-    return registry.lookup("task", task, registry.TASKS).model
 
 
 def require_seeds(seeds: int, seed: int) -> None:
@@ -49,8 +144,42 @@ def require_seeds(seeds: int, seed: int) -> None:
         mistake(f"seed must be from 0 to 2^32 - 1, got {seed}")
 
 
-def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's settings as they were parsed, and its whole config."""
+# ---------------------------------------------------------------------------- folders and pictures
+
+
+class StoredRun(NamedTuple):
+    """A run's names and settings, as its `config.json` has them, and the whole of that file."""
+
+    learner: str
+    task: str
+    model: str
+    preset: str | None
+    num_steps: int
+    settings: dict[str, Any]
+    config: dict[str, Any]
+
+    def built(self, num_steps: int | None = None) -> Any:
+        return registry.build(
+            self.learner,
+            self.task,
+            model=self.model,
+            preset=self.preset,
+            num_steps=num_steps or self.num_steps,
+            **self.settings,
+        )
+
+
+def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
+    """What a run was asked for.
+
+    Args:
+        folder: the run's folder.
+        whole: whether a setting that no longer exists is refused; else it is left out, with a
+            line on stderr, which suffices to look at an old run.
+
+    Raises:
+        ValueError: the folder holds no run of the command line, or a damaged one.
+    """
     from jaxevo.training.folder import read_json, require_entries
 
     path = pathlib.Path(folder) / "config.json"
@@ -60,24 +189,29 @@ def settings_on_disk(folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
             f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
         )
     require_entries(path, config, settings=dict)
-    settings = config["settings"]
+    settings = {"preset": None} | config["settings"]
     require_entries(path, settings, learner=str, task=str, model=str, num_steps=int)
+    require_entries(path, settings, preset=str | None)
     require_entries(path, config, seed=int, seeds=int, stop_at=str | None)
     require_seeds(config["seeds"], config["seed"])
-    names = ("learner", "task", "model", "num_steps")
-    learner, task, model, steps = (settings[name] for name in names)
-    words = as_words({name: value for name, value in settings.items() if name not in names})
-    options = learner_options(learner, task, model)
-    values = parse(options, words, prog="jaxevo resume", what=f"the settings in {folder}")
-    values |= {"learner": learner, "task": task, "model": model, "steps": steps}
-    return values | {name: config[name] for name in ("seed", "seeds", "stop_at")}, config
+    names = [settings.pop(name) for name in ("learner", "task", "model", "preset", "num_steps")]
+    known = registry.settings_of(*names[:4])
+    if not whole:
+        unknown = set(settings) - {setting.name for setting in known}
+        if unknown:
+            gone = ", ".join(sorted(unknown))
+            print(f"jaxevo: {folder} has settings that no longer exist: {gone}", file=sys.stderr)
+        settings = {name: value for name, value in settings.items() if name not in unknown}
+    values = with_values(known, settings, f"the run in {folder}")
+    return StoredRun(*names, {setting.name: setting.default for setting in values}, config)
 
 
-def built_again(values: dict[str, Any]) -> Any:
-    learner, task, model = (values[name] for name in ("learner", "task", "model"))
-    known = {option.name for option in learner_options(learner, task, model)}
-    settings = {name: value for name, value in values.items() if name in known}
-    return registry.build(learner, task, model=model, num_steps=values["steps"], **settings)
+def transfer_of(folder: str) -> Any:
+    """What a transfer study in this folder was asked for; None where there is another run."""
+    from jaxevo.training.folder import read_json
+
+    path = pathlib.Path(folder) / "config.json"
+    return read_json(path).get("transfer") if path.is_file() else None
 
 
 def new_folder(name: str) -> pathlib.Path:
@@ -86,9 +220,9 @@ def new_folder(name: str) -> pathlib.Path:
     return next(path for path in paths if not path.exists())
 
 
-def transfer_words(folder: str) -> list[str] | None:
-    """What a transfer study in this folder was asked for; None where there is another run."""
-    from jaxevo.training.folder import read_json
-
-    path = pathlib.Path(folder) / "config.json"
-    return read_json(path).get("transfer") if path.is_file() else None
+def drawn(draw: Callable[..., Any], *arguments: Any) -> None:
+    """Draws a picture; what was computed is kept even if that fails."""
+    try:
+        draw(*arguments)
+    except Exception as error:
+        print(f"jaxevo: a picture is missing: {error!r}", file=sys.stderr)

@@ -3,17 +3,17 @@
 from typing import Any
 
 from jaxevo import registry
-from jaxevo.cli.options import (
-    Option,
-    as_words,
-    learner_list,
-    learner_options,
-    mistake,
-    parse,
-    value_of,
-    with_config,
+from jaxevo.cli.options import learner_list, mistake, parse
+from jaxevo.cli.runs import (
+    about,
+    combination,
+    leading_names,
+    new_folder,
+    requested,
+    require_seeds,
+    wants_help,
 )
-from jaxevo.cli.runs import leading_names, new_folder, require_seeds, wants_help
+from jaxevo.registry.commands import TRANSFER
 
 TRANSFER_USAGE = """usage: jaxevo transfer LEARNER TASK [OPTIONS]
 
@@ -28,8 +28,14 @@ jaxevo transfer LEARNER TASK --help shows every option.
 """
 
 
-def transfer(words: list[str], resume_from: str | None = None) -> int:
-    """`jaxevo transfer LEARNER TASK`."""
+def transfer(words: list[str], resume_from: str | None = None, asked: Any = None) -> int:
+    """`jaxevo transfer LEARNER TASK`; with `asked`, a study's config, `jaxevo resume FOLDER`."""
+    given: dict[str, Any] = {}
+    if isinstance(asked, dict):
+        given = dict(asked)
+        words = [given.pop("learner"), given.pop("task"), *words]
+    elif asked is not None:  # a study of an earlier version kept the words
+        words = [*asked, *words]
     names = leading_names(words, 2)
     if len(names) < 2:
         if wants_help(words, TRANSFER_USAGE):
@@ -38,36 +44,28 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
     learner, task = names
     if not hasattr(registry.load(registry.find_learner(learner).home), "next_problem"):
         mistake(f"learner must be one that goes on to another task, such as pathnet, got {learner}")
-    inner = with_config(words[2:])
-    model = value_of("--model", inner)
-    of_learner = learner_options(learner, task, model)
-    values = parse(
-        [
-            Option("pairs", int, 40, "sequences of tasks, drawn at random where the task has many"),
-            Option("tasks", int, 2, "in each sequence"),
-            Option("then", str | None, None, "the second task instead, as 'svhn[data_dir=...]'"),
-            Option("seeds", int, 1, "independent repetitions of each sequence"),
-            Option("seed", int, 0, "of the study"),
-            Option("max_generations", int, 500, "that a task may take"),
-            Option("controls", str, "independent,independent-fixed,fine-tuning",
-                   "what to learn beside it"),
-            Option("replicates_at_once", int | None, None,
-                   "None: all; one after another on a CPU"),
-            Option("model", str, registry.model_of(learner, task), "network: modular"),
-            Option("out", str | None, None, "folder; None: a new one under runs/"),
-            Option("config", str | None, None, "TOML or JSON file of settings"),
-            *of_learner,
-        ],
-        inner,
+    values, settings, _ = requested(
+        words[2:],
+        TRANSFER,
+        combination(learner, task),
         prog=f"jaxevo transfer {learner} {task}",
-        what=f"transfer {learner} {task}",
-        about=f"{registry.find_learner(learner).summary}; {registry.TASKS[task].summary}",
-    )  # fmt: skip
+        about=about(learner, task),
+        given=given,
+    )
     require_seeds(values["seeds"], values["seed"])
-    settings = {option.name: values[option.name] for option in of_learner}
     built = registry.build(learner, task, model=values["model"], **settings)
-    sequences = sequences_of(built, values, settings)
+    own = {name: value for name, value in values.items() if name not in ("out", "config")}
+    config = {"transfer": {"learner": learner, "task": task} | own | settings}
+    place = {"resume_from": resume_from}
+    if resume_from is None:
+        place = {"folder": values["out"] or new_folder(f"transfer-{learner}-{task}")}
+    return studied(built, values, sequences_of(built, values, settings), config, place)
 
+
+def studied(
+    built: Any, values: dict[str, Any], sequences: Any, config: dict[str, Any], place: Any
+) -> int:
+    """Runs the study and prints its table."""
     import jax
     from rich.console import Console
 
@@ -83,9 +81,6 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
             console.print(f"{where}: generation {generation}, {working} at work", highlight=False)
         shown[0] = phase
 
-    place: dict[str, Any] = {"resume_from": resume_from}
-    if resume_from is None:
-        place = {"folder": values["out"] or new_folder(f"transfer-{learner}-{task}")}
     study = run_study(
         jax.random.key(values["seed"]),
         built.learner,
@@ -94,11 +89,12 @@ def transfer(words: list[str], resume_from: str | None = None) -> int:
         max_generations=values["max_generations"],
         methods=("pathnet", *filter(None, values["controls"].split(","))),
         chunk_size=values["replicates_at_once"],
-        config={"transfer": words},
+        config=config,
         on_chunk=on_chunk,
         **place,
     )
     if study.table:
+        learner, task = built.settings["learner"], built.settings["task"]
         tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"
         title = f"{learner} on {tasks}; sequences: {len(sequences)}, seeds: {values['seeds']}"
         Console().print(transfer_table(title, study.table))
@@ -123,8 +119,7 @@ def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -
     learner, name = built.settings["learner"], built.settings["model"]
     known = {setting.name: setting for setting in registry.settings_of(learner, then, name)}
     kept = {n: v for n, v in settings.items() if n in known and known[n].owner != "task"}
-    options = learner_options(learner, then, name)
-    changed = parse(options, [*as_words(kept), *inner], prog="jaxevo transfer", what=then)
+    changed = parse(known.values(), inner, given=kept, prog="jaxevo transfer", what=then)
     second = registry.build(learner, then, model=name, **changed).problem
     for ability in ("input_shape", "num_outputs"):
         wanted, got = getattr(first, ability), getattr(second.task, ability)

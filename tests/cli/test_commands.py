@@ -7,7 +7,6 @@ import sys
 import jax
 import pytest
 
-import jaxevo
 from jaxevo import registry
 from jaxevo.cli.main import main
 from jaxevo.cli.options import first_paragraph, learner_list
@@ -139,7 +138,7 @@ MISTAKES = [
      "three.json is damaged: settings must be dict, got 3"),
     (["train", "backprop", "digits", "--config", "empty.json"],
      "empty.json is damaged: it has no num_steps"),
-    (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean --learning-rate?)"),
+    (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean learning_rate?)"),
     (["train", "evosax:SNESS", "digits"], "SNES"),
     (["resume"], "resume needs the folder of a run"),
     (["resume", "nowhere"], "folder must hold a run's config.json, got nowhere"),
@@ -259,7 +258,8 @@ DAMAGES = [
     ("eval", {"settings": 3}, "config.json is damaged: settings must be dict, got 3"),
     ("eval", {"settings": {"task": []}}, "config.json is damaged: task must be str, got []"),
     ("eval", {"settings": {"num_steps": "2"}}, "damaged: num_steps must be int, got '2'"),
-    ("eval", {"settings": {"hidden_sizes": "two"}}, "hidden-sizes"),
+    ("eval", {"settings": {"hidden_sizes": "two"}},
+     "hidden_sizes must be tuple[int, ...], got 'two'"),
     ("resume", {"stop_at": 3}, "config.json is damaged: stop_at must be str | None, got 3"),
     ("resume", {"run": []}, "config.json is damaged: run must be dict, got []"),
     ("resume", {"run": {"record_every": None}}, "damaged: record_every must be int, got None"),
@@ -371,7 +371,7 @@ def test_a_window_is_that_of_all_learners_only_where_it_is_given(given, windows,
         assert tuple(entry(1)[1].task.window for entry in entries.values()) == windows
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jaxevo, "compare", found)
+    monkeypatch.setattr("jaxevo.studies.comparison.compare", found)
     words = ["mackey-glass", "--learners", "backprop,bptt", "--length", "100", *given]
     assert main(["compare", *words]) == 130
 
