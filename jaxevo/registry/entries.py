@@ -10,9 +10,9 @@ class Preset(NamedTuple):
     """Settings under a name of their own, to be asked for.
 
     Attributes:
-        settings: values by name, which win over the learner's everyday ones.
-        on: more of them for single tasks.
-        estimator: "module:attribute" of the estimator that they are for; None: the learner's.
+        settings: These values, by name, win over the learner's everyday ones.
+        on: These values win over `settings` on single tasks.
+        estimator: "module:attribute" says where another estimator stands; None: the learner's.
     """
 
     settings: Mapping[str, Any]
@@ -22,27 +22,30 @@ class Preset(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A name, what it stands for, and the settings it changes from their defaults.
+    """What a name stands for, and the settings that it changes from their defaults.
+
+    A preset names settings by what their class or function calls them. The owner's own settings
+    come first: `noise` of a learner's preset is the learner's. "task_noise" is the task's.
 
     Attributes:
-        name: on the command line.
-        home: "module:attribute" of the function or class.
-        summary: one line.
-        preset: settings by name.
-        estimator: "module:attribute" of a learner's estimator.
-        learner: "module:attribute" of the learner that a learner is wrapped around.
-        grows: whether a learner needs a growing network: "growing-" and the task's own is meant.
-        on: presets for single tasks, which win over `preset`; "steps" and the settings of the
-            task and of its model may be among them.
-        presets: further ones by name, which win over both of these.
-        fixed: settings that the name itself decides.
-        model: of a task, the name of the model that suits it; of a learner, of the one it needs.
-        peers: of a task, the learners that are compared where nobody says which.
+        name: The command line calls it so.
+        home: "module:attribute" says where the class or function stands.
+        summary: One line says what it is.
+        preset: These values, by name, replace defaults.
+        estimator: "module:attribute" says where the class of a learner's `estimator` stands.
+        learner: "module:attribute" says where the class of a learner's `learner` stands.
+        grows: A learner that grows needs the growing form of a task's network.
+        on: These values replace `preset` on single tasks. "steps" and settings of the task and of
+            its model may be among them.
+        presets: Further presets have a name; they win over both of these.
+        fixed: The name itself decides these settings, so that nobody can set them.
+        model: A task is best learned by the network of this name; a learner needs it.
+        peers: A comparison on a task takes these learners where nobody names others.
     """
 
     name: str
     home: str
-    summary: str
+    summary: str = ""
     preset: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     estimator: str | None = None
     learner: str | None = None
@@ -55,4 +58,5 @@ class Named:
 
 
 def by_name(*entries: Named) -> dict[str, Named]:
+    """A table of entries."""
     return {entry.name: entry for entry in entries}
