@@ -13,8 +13,8 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.examples import ExampleBatch, ExampleTask
-from jaxevo.tasks.files.sources import PUBLISHED, Labelled, Split, load
-from jaxevo.tasks.images import _inputs
+from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load_images
+from jaxevo.tasks.images import block_means
 from jaxevo.tasks.images import digits as all_digits
 
 NUM_DIGITS = 10
@@ -127,8 +127,8 @@ def binary_mnist(
     side = PUBLISHED["mnist"].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = (
-        Labelled(_bytes(_inputs(part.images, pool)), part.labels)
-        for part in load("mnist", data_dir, split, seed)
+        Labelled(_bytes(block_means(part.images, pool)), part.labels)
+        for part in load_images("mnist", data_dir, split, seed)
     )
     return _two_of(train, test, digits, noise, when, batch_size, seed)
 

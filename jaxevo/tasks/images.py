@@ -5,16 +5,19 @@ once into a cache; `jaxevo.tasks.files` says what is checked.
 """
 
 import importlib.resources
+import inspect
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple, ParamSpec
 
 import numpy as np
 
 from jaxevo.core import require, require_integer
 from jaxevo.tasks.examples import Examples
-from jaxevo.tasks.files.sources import PUBLISHED, Split, load
+from jaxevo.tasks.files import PUBLISHED, Split, load_images
 
 Standardize = Literal["image", "data"] | None
+P = ParamSpec("P")
 
 
 def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: int = 0) -> Examples:
@@ -24,9 +27,9 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
     CC BY 4.0; the 1,797 images of its test part.
 
     Args:
-        batch_size: images in a batch; None: all of them.
-        test_fraction: of the images, held out, in (0, 1).
-        seed: of the shuffle before the split.
+        batch_size: images in a batch; None: all images.
+        test_fraction: fraction of the images that is held out, in (0, 1).
+        seed: seed of the shuffle before the split.
     """
     require("test_fraction", "in (0, 1)", test_fraction, lambda f: 0 < f < 1)
     packaged = importlib.resources.files("jaxevo.tasks").joinpath("data/digits.npz")
@@ -47,7 +50,137 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
     )
 
 
-def mnist(
+class DataSet(NamedTuple):
+    """What the help of a published data set says of it.
+
+    Attributes:
+        about: first line, and the source.
+        files: names of the files that a folder must hold.
+        download: size of a download.
+        side: pixels of a side.
+    """
+
+    about: str
+    files: str
+    download: str
+    side: int
+
+
+IDX_FILES = "{train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz"
+DATA_SETS = {
+    "mnist": DataSet(
+        """Handwritten digits, 60,000 and 10,000 of 28x28 pixels, in [0, 1], as rows of 784 numbers.
+
+Source: LeCun, Cortes and Burges (1998).""",
+        IDX_FILES,
+        "12 MB",
+        28,
+    ),
+    "fashion-mnist": DataSet(
+        """Clothes in ten classes, in the format of `mnist`.
+
+Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT licence.""",
+        IDX_FILES,
+        "31 MB",
+        28,
+    ),
+    "kmnist": DataSet(
+        """Cursive Japanese characters in ten classes, in the format of `mnist`.
+
+Source: "KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL
+and others), doi 10.20676/00000341, CC BY-SA 4.0; Clanuwat et al., arXiv 1812.01718.""",
+        "the files of `mnist`, or kmnist-{train,test}-{imgs,labels}.npz",
+        "21 MB",
+        28,
+    ),
+    "cifar10": DataSet(
+        """Photographs in ten classes, 50,000 and 10,000, [n, 32, 32, 3] in [0, 1].
+
+Source: Krizhevsky, Learning multiple layers of features from tiny images (2009). The files are
+those of the binary version: the Python one holds pickles, which are never read. As floats the
+images take 740 MB.""",
+        "cifar-10-binary.tar.gz, or the batches in it",
+        "170 MB",
+        32,
+    ),
+    "svhn": DataSet(
+        """House numbers, cropped to a digit, 73,257 and 26,032, [n, 32, 32, 3] in [0, 1].
+
+Source: Netzer et al., Reading digits in natural images (2011); for non-commercial use. The
+digit 0 has label 0. As floats the images take 1.2 GB.""",
+        "train_32x32.mat and test_32x32.mat",
+        "246 MB",
+        32,
+    ),
+}
+ARGUMENTS = {
+    "data_dir": """folder that has {files};
+        or an npz file of train_images, train_labels, test_images and test_labels, or of images
+        and labels. None: the cache, then a download ({download}).""",
+    "pool": "side of the blocks that are averaged, a divisor of {side}.",
+    "num_train": "number of training images, the first ones; None: all.",
+    "colour": """whether grey images are padded to 32x32 and repeated over three channels,
+        [n, 32, 32, 3], as those of `cifar10` and `svhn` are.""",
+    "standardize": """which pixels are brought to mean 0 and standard deviation 1: those of every
+        "image", or all training pixels together ("data"); None: pixels stay in [0, 1].""",
+    "batch_size": "images in a batch; None: all images.",
+    "split": """"published", or "random": all images that are found, a fifth of them held out.""",
+    "seed": "seed of the random split.",
+}
+RAISES = """Raises:
+    FileNotFoundError: a file is nowhere; the error says which, and where to put it.
+    ValueError: a file is damaged or another than it should be, or a setting is bad."""
+
+
+def _documented(name: str, function: Callable[P, Examples]) -> Callable[P, Examples]:
+    """`function` under the name of a data set, with help for those arguments that it has."""
+    data_set, arguments = DATA_SETS[name], ["Args:"]
+    for argument in inspect.signature(function).parameters:
+        text = ARGUMENTS[argument]
+        for field, value in data_set._asdict().items():
+            text = text.replace(f"{{{field}}}", str(value))
+        arguments.append(f"    {argument}: {text}")
+    function.__doc__ = "\n\n".join([data_set.about, "\n".join(arguments), RAISES])
+    function.__name__ = function.__qualname__ = name.replace("-", "_")
+    return function
+
+
+def _grey(name: str):
+    """The loader of a data set of grey images."""
+
+    def load(
+        *,
+        data_dir: str | None = None,
+        pool: int = 1,
+        colour: bool = False,
+        standardize: Standardize = None,
+        batch_size: int | None = 128,
+        split: Split = "published",
+        seed: int = 0,
+    ) -> Examples:
+        return _images(name, data_dir, pool, colour, standardize, batch_size, split, seed)
+
+    return _documented(name, load)
+
+
+def _coloured(name: str):
+    """The loader of a data set of images in colour."""
+
+    def load(
+        *,
+        data_dir: str | None = None,
+        pool: int = 1,
+        standardize: Standardize = None,
+        batch_size: int | None = 128,
+        split: Split = "published",
+        seed: int = 0,
+    ) -> Examples:
+        return _images(name, data_dir, pool, False, standardize, batch_size, split, seed)
+
+    return _documented(name, load)
+
+
+def _mnist(
     *,
     data_dir: str | None = None,
     pool: int = 1,
@@ -58,160 +191,15 @@ def mnist(
     split: Split = "published",
     seed: int = 0,
 ) -> Examples:
-    """Handwritten digits, 60,000 and 10,000 of 28x28 pixels, in [0, 1], as rows of 784 numbers.
-
-    Source: LeCun, Cortes and Burges (1998).
-
-    Args:
-        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz;
-            or an npz file of train_images, train_labels, test_images and test_labels, or of
-            images and labels. None: the cache, then a download (12 MB).
-        pool: side of the blocks that are averaged, a divisor of 28.
-        num_train: training images that are used, the first of them; None: all.
-        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
-        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
-            together ("data"); None: pixels in [0, 1].
-        batch_size: images in a batch; None: all of them.
-        split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
-
-    Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
-    """
     require_integer("num_train", 1, num_train)
     return _images("mnist", data_dir, pool, colour, standardize, batch_size, split, seed, num_train)
 
 
-def fashion_mnist(
-    *,
-    data_dir: str | None = None,
-    pool: int = 1,
-    colour: bool = False,
-    standardize: Standardize = None,
-    batch_size: int | None = 128,
-    split: Split = "published",
-    seed: int = 0,
-) -> Examples:
-    """Clothes in ten classes, in the format of `mnist`.
-
-    Source: Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT licence.
-
-    Args:
-        data_dir: folder that has {train,t10k}-{images-idx3,labels-idx1}-ubyte, or these as .gz;
-            or an npz file of train_images, train_labels, test_images and test_labels, or of
-            images and labels. None: the cache, then a download (31 MB).
-        pool: side of the blocks that are averaged, a divisor of 28.
-        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
-        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
-            together ("data"); None: pixels in [0, 1].
-        batch_size: images in a batch; None: all of them.
-        split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
-
-    Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
-    """
-    return _images("fashion-mnist", data_dir, pool, colour, standardize, batch_size, split, seed)
-
-
-def kmnist(
-    *,
-    data_dir: str | None = None,
-    pool: int = 1,
-    colour: bool = False,
-    standardize: Standardize = None,
-    batch_size: int | None = 128,
-    split: Split = "published",
-    seed: int = 0,
-) -> Examples:
-    """Cursive Japanese characters in ten classes, in the format of `mnist`.
-
-    Source: "KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL
-    and others), doi 10.20676/00000341, CC BY-SA 4.0; Clanuwat et al., arXiv 1812.01718.
-
-    Args:
-        data_dir: folder that has the files of `mnist`, or kmnist-{train,test}-{imgs,labels}.npz;
-            or an npz file of train_images, train_labels, test_images and test_labels, or of
-            images and labels. None: the cache, then a download (21 MB).
-        pool: side of the blocks that are averaged, a divisor of 28.
-        colour: padded to 32x32 and over three channels, [n, 32, 32, 3], as `cifar10` and `svhn`.
-        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
-            together ("data"); None: pixels in [0, 1].
-        batch_size: images in a batch; None: all of them.
-        split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
-
-    Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
-    """
-    return _images("kmnist", data_dir, pool, colour, standardize, batch_size, split, seed)
-
-
-def cifar10(
-    *,
-    data_dir: str | None = None,
-    pool: int = 1,
-    standardize: Standardize = None,
-    batch_size: int | None = 128,
-    split: Split = "published",
-    seed: int = 0,
-) -> Examples:
-    """Photographs in ten classes, 50,000 and 10,000, [n, 32, 32, 3] in [0, 1].
-
-    Source: Krizhevsky, Learning multiple layers of features from tiny images (2009). The binary
-    version: the Python one holds pickles, which are never read. 740 MB as floats.
-
-    Args:
-        data_dir: folder that has cifar-10-binary.tar.gz, or the batches in it;
-            or an npz file of train_images, train_labels, test_images and test_labels, or of
-            images and labels. None: the cache, then a download (170 MB).
-        pool: side of the blocks that are averaged, a divisor of 32.
-        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
-            together ("data"); None: pixels in [0, 1].
-        batch_size: images in a batch; None: all of them.
-        split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
-
-    Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
-    """
-    return _images("cifar10", data_dir, pool, False, standardize, batch_size, split, seed)
-
-
-def svhn(
-    *,
-    data_dir: str | None = None,
-    pool: int = 1,
-    standardize: Standardize = None,
-    batch_size: int | None = 128,
-    split: Split = "published",
-    seed: int = 0,
-) -> Examples:
-    """House numbers, cropped to a digit, 73,257 and 26,032, [n, 32, 32, 3] in [0, 1].
-
-    Source: Netzer et al., Reading digits in natural images (2011); for non-commercial use. The
-    digit 0 has label 0. 1.2 GB as floats.
-
-    Args:
-        data_dir: folder that has train_32x32.mat and test_32x32.mat;
-            or an npz file of train_images, train_labels, test_images and test_labels, or of
-            images and labels. None: the cache, then a download (246 MB).
-        pool: side of the blocks that are averaged, a divisor of 32.
-        standardize: to mean 0 and standard deviation 1: every "image", or all training pixels
-            together ("data"); None: pixels in [0, 1].
-        batch_size: images in a batch; None: all of them.
-        split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
-
-    Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
-    """
-    return _images("svhn", data_dir, pool, False, standardize, batch_size, split, seed)
+mnist = _documented("mnist", _mnist)
+fashion_mnist = _grey("fashion-mnist")
+kmnist = _grey("kmnist")
+cifar10 = _coloured("cifar10")
+svhn = _coloured("svhn")
 
 
 def _images(
@@ -229,10 +217,10 @@ def _images(
     side = PUBLISHED[name].image_shape[0]
     side = 32 if colour else side
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
-    train, test = load(name, data_dir, split, seed)
+    train, test = load_images(name, data_dir, split, seed)
 
     def inputs(images):
-        return _inputs(_coloured(images) if colour else images, pool)
+        return block_means(_in_colour(images) if colour else images, pool)
 
     train_inputs, test_inputs = inputs(train.images), inputs(test.images)
     if standardize == "data":
@@ -251,7 +239,7 @@ def _images(
     )
 
 
-def _inputs(images: np.ndarray, pool: int) -> np.ndarray:
+def block_means(images: np.ndarray, pool: int) -> np.ndarray:
     """Means over blocks, in [0, 1]; grey images as rows."""
     num, height, width, *channels = images.shape
     if pool > 1:
@@ -261,7 +249,7 @@ def _inputs(images: np.ndarray, pool: int) -> np.ndarray:
     return inputs if channels else inputs.reshape(num, -1)
 
 
-def _coloured(images: np.ndarray) -> np.ndarray:
+def _in_colour(images: np.ndarray) -> np.ndarray:
     """Grey images of 28x28 in the middle of 32x32, over three channels."""
     return np.repeat(np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=-1)
 

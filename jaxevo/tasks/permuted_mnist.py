@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
-from jaxevo.tasks.files.sources import PUBLISHED, Split, load
+from jaxevo.tasks.files import PUBLISHED, Split, load_images
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
 LossAt = Literal["every_step", "last"]
@@ -160,7 +160,7 @@ def permuted_mnist(
     side = PUBLISHED["mnist"].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     require_integer("num_test", 1, num_test)
-    train, test = load("mnist", data_dir, split, seed)
+    train, test = load_images("mnist", data_dir, split, seed)
     return PixelSequences(
         loss="cross_entropy",
         num_outputs=10,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxevo.core import require, require_integer
-from jaxevo.tasks.files.sources import Split, load
+from jaxevo.tasks.files import Split, load_images
 from jaxevo.tasks.permuted_mnist import LossAt, PixelSequences
 
 
@@ -51,7 +51,7 @@ def pixel_digits(
     require_integer("num_test", 1, num_test)
     require("threshold", "in [0, 1)", threshold, lambda t: 0 <= t < 1)
     if source == "mnist":
-        parts = [(part.images, part.labels) for part in load("mnist", data_dir, split, seed)]
+        parts = [(part.images, part.labels) for part in load_images("mnist", data_dir, split, seed)]
     else:
         parts = _packaged(seed)
     side = parts[0][0].shape[1]

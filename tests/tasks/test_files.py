@@ -16,8 +16,8 @@ import pytest
 import scipy.io
 
 from jaxevo import tasks
-from jaxevo.tasks import files
-from jaxevo.tasks.files.sources import PUBLISHED, Pin, load
+from jaxevo.tasks.files import PUBLISHED, fetch, load_images, readers
+from jaxevo.tasks.files.published import Pin
 
 RNG = np.random.default_rng(0)
 
@@ -59,7 +59,7 @@ def test_idx_round_trip(tmp_path, style):
         name = name.replace("-idx", ".idx") if style == "dotted" else name
         (tmp_path / (name + suffix)).write_bytes(data)
     for name in ("mnist", "fashion-mnist", "kmnist"):
-        found = [array for split in load(name, tmp_path, "published", 0) for array in split]
+        found = [array for split in load_images(name, tmp_path, "published", 0) for array in split]
         for array, expected in zip(found, arrays, strict=True):
             np.testing.assert_array_equal(array, expected)
         assert found[1].dtype == np.int32
@@ -69,7 +69,7 @@ def test_idx_round_trip(tmp_path, style):
 
 def test_random_split_pools_all_images(small):
     folder, arrays = small
-    train, test = load("mnist", folder, "random", 3)
+    train, test = load_images("mnist", folder, "random", 3)
     assert len(train.images) == 8 and len(test.labels) == 2
     pairs = {(image.tobytes(), label) for image, label in zip(*train, strict=True)}
     pairs |= {(image.tobytes(), label) for image, label in zip(*test, strict=True)}
@@ -134,7 +134,7 @@ def test_damaged_images_are_refused_by_name(small, damage):
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=DAMAGES[damage]) as caught:
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     message = str(caught.value)
     assert message.startswith(f"mnist: {path} is refused: ")
     assert message.endswith("or delete it and leave data_dir out to download")
@@ -145,29 +145,29 @@ def test_labels_must_fit(small):
     path = folder / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(idx([1, 2, 3])))
     with pytest.raises(ValueError, match=r"t10k-labels.*refused: 4 images have 3 labels"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     path.write_bytes(gzip.compress(idx([1, 2, 3, 10])))
     with pytest.raises(ValueError, match=r"t10k-labels.*labels must be 0 to 9, got 10"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"without t10k-labels-idx1-ubyte.gz: put it ther"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"has only 6 train images, not the training and"):
-        load("mnist", folder, "published", 0)
-    assert len(load("mnist", folder, "random", 0)[0].images) == 4
+        load_images("mnist", folder, "published", 0)
+    assert len(load_images("mnist", folder, "random", 0)[0].images) == 4
 
 
 def test_an_empty_folder_and_a_pickled_archive(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"put cifar-10-binary.tar.gz there, or leave"):
-        load("cifar10", tmp_path, "published", 0)
+        load_images("cifar10", tmp_path, "published", 0)
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"cifar-10-python.tar.gz holds pickles"):
-        load("cifar10", tmp_path, "published", 0)
+        load_images("cifar10", tmp_path, "published", 0)
     with pytest.raises(FileNotFoundError, match=r"put train_32x32.mat, test_32x32.mat there"):
-        load("svhn", tmp_path, "random", 0)
+        load_images("svhn", tmp_path, "random", 0)
     with pytest.raises(ValueError, match="split must be 'published' or 'random', got 'all'"):
-        unchecked = getattr(load, "__wrapped__", load)  # without the tests' check of types
+        unchecked = getattr(load_images, "__wrapped__", load_images)
         unchecked("svhn", tmp_path, "all", 0)
 
 
@@ -183,24 +183,24 @@ def test_published_lengths_demand_published_bytes(small, monkeypatch):
     path = folder / "train-images-idx3-ubyte.gz"
     data = path.read_bytes()
     pin(monkeypatch, "mnist", **{path.name: data, "train-images-idx3-ubyte": gzip.decompress(data)})
-    load("mnist", folder, "published", 0)
+    load_images("mnist", folder, "published", 0)
     # the same images packed otherwise pass; other images, without any damage to the gzip, do not
     path.write_bytes(gzip.compress(gzip.decompress(data), 1, mtime=7) + bytes(3))
-    load("mnist", folder, "published", 0)
+    load_images("mnist", folder, "published", 0)
     flipped = bytearray(gzip.decompress(data))
     flipped[100] ^= 1
     path.write_bytes(gzip.compress(bytes(flipped), 1) + bytes(3))
     with pytest.raises(ValueError, match=r"train-images.*refused: its sha256 is .* the published"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     path.write_bytes(data[:10] + b"x" + data[11:])
     with pytest.raises(ValueError, match=r"train-images.*refused: its sha256 is"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"kmnist: .* is refused: it is train-images.* of mnist"):
-        load("kmnist", folder, "published", 0)
+        load_images("kmnist", folder, "published", 0)
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(data)
     with pytest.raises(ValueError, match=r"t10k-images.*: it is train-images-idx3-ubyte.gz of mn"):
-        load("mnist", folder, "published", 0)
+        load_images("mnist", folder, "published", 0)
 
 
 def test_real_files_with_a_flipped_byte(data_dir, tmp_path):
@@ -226,18 +226,18 @@ def test_npz_of_both_splits_and_of_none(tmp_path):
     np.savez_compressed(
         path, train_images=images, train_labels=labels, test_images=images, test_labels=labels
     )
-    train, _ = load("kmnist", path, "published", 0)
+    train, _ = load_images("kmnist", path, "published", 0)
     np.testing.assert_array_equal(train.images, images)
     np.savez(path, images=images, labels=labels)
-    assert len(load("kmnist", path, "random", 0)[1].labels) == 1
+    assert len(load_images("kmnist", path, "random", 0)[1].labels) == 1
     folder = tmp_path / "folder"
     folder.mkdir()
     for split in ("train", "test"):
         np.savez(folder / f"kmnist-{split}-imgs.npz", images)
         np.savez(folder / f"kmnist-{split}-labels.npz", labels)
-    np.testing.assert_array_equal(load("kmnist", folder, "published", 0)[1].labels, labels)
+    np.testing.assert_array_equal(load_images("kmnist", folder, "published", 0)[1].labels, labels)
     with pytest.raises(ValueError, match=r"own.npz is refused: .*uint8 \[n, 32, 32, 3\], got"):
-        load("cifar10", path, "published", 0)
+        load_images("cifar10", path, "published", 0)
 
 
 class Bomb:
@@ -265,16 +265,16 @@ def test_bad_npz_files_are_refused(tmp_path):
     for message, arrays in cases.items():
         np.savez_compressed(path, **arrays)
         with pytest.raises(ValueError, match=rf"own.npz is refused: .*{message}"):
-            load("mnist", path, "random", 0)
+            load_images("mnist", path, "random", 0)
     np.savez(path, images=images, labels=labels)
     data = path.read_bytes()
     for bad in (data[:-100], data[:400] + b"x" + data[401:], b"", b"PK\3\4 no zip"):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match=r"own.npz is refused"):
-            load("mnist", path, "random", 0)
+            load_images("mnist", path, "random", 0)
     np.savez(path, images=images[:1], labels=labels[:1])
     with pytest.raises(ValueError, match="at least 2 images"):
-        load("mnist", path, "random", 0)
+        load_images("mnist", path, "random", 0)
 
 
 # -- CIFAR-10 and SVHN
@@ -303,7 +303,7 @@ def tar_of(members, mode="w:gz"):
 def cifar_members(images, labels):
     folder = tarfile.TarInfo("cifar-10-batches-bin")
     folder.type = tarfile.DIRTYPE
-    names = files.CIFAR_BATCHES
+    names = readers.CIFAR_BATCHES
     parts = [(images[i::6], labels[i::6]) for i in range(6)]
     return [(folder, b""), ("cifar-10-batches-bin/readme.html", b"hello")] + [
         (f"cifar-10-batches-bin/{name}", batch(*part))
@@ -316,7 +316,7 @@ def test_cifar10_archive_and_batches(tmp_path):
     members = cifar_members(images, labels)
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar_of(members))
     for _ in range(2):
-        train, test = load("cifar10", tmp_path, "published", 0)
+        train, test = load_images("cifar10", tmp_path, "published", 0)
         np.testing.assert_array_equal(test.images, images[5::6])
         np.testing.assert_array_equal(train.images[:2], images[::6])
         np.testing.assert_array_equal(train.labels[2:4], labels[1::6])
@@ -326,7 +326,7 @@ def test_cifar10_archive_and_batches(tmp_path):
             (tmp_path / name).write_bytes(data)
     (tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"data_batch_3.bin must be beside the others"):
-        load("cifar10", tmp_path, "published", 0)
+        load_images("cifar10", tmp_path, "published", 0)
 
 
 def member(name, kind=tarfile.REGTYPE, target=""):
@@ -355,7 +355,7 @@ def test_crafted_archives_are_refused_and_write_nothing(tmp_path, case):
     data = tar_of([(crafted, b""), *cifar_members(*coloured(12))])
     (folder / "cifar-10-binary.tar.gz").write_bytes(data)
     with pytest.raises(ValueError, match=rf"tar.gz is refused: .*{message}"):
-        load("cifar10", folder, "published", 0)
+        load_images("cifar10", folder, "published", 0)
     found = sorted(p.name for p in tmp_path.rglob("*"))
     assert found == ["cifar-10-binary.tar.gz", "data"]
 
@@ -379,11 +379,11 @@ def test_damaged_archives_are_refused(tmp_path):
     for message, data in cases.items():
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"tar.gz is refused: .*({message})"):
-            load("cifar10", tmp_path, "published", 0)
+            load_images("cifar10", tmp_path, "published", 0)
     with open(path, "wb") as file:
         file.truncate(200_000_000)
     with pytest.raises(ValueError, match=r"refused: it has more than 185,\d+,\d+ bytes"):
-        load("cifar10", tmp_path, "published", 0)
+        load_images("cifar10", tmp_path, "published", 0)
 
 
 def save_mat(path, images, labels, **settings):
@@ -398,7 +398,7 @@ def test_svhn_round_trip(tmp_path, compressed):
     for name in ("train", "test"):
         published = np.where(labels == 0, 10, labels).astype(np.uint8)
         save_mat(tmp_path / f"{name}_32x32.mat", images, published, do_compression=compressed)
-    train, test = load("svhn", tmp_path, "published", 0)
+    train, test = load_images("svhn", tmp_path, "published", 0)
     np.testing.assert_array_equal(train.images, images)
     np.testing.assert_array_equal(test.labels, labels)
     task = tasks.svhn(data_dir=str(tmp_path), pool=2)
@@ -419,13 +419,13 @@ def test_damaged_mat_files_are_refused(tmp_path):
     for message, arrays in cases.items():
         save_mat(path, *arrays)
         with pytest.raises(ValueError, match=rf"train_32x32.mat is refused: .*{message}"):
-            load("svhn", tmp_path, "published", 0)
+            load_images("svhn", tmp_path, "published", 0)
     save_mat(path, images, labels, do_compression=True)
     data = path.read_bytes()
     for bad in (data[:1000], data[:-3], data[:3000] + b"????" + data[3004:], b"", b"x" * 500):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match=r"train_32x32.mat is refused"):
-            load("svhn", tmp_path, "published", 0)
+            load_images("svhn", tmp_path, "published", 0)
 
 
 # -- The cache and downloads
@@ -453,7 +453,7 @@ def server(tmp_path, monkeypatch):
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=served.serve_forever)
     thread.start()
-    monkeypatch.setattr(files, "SCHEME", "http://127.0.0.1")
+    monkeypatch.setattr(fetch, "SCHEME", "http://127.0.0.1")
     mirrors = ("http://127.0.0.1:9/", f"http://127.0.0.1:{served.server_port}/")
     tiny = dataclasses.replace(PUBLISHED["mnist"], mirrors=mirrors)
     monkeypatch.setitem(PUBLISHED, "mnist", tiny)
@@ -521,13 +521,13 @@ def test_without_pooch_the_message_says_what_to_do(tmp_path, monkeypatch):
 def test_the_cache_folder(tmp_path, monkeypatch):
     pooch = pytest.importorskip("pooch")
     monkeypatch.setenv("JAXEVO_CACHE", str(tmp_path))
-    assert files.cache_folder() == tmp_path
+    assert fetch.cache_folder() == tmp_path
     monkeypatch.delenv("JAXEVO_CACHE")
-    assert files.cache_folder() == pathlib.Path(pooch.os_cache("jaxevo"))
+    assert fetch.cache_folder() == pathlib.Path(pooch.os_cache("jaxevo"))
 
 
 def test_every_download_is_https_and_pinned():
-    assert files.SCHEME == "https://"
+    assert fetch.SCHEME == "https://"
     for published in PUBLISHED.values():
         assert published.mirrors and all(m.startswith("https://") for m in published.mirrors)
         assert all(m.endswith("/") for m in published.mirrors)

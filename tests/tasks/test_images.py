@@ -9,7 +9,7 @@ import pytest
 from jaxevo import models, tasks
 from jaxevo.core import Problem
 from jaxevo.registry.settings import documented
-from jaxevo.tasks.images import _inputs
+from jaxevo.tasks.images import block_means
 
 FUNCTIONS = [tasks.mnist, tasks.fashion_mnist, tasks.kmnist, tasks.cifar10, tasks.svhn]
 
@@ -96,7 +96,7 @@ def test_pooling_is_the_mean_over_blocks(channels, pool):
             block = images[:, i * pool : (i + 1) * pool, j * pool : (j + 1) * pool] / 255.0
             expected[:, i, j] = block.mean(axis=(1, 2))
     expected = expected if channels else expected.reshape(5, -1)
-    inputs = _inputs(images, pool)
+    inputs = block_means(images, pool)
     assert inputs.shape == expected.shape and inputs.dtype == np.float32
     np.testing.assert_allclose(inputs, expected, atol=1e-6)
 
