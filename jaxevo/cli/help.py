@@ -52,20 +52,17 @@ def help_text(
 
 
 def listed(settings: Sequence[Setting]) -> list[Setting]:
-    """The settings that `--help` shows: all that fit.
+    """The settings that `--help` shows: as many as fit.
 
-    Where there are too many, those that no preset of any learner, task or model changes stay in
-    `--help-all`, from the last on.
+    Where there are too many, some stay in `--help-all`, from the last group on: first those that
+    no preset of any learner, task or model changes, then others that are not common.
     """
     changed = _changed_somewhere()
-    rare = [
-        setting
-        for setting in sorted(settings, key=_place)
-        if setting.owner != "run" and setting.name not in COMMON and setting.argument not in changed
-    ]
-    left_out = rare[len(rare) - max(0, len(settings) - ROOM) :] if len(settings) > ROOM else []
-    left_out = left_out if len(settings) - ROOM < len(rare) else rare
-    return [setting for setting in settings if setting not in left_out]
+    rest = [s for s in settings if s.owner != "run" and s.name not in COMMON]
+    rest.sort(key=_place, reverse=True)
+    rest.sort(key=lambda setting: setting.argument in changed)
+    left_out = {setting.name for setting in rest[: max(0, len(settings) - ROOM)]}
+    return [setting for setting in settings if setting.name not in left_out]
 
 
 def _changed_somewhere() -> set[str]:

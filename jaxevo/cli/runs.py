@@ -194,8 +194,10 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     require_entries(path, settings, preset=str | None)
     require_entries(path, config, seed=int, seeds=int, stop_at=str | None)
     require_seeds(config["seeds"], config["seed"])
-    names = [settings.pop(name) for name in ("learner", "task", "model", "preset", "num_steps")]
-    known = registry.settings_of(*names[:4])
+    learner, task, model, preset, num_steps = (
+        settings.pop(name) for name in ("learner", "task", "model", "preset", "num_steps")
+    )
+    known = registry.settings_of(learner, task, model, preset)
     if not whole:
         unknown = set(settings) - {setting.name for setting in known}
         if unknown:
@@ -203,7 +205,8 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
             print(f"jaxevo: {folder} has settings that no longer exist: {gone}", file=sys.stderr)
         settings = {name: value for name, value in settings.items() if name not in unknown}
     values = with_values(known, settings, f"the run in {folder}")
-    return StoredRun(*names, {setting.name: setting.default for setting in values}, config)
+    typed = {setting.name: setting.default for setting in values}
+    return StoredRun(learner, task, model, preset, num_steps, typed, config)
 
 
 def transfer_of(folder: str) -> Any:

@@ -4,10 +4,12 @@ A setting of a learner, task or model that has one of these names gets its owner
 Importing this file imports only the standard library.
 """
 
+from typing import Any
+
 from jaxevo.registry.settings import REQUIRED, Setting
 
 
-def _run(name: str, kind: type, default: object, text: str) -> Setting:
+def _run(name: str, kind: Any, default: Any, text: str) -> Setting:
     return Setting(name, kind, default, text, "run")
 
 

@@ -5,6 +5,7 @@ import sys
 
 from jaxevo import registry
 from jaxevo.cli.main import main
+from jaxevo.registry import building
 
 FILE = '''
 """(1+1) hill climbing: a child replaces its parent unless its loss is higher."""
@@ -73,8 +74,8 @@ def test_a_learner_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     (tmp_path / "climber.py").write_text(FILE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry.building, "LEARNERS", dict(registry.LEARNERS))
-    monkeypatch.setattr(registry, "LEARNERS", registry.building.LEARNERS)
+    monkeypatch.setattr(building, "LEARNERS", dict(registry.LEARNERS))
+    monkeypatch.setattr(registry, "LEARNERS", building.LEARNERS)
     __import__("climber")
     words = ["hill-climbing", "sine", "--hidden-sizes", "2", "--quiet"]
     assert main(["train", *words, "--steps", "3", "--sigma", "0.5", "--out", "run"]) == 0
