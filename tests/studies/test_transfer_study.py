@@ -168,6 +168,7 @@ def test_sequences_must_fit_the_network():
         study([[*sequences()[0], *sequences()[1]]])
 
 
+@pytest.mark.e2e
 def test_the_command(tmp_path, capsys):
     folder = tmp_path / "study"
     words = (

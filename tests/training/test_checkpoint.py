@@ -119,8 +119,9 @@ def damage(path, rng):
     return f"{kind} {file.relative_to(path)}"
 
 
-def test_damage_is_never_silent(tmp_path):
-    """300 random changes: always the older step, never a wrong number or another error."""
+@pytest.mark.parametrize("num_changes", [60, pytest.param(300, marks=pytest.mark.e2e)])
+def test_damage_is_never_silent(num_changes, tmp_path):
+    """Random changes: always the older step, never a wrong number or another error."""
     good = tmp_path / "good"
     older = jax.tree.map(lambda leaf: leaf, TREE) | {"step": jnp.int32(6)}
     checkpoint.save(good, 6, older, {"seconds": 6.0})
@@ -131,7 +132,7 @@ def test_damage_is_never_silent(tmp_path):
     shutil.move(good / "7.json", newest / "7.json")
     rng = random.Random(0)
     silent = 0
-    for case in range(300):
+    for case in range(num_changes):
         copy = tmp_path / "copy"
         shutil.copytree(good, copy)
         bad = tmp_path / "bad"
@@ -146,7 +147,7 @@ def test_damage_is_never_silent(tmp_path):
             assert list(copy.glob("damaged-7*")), what  # moved aside, not deleted
         shutil.rmtree(copy)
         shutil.rmtree(bad)
-    print(f"300 changes, {silent} silent")
+    print(f"{num_changes} changes, {silent} silent")
 
 
 TRAINER = """
