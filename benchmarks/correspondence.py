@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxevo import Metropolis, Problem, models, tasks
 from jaxevo.studies.correspondence import (
-    Correspondence,
+    Measurement,
     agreement,
-    correspondence,
     delta_by_members,
     delta_by_sigma,
+    measure,
     predict,
     sigma_for_rate,
 )
@@ -41,7 +41,7 @@ def curve(weight_scale: float, num_points: int) -> Problem:
     return Problem(task, model)
 
 
-def cold(args: argparse.Namespace) -> dict[float, Correspondence]:
+def cold(args: argparse.Namespace) -> dict[float, Measurement]:
     """At infinite beta, by sigma."""
     problem = curve(0.01, args.points)
     learner = Metropolis(sigma=SIGMA, population_size=args.members)
@@ -53,13 +53,13 @@ def cold(args: argparse.Namespace) -> dict[float, Correspondence]:
     return dict(zip(sigmas, found, strict=True))
 
 
-def warm(args: argparse.Namespace) -> tuple[Correspondence, Any]:
+def warm(args: argparse.Namespace) -> tuple[Measurement, Any]:
     """At finite beta: the correspondence, and the agreement with the small-step formula."""
     problem = curve(0.5, args.points)
     params = problem.init(jax.random.key(0))
     sigma = float(sigma_for_rate(RATE, beta=BETA))
     learner = Metropolis(sigma=sigma, beta=BETA, population_size=args.members)
-    found = correspondence(
+    found = measure(
         jax.random.key(1), learner, problem, params, time=0.075 * args.time, num_records=15
     )
     every = int(found.trajectory.num_attempts[1])
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     return {"cold": by_sigma, "warm": found, "small_step": small_step, "ratio": ratio}
 
 
-def row(name: str, found: Correspondence) -> str:
+def row(name: str, found: Measurement) -> str:
     at_end = jax.tree.map(lambda leaf: float(np.asarray(leaf)[-1]), found.agreement)
     return (
         f"| {name} | {int(found.trajectory.num_attempts[-1]):,} | {at_end.delta:.3g} "
@@ -124,7 +124,7 @@ def row(name: str, found: Correspondence) -> str:
     )
 
 
-def draw(args: argparse.Namespace, by_sigma: dict[float, Correspondence]) -> None:
+def draw(args: argparse.Namespace, by_sigma: dict[float, Measurement]) -> None:
     from jaxevo import plotting
     from jaxevo.plotting.correspondence import agreements
 

@@ -51,10 +51,10 @@ from jaxevo import registry
 from jaxevo.plotting import correspondence as pictures
 from jaxevo.studies.correspondence import (
     agreement,
-    correspondence,
     delta_by_members,
     delta_by_sigma,
     langevin,
+    measure,
     predict,
     sigma_for_rate,
 )
@@ -80,13 +80,13 @@ print(f"jaxevo {jaxevo.__version__}, jax {jax.__version__}, {jax.default_backend
 # %%
 params = problem.init(jax.random.key(0))
 learner = jaxevo.Metropolis(sigma=2.5e-3 if QUICK else 2.5e-4, population_size=MEMBERS)
-found = correspondence(
+measurement = measure(
     jax.random.key(1), learner, problem, params, time=0.1 if QUICK else 2.0, num_records=20
 )
-last = jax.tree.map(lambda leaf: float(leaf[-1]), found.agreement)
-print(f"{int(found.trajectory.num_attempts[-1]):,} attempts of each member, no gradient")
+last = jax.tree.map(lambda leaf: float(leaf[-1]), measurement.agreement)
+print(f"{int(measurement.trajectory.num_attempts[-1]):,} attempts of each member, no gradient")
 print(f"mean loss {1 + last.loss_gap:.4f} x predicted, correlation {last.correlation:.5f}")
-pictures.weights(found)
+pictures.weights(measurement)
 
 # %% [markdown]
 # ## 2. How small is small?
@@ -146,24 +146,25 @@ params = jax.tree.map(lambda leaf: 50 * leaf, problem.init(jax.random.key(0)))
 sigma = float(sigma_for_rate(1e-4, beta=1e3))
 settings = {"sigma": sigma, "beta": 1e3}
 learner = jaxevo.Metropolis(population_size=MEMBERS, **settings)
-found = correspondence(
+measurement = measure(
     jax.random.key(1), learner, problem, params, time=0.01 if QUICK else 0.15, num_records=20
 )
-records = {"num_records": 20, "record_every": int(found.trajectory.num_attempts[1])}
+records = {"num_records": 20, "record_every": int(measurement.trajectory.num_attempts[1])}
 small_step = predict(problem, params, mode="finite_beta", **settings, **records)
 noisy = langevin(
     jax.random.key(2), problem, params, population_size=20 if QUICK else 200, **settings, **records
 )
-print(f"s from {found.prediction.steepness.max():.2f} to {found.prediction.steepness.min():.2f}")
-print(f"Delta, every beta  {found.agreement.delta[-1]:.2e}")
-print(f"Delta, small steps {agreement(found.trajectory, small_step).delta[-1]:.2e}")
-print(f"Delta, Langevin    {agreement(noisy, found.prediction).delta[-1]:.2e}")
+steepness = measurement.prediction.steepness
+print(f"s from {steepness.max():.2f} to {steepness.min():.2f}")
+print(f"Delta, every beta  {measurement.agreement.delta[-1]:.2e}")
+print(f"Delta, small steps {agreement(measurement.trajectory, small_step).delta[-1]:.2e}")
+print(f"Delta, Langevin    {agreement(noisy, measurement.prediction).delta[-1]:.2e}")
 spread = [
     np.mean(np.concatenate([np.ravel(leaf[-1]) for leaf in jax.tree.leaves(one.variance)]))
-    for one in (found.trajectory, noisy)
+    for one in (measurement.trajectory, noisy)
 ]
 print(f"variance over members {spread[0]:.2e}, of Langevin {spread[1]:.2e}")
-pictures.weights(found)
+pictures.weights(measurement)
 
 # %% [markdown]
 # ## 5. Adaptive Monte Carlo

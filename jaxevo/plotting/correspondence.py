@@ -25,12 +25,12 @@ from jaxevo.plotting.style import (
     plain,
     tidy,
 )
-from jaxevo.studies.correspondence import Correspondence
+from jaxevo.studies.correspondence import Measurement
 
 _PREDICTED: dict[str, Any] = {"color": BLACK, "linestyle": DASHES[1], "linewidth": 1.4}
 
 
-def agreements(found: Mapping[str, Correspondence], title: str = "") -> Figure:
+def agreements(measurements: Mapping[str, Measurement], title: str = "") -> Figure:
     """Losses, Delta and acceptance of populations beside their predictions, in common time.
 
     Above, the members' mean loss and the loss of their mean network; the prediction is dashed.
@@ -38,25 +38,24 @@ def agreements(found: Mapping[str, Correspondence], title: str = "") -> Figure:
     too large for the correspondence to hold.
 
     Args:
-        found: by name, such as that of its sigma. Predictions that all but coincide are drawn all
-            the same.
+        measurements: what `correspondence.measure` returned, by name, such as that of its sigma.
 
     Raises:
         ValueError: nothing to draw.
     """
-    if not found:
-        raise ValueError("found must hold at least one correspondence, got none")
+    if not measurements:
+        raise ValueError("measurements must hold at least one, got none")
     figure = new_figure(8.6, 5.8, title)
     (loss, of_mean), (delta, acceptance) = axes = figure.subplots(2, 2, sharex=True)
     lines = []
-    for i, (name, one) in enumerate(found.items()):
+    for i, (name, one) in enumerate(measurements.items()):
         style, time = line_style(i) | {"linestyle": "-"}, np.asarray(one.time)
         (line,) = loss.plot(time, one.trajectory.loss, label=plain(name), **style)
         lines.append(line)
         of_mean.plot(time, one.trajectory.loss_of_mean, **style)
         delta.plot(time[1:], one.agreement.delta[1:], **style)
         acceptance.plot(time[1:], one.trajectory.acceptance[1:], **style)
-        for ax, values in (  # what they are to follow
+        for ax, values in (  # what the members are to follow
             (loss, one.prediction.loss),
             (of_mean, one.prediction.loss),
             (acceptance, one.prediction.acceptance),
@@ -76,27 +75,33 @@ def agreements(found: Mapping[str, Correspondence], title: str = "") -> Figure:
         ax.set_xlabel("common time t", fontsize=9)
     dashed = Line2D([], [], label="gradient descent", **_PREDICTED)
     handles = [*lines, dashed]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)),
-                  frameon=False, fontsize=9)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
 def weights(
-    found: Correspondence, which: Sequence[tuple[str, Any]] | None = None, title: str = ""
+    measurement: Measurement, which: Sequence[tuple[str, Any]] | None = None, title: str = ""
 ) -> Figure:
     """Single weights in common time: some members, the mean of all, and the prediction.
 
     Args:
-        found: with members that were kept.
-        which: paths and indices of weights, such as ("readout/kernel", (3, 0)); None: the four
-            that the prediction moves furthest.
+        measurement: what `correspondence.measure` returned, with members that were kept.
+        which: paths and indices of weights, such as ("readout/kernel", (3, 0)). None draws the
+            four that the prediction moves furthest.
 
     Raises:
         ValueError: a weight that is not there.
     """
+    trajectory = measurement.trajectory
     kept, mean, predicted = (
         named_leaves(tree)
-        for tree in (found.trajectory.kept, found.trajectory.mean, found.prediction.params)
+        for tree in (trajectory.kept, trajectory.mean, measurement.prediction.params)
     )
     chosen = _furthest(predicted, 4) if which is None else list(which)
     for path, index in chosen:
@@ -108,7 +113,7 @@ def weights(
         )
         require("which", f"an index of {path}, {shape}", index, lambda _, ok=inside: ok)
     figure = new_figure(max(5.6, 2.2 + 1.9 * len(chosen)), 3.4, title)
-    time = np.asarray(found.time)
+    time = np.asarray(measurement.time)
     handles: list[Any] = []
     for ax, (path, index) in zip(
         figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True
@@ -128,24 +133,29 @@ def weights(
     return figure
 
 
-def delta_by_members(found: Mapping[str, tuple[Any, Any]], title: str = "") -> Figure:
+def delta_by_members(deltas: Mapping[str, tuple[Any, Any]], title: str = "") -> Figure:
     """Delta of means of more and more members, beside the 1/n of their noise alone.
 
     Args:
-        found: by name, what `correspondence.delta_by_members` returned.
+        deltas: what `correspondence.delta_by_members` returned, by name.
 
     Raises:
         ValueError: nothing to draw.
     """
-    if not found:
-        raise ValueError("found must hold at least one pair of counts and Deltas, got none")
+    if not deltas:
+        raise ValueError("deltas must hold at least one pair of counts and Deltas, got none")
     figure = new_figure(5.6, 4.0, title)
     ax = figure.subplots()
-    for i, (name, (counts, deltas)) in enumerate(found.items()):
+    for i, (name, (counts, values)) in enumerate(deltas.items()):
         color, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        ax.plot(counts, deltas, label=plain(name), color=color, marker=marker, markersize=5)
-        ax.plot(counts, deltas[0] / np.asarray(counts), color=color, linewidth=0.9,
-                linestyle=BASELINE_DASHES[0])  # fmt: skip
+        ax.plot(counts, values, label=plain(name), color=color, marker=marker, markersize=5)
+        ax.plot(
+            counts,
+            values[0] / np.asarray(counts),
+            color=color,
+            linewidth=0.9,
+            linestyle=BASELINE_DASHES[0],
+        )
     ax.plot([], [], color=GREY, linewidth=0.9, linestyle=BASELINE_DASHES[0], label="noise alone")
     ax.set(xscale="log", yscale="log")
     ax.set_xlabel("members averaged", fontsize=9)
@@ -161,9 +171,9 @@ def side_by_side(
     """One metric of several learners over the seconds of their runs, one panel for each task.
 
     Args:
-        comparisons: by task, the `curves` of a comparison; learners of one place in the order
-            share a colour.
-        metric: such as "held_out/accuracy".
+        comparisons: the `curves` of a comparison, by task. Learners that stand at one place in
+            the order share a colour.
+        metric: name of a metric, such as "held_out/accuracy".
 
     Raises:
         ValueError: nothing to draw, or a comparison without the metric.
@@ -184,24 +194,25 @@ def side_by_side(
         ax.set_xlabel("seconds", fontsize=9)
         tidy(ax)
     panels[0].set_ylabel(spoken(metric), fontsize=9)
-    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=4, frameon=False,
-                  fontsize=9)  # fmt: skip
+    figure.legend(
+        handles=list(lines.values()), loc="outside lower center", ncols=4, frameon=False, fontsize=9
+    )
     return figure
 
 
 def _furthest(predicted: Mapping[str, Any], num: int) -> list[tuple[str, tuple[int, ...]]]:
     """The weights that end furthest from where they began, as path and index."""
-    found = []
+    ends = []
     for path, leaf in predicted.items():
         moved = np.abs(np.asarray(leaf)[-1] - np.asarray(leaf)[0])
         for flat in np.argsort(-moved, axis=None)[:num]:
             index = tuple(int(i) for i in np.unravel_index(flat, moved.shape))
-            found.append((moved[index], path, index))
-    return [(path, index) for _, path, index in sorted(found, reverse=True)[:num]]
+            ends.append((moved[index], path, index))
+    return [(path, index) for _, path, index in sorted(ends, reverse=True)[:num]]
 
 
 def _logarithmic_if_wide(ax: Axes) -> None:
-    """Where all values are positive and span more than a decade."""
+    """Makes the y axis logarithmic where values are positive and span more than a decade."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 10 * values.min():

@@ -1,18 +1,18 @@
 """Neuroevolution beside the gradient descent that it amounts to: prediction, runs, agreement.
 
-    found = correspondence(key, Metropolis(sigma=2.5e-4, population_size=1000), problem, params,
-                           time=2.0)
-    found.agreement.correlation[-1]
+    learner = Metropolis(sigma=2.5e-4, population_size=1000)
+    measurement = correspondence.measure(key, learner, problem, params, time=2.0)
+    measurement.agreement.correlation[-1]
 
-Time t is common to both sides: alpha times the steps of gradient descent, or `time_per_attempt`
-times the attempts of each member.
+Both sides share one time t. It is the learning rate times the steps of gradient descent, and
+`time_per_attempt` times the attempts of each member.
 Source: Whitelam, Selin, Park and Tamblyn, arXiv 2008.06643.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +20,36 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxevo.core import Batch, Params, Problem, require, require_integer
+from jaxevo.core.pytree import require_choice
 from jaxevo.core.tree import tree_floats
 from jaxevo.learners.monte_carlo.drift import (
     Mode,
     check_flow,
     flow,
     flow_at,
-    moved_by,
     sigma_for_rate,
     time_per_attempt,
+    tree_add_scaled,
 )
 from jaxevo.learners.monte_carlo.langevin import Langevin
-from jaxevo.studies.trajectory import Trajectory, trajectory
+from jaxevo.studies.trajectory import Trajectory, record
 
 __all__ = [
     "Agreement",
-    "Correspondence",
     "Langevin",
+    "Measurement",
     "Prediction",
     "Trajectory",
     "agreement",
-    "correspondence",
     "delta_by_members",
     "delta_by_sigma",
     "flow",
     "langevin",
+    "measure",
     "predict",
+    "record",
     "sigma_for_rate",
     "time_per_attempt",
-    "trajectory",
 ]
 
 
@@ -57,9 +58,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         num_attempts: mutation attempts that the record stands for, [T].
-        params: [T, ...].
-        loss: [T].
-        acceptance: predicted for attempts at that network, [T].
+        params: networks, [T, ...].
+        loss: their losses, [T].
+        acceptance: predicted fraction of attempts that the network accepts, [T].
         steepness: s = beta sigma |gradient| there, [T]; infinite at infinite beta.
     """
 
@@ -82,7 +83,7 @@ def predict(
     substeps: int = 1,
     batch: Batch = None,
 ) -> Prediction:
-    """Integrates the drift of `jaxevo.flow` by Euler's method, one step or more per attempt.
+    """Integrates the drift of `flow` by Euler's method, one step or more per attempt.
 
     Args:
         params: the first network.
@@ -93,22 +94,32 @@ def predict(
         mode: "exact" for every beta, or one of its limits: "finite_beta" (small beta sigma
             |gradient|), "normalised" (large).
         substeps: Euler steps for each attempt, >= 1.
-        batch: that the loss is measured on; None: the task's first, all there is with
-            `batch_size=None`.
+        batch: the batch that the loss is measured on. None takes the task's first, which is all
+            the data with `batch_size=None`.
 
     Raises:
         ValueError: a bad number or mode.
     """
-    check_flow(sigma, beta, mode)
-    for name, value in (
-        ("num_records", num_records), ("record_every", record_every), ("substeps", substeps)
-    ):  # fmt: skip
+    check_flow(sigma, beta)
+    require_choice("mode", get_args(Mode), mode)
+    for name, value in {
+        "num_records": num_records,
+        "record_every": record_every,
+        "substeps": substeps,
+    }.items():
         require_integer(name, 1, value)
     batch = problem.sample(jax.random.key(0), jnp.int32(0)) if batch is None else batch
     return _predicted(
-        problem, params, batch, sigma, jnp.asarray(beta, float), jnp.int32(record_every),
-        jnp.int32(substeps), num_records=num_records, mode=mode,
-    )  # fmt: skip
+        problem,
+        params,
+        batch,
+        sigma,
+        jnp.asarray(beta, float),
+        jnp.int32(record_every),
+        jnp.int32(substeps),
+        num_records=num_records,
+        mode=mode,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_records", "mode"))
@@ -117,18 +128,18 @@ def _predicted(problem, params, batch, sigma, beta, record_every, substeps, *, n
         return flow_at(problem, params, batch, sigma, beta, mode)
 
     def euler(_, params):
-        return moved_by(params, loss_and_flow(params)[1].drift, 1 / substeps)
+        return tree_add_scaled(params, loss_and_flow(params)[1].drift, 1 / substeps)
 
     def record(params, index):
-        loss, at = loss_and_flow(params)
-        return Prediction(index * record_every, params, loss, at.acceptance, at.steepness)
+        loss, flow = loss_and_flow(params)
+        return Prediction(index * record_every, params, loss, flow.acceptance, flow.steepness)
 
-    def stretch(params, index):
+    def to_record(params, index):
         params = jax.lax.fori_loop(0, record_every * substeps, euler, params)
         return params, record(params, index)
 
     first = record(params, jnp.int32(0))
-    _, rest = jax.lax.scan(stretch, params, jnp.arange(1, num_records + 1))
+    _, rest = jax.lax.scan(to_record, params, jnp.arange(1, num_records + 1))
     return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
 
 
@@ -147,24 +158,30 @@ def langevin(
 ) -> Trajectory:
     """The trajectory of `Langevin`, to compare means, variances and whole distributions with."""
     peer = Langevin(sigma=sigma, beta=beta, population_size=population_size, mode=mode)
-    return trajectory(
-        key, peer, problem, params, num_records=num_records, record_every=record_every,
+    return record(
+        key,
+        peer,
+        problem,
+        params,
+        num_records=num_records,
+        record_every=record_every,
         num_kept=num_kept,
-    )  # fmt: skip
+    )
 
 
 class Agreement(NamedTuple):
     """How near a population is to its prediction, by record.
 
-    With <x> the mean network, x that of the prediction and x_0 the start; over floating weights.
+    <x> is the mean network, x the network of the prediction, and x_0 the start. All measures are
+    over floating weights.
 
     Attributes:
         delta: mean over weights of (x - <x>)^2, [T]: the measure of the source.
         displacement_error: |<x> - x| / |x - x_0|, [T]; NaN at the start.
-        correlation: Pearson's, of the displacements <x> - x_0 and x - x_0, [T]; NaN at the start.
+        correlation: Pearson's correlation of <x> - x_0 and x - x_0, [T]; NaN at the start.
         loss_gap: (mean loss of the members - loss of x) / loss of x, [T].
-        loss_of_mean_gap: likewise with the loss of <x>. Both must be small for the correspondence
-            to be called good: members that part ways keep their losses and lose their mean.
+        loss_of_mean_gap: (loss of <x> - loss of x) / loss of x, [T]. Both gaps must be small for
+            a good correspondence: members that part ways keep their losses and lose their mean.
     """
 
     delta: Float[Array, " T"]
@@ -174,40 +191,40 @@ class Agreement(NamedTuple):
     loss_of_mean_gap: Float[Array, " T"]
 
 
-def agreement(found: Trajectory, prediction: Prediction) -> Agreement:
+def agreement(trajectory: Trajectory, prediction: Prediction) -> Agreement:
     """Measures a trajectory against a prediction with the same records.
 
     Raises:
         ValueError: records at other attempts.
     """
-    if found.loss.shape != prediction.loss.shape or not np.array_equal(
-        found.num_attempts, prediction.num_attempts
+    if trajectory.loss.shape != prediction.loss.shape or not np.array_equal(
+        trajectory.num_attempts, prediction.num_attempts
     ):
         raise ValueError(
             "prediction must have the records of the trajectory, at attempts "
-            f"{np.asarray(found.num_attempts)}, got {np.asarray(prediction.num_attempts)}"
+            f"{np.asarray(trajectory.num_attempts)}, got {np.asarray(prediction.num_attempts)}"
         )
-    mean, expected = _vectors(found.mean), _vectors(prediction.params)
+    mean, expected = _vectors(trajectory.mean), _vectors(prediction.params)
     start = expected[:1]
     gap = expected - mean
-    moved, to_move = mean - start, expected - start
-    length = jnp.linalg.norm(to_move, axis=1)
+    displacement, predicted = mean - start, expected - start
+    length = jnp.linalg.norm(predicted, axis=1)
 
     def centred(x):
         return x - x.mean(1, keepdims=True)
 
-    a, b = centred(moved), centred(to_move)
+    a, b = centred(displacement), centred(predicted)
     correlation = jnp.sum(a * b, 1) / (jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1))
     return Agreement(
         delta=jnp.mean(gap**2, 1),
         displacement_error=jnp.linalg.norm(gap, axis=1) / length,
         correlation=correlation,
-        loss_gap=found.loss / prediction.loss - 1,
-        loss_of_mean_gap=found.loss_of_mean / prediction.loss - 1,
+        loss_gap=trajectory.loss / prediction.loss - 1,
+        loss_of_mean_gap=trajectory.loss_of_mean / prediction.loss - 1,
     )
 
 
-class Correspondence(NamedTuple):
+class Measurement(NamedTuple):
     """A population and its prediction side by side; `time` is common to both, [T]."""
 
     time: Float[Array, " T"]
@@ -216,7 +233,7 @@ class Correspondence(NamedTuple):
     agreement: Agreement
 
 
-def correspondence(
+def measure(
     key: Key[Array, ""],
     learner: Any,
     problem: Problem,
@@ -227,18 +244,19 @@ def correspondence(
     mode: Mode = "exact",
     num_kept: int = 25,
     resync_every: int | None = None,
-) -> Correspondence:
-    """Runs a population and the prediction for its sigma and beta from one network.
+) -> Measurement:
+    """Runs a population and the prediction for its sigma and beta from one network, and compares.
 
     Args:
-        learner: `Metropolis` with one number each as sigma and beta, or another with a `sigma`, a
-            `beta` and `members`.
+        learner: `Metropolis` with one number each as sigma and beta, or another population
+            learner with a `sigma` and a `beta`.
         params: the one network that both start from.
-        time: common time to run to, > 0; rounded to whole attempts between records.
+        time: common time to run to, > 0. It is rounded to whole attempts between records.
         num_records: records after the first, >= 1.
-        mode: of the prediction, see `predict`.
+        mode: formula of the prediction, see `predict`.
         num_kept: members that are recorded whole, >= 0.
-        resync_every: records after which all members are set to the prediction; None: never.
+        resync_every: records after which all members are set to the prediction; None never sets
+            them.
 
     Raises:
         ValueError: a bad number, or a sigma or beta that is not one number.
@@ -256,25 +274,33 @@ def correspondence(
         problem, params, sigma=learner.sigma, beta=learner.beta, mode=mode, **records
     )
     restarts = None if resync_every is None else prediction.params
-    found = trajectory(
-        key, learner, problem, params, num_kept=num_kept, restarts=restarts,
-        restart_every=resync_every, **records,
-    )  # fmt: skip
-    return Correspondence(
-        clock * found.num_attempts, found, prediction, agreement(found, prediction)
+    trajectory = record(
+        key,
+        learner,
+        problem,
+        params,
+        num_kept=num_kept,
+        restarts=restarts,
+        restart_every=resync_every,
+        **records,
+    )
+    return Measurement(
+        time=clock * trajectory.num_attempts,
+        trajectory=trajectory,
+        prediction=prediction,
+        agreement=agreement(trajectory, prediction),
     )
 
 
 def delta_by_members(members: Params, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """Delta of means of 1, 2, 4, ... members: variance / n, down to the squared bias.
+    """Delta of means of n = 1, 2, 4, ... members: it falls like variance / n to the squared bias.
 
     Args:
         members: [N, ...], such as `Trajectory.members`.
         params: the prediction at the same time.
 
     Returns:
-        Numbers of members, and Delta for each: its mean over as many disjoint groups as there
-        are.
+        The numbers n, and Delta for each: its mean over all disjoint groups of n members.
     """
     rows, expected = (np.asarray(x, np.float64) for x in (_vectors(members), _vector(params)))
     counts = 2 ** np.arange(int(np.log2(len(rows))) + 1)
@@ -297,19 +323,25 @@ def delta_by_sigma(
     num_records: int = 10,
     mode: Mode = "exact",
     num_kept: int = 0,
-) -> list[Correspondence]:
-    """The correspondence for each sigma, to the same time, by one compiled program.
+) -> list[Measurement]:
+    """What `measure` returns for each sigma, to the same time, by one compiled program.
 
     The source's test needs no gradient: where the mean curves of sigma and sigma / 2 coincide in
     common time, the correspondence holds.
     """
     return [
-        correspondence(
-            key, dataclasses.replace(learner, sigma=sigma), problem, params, time=time,
-            num_records=num_records, mode=mode, num_kept=num_kept,
+        measure(
+            key,
+            dataclasses.replace(learner, sigma=sigma),
+            problem,
+            params,
+            time=time,
+            num_records=num_records,
+            mode=mode,
+            num_kept=num_kept,
         )
         for sigma in sigmas
-    ]  # fmt: skip
+    ]
 
 
 def _vectors(networks: Params) -> Float[Array, "T D"]:

@@ -1,4 +1,4 @@
-"""What a population does on its way: mean, spread and loss at records, and a few members whole.
+"""Trajectories of a population: mean, spread and loss at records, and a few members whole.
 
 Nothing else is kept, so that memory grows with the records and not with the attempts between them.
 """
@@ -23,15 +23,15 @@ class Trajectory(NamedTuple):
     """Records of a population, the first of them its start.
 
     Attributes:
-        num_attempts: behind each record, [T].
-        mean: network over members, [T, ...].
-        variance: of each weight over members, [T, ...].
+        num_attempts: attempts of each member before the record, [T].
+        mean: mean network of the members, [T, ...].
+        variance: variance of each weight over members, [T, ...].
         kept: the first few members, [T, num_kept, ...].
         loss: mean of the members' losses, [T].
-        loss_of_mean: loss of the mean network, [T]: far above where members part ways.
-        acceptance: fraction accepted since the record before, [T]; NaN at the first.
-        ties: fraction whose loss did not change at all, likewise.
-        members: all of them at the end, [N, ...].
+        loss_of_mean: loss of the mean network, [T]. It is far above `loss` where members part ways.
+        acceptance: fraction of attempts accepted since the record before, [T]; NaN at the first.
+        ties: fraction of attempts that left the loss exactly as it was, [T]; NaN at the first.
+        members: all members at the end, [N, ...].
     """
 
     num_attempts: Int[Array, " T"]
@@ -45,7 +45,7 @@ class Trajectory(NamedTuple):
     members: Params
 
 
-def trajectory(
+def record(
     key: Key[Array, ""],
     learner: Any,
     problem: Problem,
@@ -57,21 +57,21 @@ def trajectory(
     restarts: Params | None = None,
     restart_every: int | None = None,
 ) -> Trajectory:
-    """Trains a population and records it.
+    """The trajectory of a population that is trained for `num_records * record_every` attempts.
 
     The compiled program serves every `record_every`, sigma and beta.
 
     Args:
-        learner: `Metropolis`, `AdaptiveMonteCarlo` or `Langevin`: its metrics say what was
-            accepted, its `members` are networks.
+        learner: `Metropolis`, `AdaptiveMonteCarlo`, `Langevin`, or another population learner
+            whose metrics hold `acceptance` and `ties`.
         params: where all members start, or one network for each, [N, ...].
         num_records: records after the first, >= 1.
         record_every: attempts between records, >= 1.
         num_kept: members that are recorded whole, >= 0.
-        restarts: networks at the records, [1 + num_records, ...], such as those of `predict`:
-            re-synchronisation. Every so many records, and after it is taken, all members are set
-            to the record's network.
-        restart_every: records between restarts, >= 1; None: none.
+        restarts: networks at the records, [1 + num_records, ...], such as those of `predict`.
+            Every `restart_every` records, and after the record is taken, all members are set to
+            its network. The source calls this re-synchronisation.
+        restart_every: records between restarts, >= 1; None never restarts.
 
     Raises:
         ValueError: a bad number, or one of the last two without the other.
@@ -83,16 +83,22 @@ def trajectory(
     require_integer("restart_every", 1, restart_every)
     if (restarts is None) != (restart_every is None):
         raise ValueError("restart_every must be given where restarts are, and not without them")
-    found = _recorded(
-        key, learner, problem, params, jnp.int32(record_every), restarts,
+    trajectory = _recorded(
+        key,
+        learner,
+        problem,
+        params,
+        jnp.int32(record_every),
+        restarts,
         jnp.int32(restart_every or 1),
-        num_records=num_records, num_kept=min(num_kept, learner.population_size),
-    )  # fmt: skip
-    if not isinstance(found.ties, Tracer):
-        advice = chain.ties_advice({"ties": float(np.nanmax(found.ties))})
+        num_records=num_records,
+        num_kept=min(num_kept, learner.population_size),
+    )
+    if not isinstance(trajectory.ties, Tracer):
+        advice = chain.ties_advice({"ties": float(np.nanmax(trajectory.ties))})
         if advice:
             warnings.warn(advice, stacklevel=2)
-    return found
+    return trajectory
 
 
 @functools.partial(jax.jit, static_argnames=("num_records", "num_kept"))
@@ -106,7 +112,7 @@ def _recorded(
         learner.population_size, getattr(learner, "chunk_size", None), problem, batch
     )
 
-    def record(state: State, acceptance: Any, ties: Any) -> dict[str, Any]:
+    def row(state: State, acceptance: Any, ties: Any) -> dict[str, Any]:
         members = learner.members(state)
         mean = jax.tree.map(lambda leaf: leaf.mean(0), members)
         losses = map_members(lambda p: problem.evaluate(p, batch).loss, members, chunk_size)
@@ -126,10 +132,10 @@ def _recorded(
         state, metrics = learner.step(jax.random.fold_in(key_run, state.step), state, problem)
         return state, acceptance + metrics["acceptance"], ties + metrics["ties"]
 
-    def stretch(state: State, index: Any):
+    def to_record(state: State, index: Any):
         zero = jnp.zeros((), float)
         state, *sums = jax.lax.fori_loop(0, record_every, attempt, (state, zero, zero))
-        recorded = record(state, *(total / record_every for total in sums))
+        recorded = row(state, *(total / record_every for total in sums))
         if restarts is not None:
 
             def restarted():
@@ -140,8 +146,8 @@ def _recorded(
             state = jax.lax.cond(index % restart_every == 0, restarted, lambda: state)
         return state, recorded
 
-    first = record(start, jnp.nan, jnp.nan)
-    state, records = jax.lax.scan(stretch, start, jnp.arange(1, num_records + 1))
+    first = row(start, jnp.nan, jnp.nan)
+    state, records = jax.lax.scan(to_record, start, jnp.arange(1, num_records + 1))
     records = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, records)
     return Trajectory(**records, members=learner.members(state))
 

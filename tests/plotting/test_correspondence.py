@@ -9,7 +9,7 @@ import pytest
 
 from jaxevo.learners import Metropolis
 from jaxevo.plotting import correspondence as pictures
-from jaxevo.studies.correspondence import correspondence
+from jaxevo.studies.correspondence import measure
 from tests.plotting.test_curves_and_networks import assert_nothing_overlaps, labels
 from tests.support.curves import curve
 
@@ -19,7 +19,7 @@ def found():
     problem = curve()
     learner = Metropolis(sigma=0.02, population_size=6)
     one, two = (
-        correspondence(
+        measure(
             jax.random.key(0), dataclasses.replace(learner, sigma=sigma), problem,
             problem.init(jax.random.key(0)), time=0.3, num_records=5, num_kept=3,
         )
@@ -88,7 +88,7 @@ def test_side_by_side():
 
 def test_nothing_to_draw_is_refused():
     for draw in (pictures.agreements, pictures.delta_by_members):
-        with pytest.raises(ValueError, match="found must hold at least one"):
+        with pytest.raises(ValueError, match="must hold at least one"):
             draw({})
     with pytest.raises(ValueError, match="comparisons must hold at least one"):
         pictures.side_by_side({}, "loss")

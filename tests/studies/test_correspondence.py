@@ -13,13 +13,13 @@ from jaxevo.studies.correspondence import (
     Prediction,
     Trajectory,
     agreement,
-    correspondence,
     delta_by_members,
     delta_by_sigma,
     langevin,
+    measure,
     predict,
+    record,
     time_per_attempt,
-    trajectory,
 )
 from tests.support.curves import CURVATURE, bowl, curve, flat
 
@@ -142,7 +142,7 @@ def test_at_finite_beta_the_exact_form_is_nearer_than_the_small_step_form():
     problem = curve(scale=0.5)
     params = problem.init(jax.random.key(1))
     learner = Metropolis(sigma=2e-3, beta=1e3, population_size=500)
-    exact = correspondence(KEY, learner, problem, params, time=0.3, num_records=3)
+    exact = measure(KEY, learner, problem, params, time=0.3, num_records=3)
     every = int(exact.trajectory.num_attempts[1])
     rough = predict(
         problem, params, sigma=2e-3, beta=1e3, num_records=3, record_every=every, mode="finite_beta"
@@ -160,7 +160,7 @@ def test_langevin_has_the_mean_and_the_spread_of_the_chains():
     settings = {"num_records": 2, "record_every": 40}
     problem, params = bowl(), ONES
     learner = Metropolis(sigma=0.02, beta=10.0, population_size=1000)
-    chains = trajectory(KEY, learner, problem, params, **settings)
+    chains = record(KEY, learner, problem, params, **settings)
     noisy = langevin(
         jax.random.key(1), problem, params, sigma=0.02, beta=10.0, population_size=1000, **settings
     )
@@ -177,8 +177,8 @@ def test_resynchronisation_sets_members_to_the_prediction():
     problem, params = bowl(), ONES
     learner = Metropolis(sigma=0.01, population_size=50)
     settings = {"time": 0.4, "num_records": 8}
-    free = correspondence(KEY, learner, problem, params, **settings)
-    held = correspondence(KEY, learner, problem, params, resync_every=2, **settings)
+    free = measure(KEY, learner, problem, params, **settings)
+    held = measure(KEY, learner, problem, params, resync_every=2, **settings)
     spread = flat(held.trajectory.variance).mean(1)
     # a record after a restart has the spread of one stretch, the next of two
     np.testing.assert_allclose(spread[3] / spread[1], 1, rtol=0.5)
@@ -192,7 +192,7 @@ def test_resynchronisation_sets_members_to_the_prediction():
 
 def test_adaptive_chains_have_trajectories_too():
     learner = AdaptiveMonteCarlo(sigma=0.05, population_size=6)
-    found = trajectory(KEY, learner, bowl(), ONES, num_records=2, record_every=20,
+    found = record(KEY, learner, bowl(), ONES, num_records=2, record_every=20,
                        num_kept=3)  # fmt: skip
     assert found.loss[-1] < found.loss[0] and found.kept["w"].shape == (3, 3, 4)
     np.testing.assert_allclose(found.mean["w"][-1], found.members["w"].mean(0), rtol=1e-5)
@@ -217,7 +217,7 @@ def test_agreement_by_hand():
 
 def test_ties_are_warned_of():
     with pytest.warns(UserWarning, match="did not change the loss"):
-        trajectory(
+        record(
             KEY, Metropolis(sigma=1e-12, population_size=2), curve(), curve().init(KEY),
             num_records=1, record_every=2,
         )  # fmt: skip
@@ -231,10 +231,10 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="num_records must be an integer >= 1"):
         predict(problem, params, sigma=0.1, num_records=0, record_every=1)
     with pytest.raises(ValueError, match="restart_every must be given where"):
-        trajectory(KEY, Metropolis(), problem, params, restarts=params, **records)
+        record(KEY, Metropolis(), problem, params, restarts=params, **records)
     cooling = Metropolis(beta=Annealing(initial_value=1.0, final_value=2.0, num_steps=3))
     with pytest.raises(ValueError, match="beta must be one number for a common clock"):
-        correspondence(KEY, cooling, problem, params, time=1.0)
+        measure(KEY, cooling, problem, params, time=1.0)
     with pytest.raises(ValueError, match="beta must be >= 0"):
         Langevin(beta=-1.0)
     assert time_per_attempt(0.1, INF) == pytest.approx(0.1 / np.sqrt(2 * np.pi))

@@ -1,7 +1,7 @@
 """The gradient descent that small mutations amount to, at any inverse temperature.
 
-A mutation e ~ N(0, sigma^2) of all weights, accepted with probability min(1, exp(-beta dU)), where
-the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|:
+A mutation e ~ N(0, sigma^2) of all weights is accepted with probability min(1, exp(-beta dU)).
+Where the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|,
 
     tail(s)     = exp(s^2 / 2) Phi(-s) = erfcx(s / sqrt 2) / 2
     drift       = -sigma s tail(s) g / |g| = -(beta sigma^2 / 2) erfcx(s / sqrt 2) g
@@ -9,9 +9,10 @@ the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|:
     variance    = sigma^2 acceptance, at right angles to g
                 = sigma^2 (1/2 + (1 + s^2) tail(s) - s / sqrt(2 pi) - (s tail(s))^2), along g
 
-For s << 1 the drift is -(beta sigma^2 / 2) g, plain gradient descent, and nearly all is accepted.
-For s >> 1 it is -(sigma / sqrt(2 pi)) g / |g|, normalised gradient descent, and half is. With a
-scale sigma_i of each weight's own, sigma g stands for the vector of sigma_i g_i.
+For s << 1 the drift is -(beta sigma^2 / 2) g, plain gradient descent, and nearly every attempt is
+accepted. For s >> 1 the drift is -(sigma / sqrt(2 pi)) g / |g|, normalised gradient descent, and
+half of the attempts are. Where each weight has a scale sigma_i of its own, the vector of
+sigma_i g_i takes the place of sigma g.
 Source: both limits, Whitelam et al., arXiv 2008.06643. Differs: the form for every s is ours.
 """
 
@@ -27,7 +28,6 @@ from jaxevo.core.population import trained_leaves
 from jaxevo.core.tree import tree_fill, tree_masked, tree_zeros
 
 Mode = Literal["exact", "finite_beta", "normalised"]
-MODES = ("exact", "finite_beta", "normalised")
 
 
 class Flow(NamedTuple):
@@ -35,9 +35,9 @@ class Flow(NamedTuple):
 
     Attributes:
         drift: mean change of the weights, a tree like the params.
-        acceptance: mean fraction that is accepted.
-        steepness: s = beta sigma |g|: how fast, in units of 1 / beta, the loss changes over a
-            mutation. Below about 0.1 "finite_beta" holds, above about 10 "normalised".
+        acceptance: mean fraction of attempts that is accepted.
+        steepness: s = beta sigma |g|, the change of the loss over a mutation in units of 1 / beta.
+            Below about 0.1 "finite_beta" holds, above about 10 "normalised".
     """
 
     drift: Params
@@ -49,17 +49,18 @@ def flow(gradient: Params, sigma: Any, beta: Any, mode: Mode = "exact") -> Flow:
     """Drift and acceptance of a network whose loss has this gradient.
 
     Args:
-        gradient: of the loss, a tree; zeros where weights are not mutated.
+        gradient: gradient of the loss, a tree, with zeros where weights are not mutated.
         sigma: standard deviation of a mutation: one number, or a tree like `gradient`.
-        beta: inverse temperature, >= 0; may be infinite.
-        mode: "exact" for every beta; "finite_beta" and "normalised" are the two limits, whatever
-            beta is.
+        beta: inverse temperature, >= 0; it may be infinite.
+        mode: "exact" holds for every beta. "finite_beta" and "normalised" give the two limits,
+            whatever beta is.
     """
     if not isinstance(sigma, dict):
         sigma = jax.tree.map(lambda _: sigma, gradient)
-    scaled = jax.tree.map(lambda s, g: jnp.broadcast_to(s, g.shape).astype(g.dtype) * g,
-                          sigma, gradient)  # fmt: skip
-    # of the largest entry first: squares of small gradients would vanish
+    scaled = jax.tree.map(
+        lambda s, g: jnp.broadcast_to(s, g.shape).astype(g.dtype) * g, sigma, gradient
+    )
+    # Entries are divided by the largest one first, since squares of small gradients would vanish.
     largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(scaled)]))
     unit = jnp.where(largest > 0, largest, 1)
     squares = [jnp.sum((leaf / unit) ** 2) for leaf in jax.tree.leaves(scaled)]
@@ -96,13 +97,13 @@ def flow_at(
     return value, flow(gradient, sigma, beta, mode)
 
 
-def moved_by(params: Params, drift: Params, scale: Any) -> Params:
-    """`params + scale * drift` where there is a drift."""
+def tree_add_scaled(params: Params, step: Params, scale: Any) -> Params:
+    """`params + scale * step`; leaves whose step is None stay as they are."""
 
-    def move(drift, leaf):
-        return leaf if drift is None else leaf + jnp.asarray(scale, leaf.dtype) * drift
+    def add(step, leaf):
+        return leaf if step is None else leaf + jnp.asarray(scale, leaf.dtype) * step
 
-    return jax.tree.map(move, drift, params, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(add, step, params, is_leaf=lambda leaf: leaf is None)
 
 
 def tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -118,7 +119,9 @@ def steepness_times_tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Variance of an attempt along the gradient, in sigma^2: 1 at 0, 1/2 - 1/(2 pi) at infinity."""
-    near, far = jnp.minimum(s, 10), jnp.maximum(s, 10)  # beyond, terms as large as s cancel
+    # Two forms meet at s = 10: beyond it, terms as large as s cancel in the first. Each form gets
+    # arguments of its own range only, so that no branch makes a NaN.
+    near, far = jnp.minimum(s, 10), jnp.maximum(s, 10)
     uphill = (1 + near**2) * tail(near) - near / math.sqrt(2 * math.pi)
     uphill = jnp.where(s < 10, uphill, (2 / far**3 - 12 / far**5) / math.sqrt(2 * math.pi))
     return 0.5 + uphill - steepness_times_tail(s) ** 2
@@ -127,7 +130,7 @@ def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """exp(z^2) erfc(z) of z >= 0, to a few roundings; 0 at infinity.
 
-    Beyond where the product loses digits, by the first terms of
+    Where the product loses digits, the first terms of an asymptotic series take its place:
     1 / (z sqrt pi) sum_k (-1)^k (2k - 1)!! / (2 z^2)^k.
     """
     edge, num_terms = (10.0, 12) if z.dtype == jnp.float64 else (4.5, 8)
@@ -141,19 +144,21 @@ def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def sigma_for_rate(learning_rate: Any, steps_per_attempt: Any = 1.0, beta: Any = math.inf) -> Any:
-    """The sigma of whose attempts each is `steps_per_attempt` steps of gradient descent.
+    """The sigma at which one attempt moves as far as `steps_per_attempt` steps of descent.
 
-    lambda alpha sqrt(2 pi) at infinite beta, where steps are normalised, else
-    sqrt(2 lambda alpha / beta).
+    It is lambda alpha sqrt(2 pi) at infinite beta, where steps are normalised, and
+    sqrt(2 lambda alpha / beta) at a finite one.
 
     Args:
-        learning_rate: alpha > 0.
-        steps_per_attempt: lambda > 0.
-        beta: > 0.
+        learning_rate: alpha, the learning rate of gradient descent, > 0.
+        steps_per_attempt: lambda, > 0.
+        beta: inverse temperature, > 0.
     """
-    for name, value in (
-        ("learning_rate", learning_rate), ("steps_per_attempt", steps_per_attempt), ("beta", beta)
-    ):  # fmt: skip
+    for name, value in {
+        "learning_rate": learning_rate,
+        "steps_per_attempt": steps_per_attempt,
+        "beta": beta,
+    }.items():
         require(name, "> 0", value, lambda v: v > 0)
     cold = jnp.isinf(beta)
     warm = jnp.sqrt(2 * steps_per_attempt * learning_rate / jnp.where(cold, 1, beta))
@@ -161,23 +166,22 @@ def sigma_for_rate(learning_rate: Any, steps_per_attempt: Any = 1.0, beta: Any =
 
 
 def time_per_attempt(sigma: Any, beta: Any = math.inf) -> Any:
-    """Common time t = alpha x (steps of gradient descent) that passes in one attempt.
+    """Common time, learning rate times steps of gradient descent, that passes in one attempt.
 
-    sigma / sqrt(2 pi) at infinite beta, beta sigma^2 / 2 else: the learning rate of one attempt,
-    and the inverse of `sigma_for_rate`.
+    It is sigma / sqrt(2 pi) at infinite beta and beta sigma^2 / 2 at a finite one. This is the
+    learning rate of one attempt, and the inverse of `sigma_for_rate`.
     """
     cold = jnp.isinf(beta)
     warm = jnp.where(cold, 1, beta) * jnp.asarray(sigma) ** 2 / 2
     return jnp.where(cold, jnp.asarray(sigma) / math.sqrt(2 * math.pi), warm)
 
 
-def check_flow(sigma: Any, beta: Any, mode: Any) -> None:
-    """Refuses a bad sigma, beta or mode.
+def check_flow(sigma: Any, beta: Any) -> None:
+    """Refuses a bad sigma or beta.
 
     Raises:
-        ValueError: naming it.
+        ValueError: sigma is negative or not finite, or beta is negative.
     """
     for value in jax.tree.leaves(sigma):
         require("sigma", "finite and >= 0", value, lambda s: (s >= 0) & (s < float("inf")))
     require("beta", ">= 0", beta, lambda b: b >= 0)
-    require("mode", f"one of {', '.join(MODES)}", mode, lambda m: m in MODES)

@@ -1,8 +1,8 @@
 """Langevin dynamics: gradient descent with the noise of mutations, member by member.
 
 Each step moves a network by the drift of a mutation attempt, and by Gaussian noise of its variances
-(`jaxevo.flow`). It takes gradients, and is there to be compared with: `Metropolis` tends to it in
-distribution as sigma falls.
+(`jaxevo.learners.monte_carlo.drift`). The learner takes gradients, and is there to be compared
+with: `Metropolis` tends to it in distribution as sigma falls.
 Source: Whitelam et al., arXiv 2008.06643. Differs: "exact" is for every beta, and has less noise
 along the gradient than across it.
 """
@@ -34,7 +34,7 @@ from jaxevo.learners.monte_carlo.drift import (
     Mode,
     check_flow,
     flow_at,
-    moved_by,
+    tree_add_scaled,
     variance_along,
 )
 
@@ -48,11 +48,13 @@ class LangevinState(NamedTuple):
 class Langevin:
     """What `Metropolis` amounts to, one network for each of its chains.
 
+    The solution is the mean network.
+
     Attributes:
         sigma: standard deviation of a mutation, >= 0.
         beta: inverse temperature, >= 0.
         population_size: N members.
-        mode: "exact", "finite_beta" or "normalised", see `jaxevo.flow`.
+        mode: "exact", "finite_beta" or "normalised", the formula of the drift.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
     """
 
@@ -63,16 +65,28 @@ class Langevin:
     noise: Source = static(default="mix")
 
     def __post_init__(self):
-        check_flow(self.sigma, self.beta, self.mode)
+        check_flow(self.sigma, self.beta)
         require_integer("population_size", 1, self.population_size)
+
+    def attempt_noise(self, noise: Params, flow: Flow) -> Params:
+        """Standard noise given the variances of an attempt, along the drift and across it."""
+        across = jnp.sqrt(flow.acceptance)
+        if self.mode != "exact":  # The limits of the source have one variance in all directions.
+            return jax.tree.map(lambda z: across.astype(z.dtype) * z, noise)
+        # All noise is scaled as across the drift; then its part along the drift is corrected.
+        along = jnp.sqrt(variance_along(flow.steepness)) - across
+        square = tree_dot(flow.drift, flow.drift)
+        share = along * tree_dot(noise, flow.drift) / jnp.where(square > 0, square, 1)
+        return jax.tree.map(
+            lambda z, d: across.astype(z.dtype) * z + share.astype(z.dtype) * d, noise, flow.drift
+        )
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> LangevinState:
         initial_member = initial_population(key, problem, params, self.population_size)
-        return LangevinState(
-            jax.vmap(initial_member)(jnp.arange(self.population_size)), jnp.int32(0)
-        )
+        networks = jax.vmap(initial_member)(jnp.arange(self.population_size))
+        return LangevinState(networks, jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: LangevinState, problem: Problem
@@ -82,15 +96,16 @@ class Langevin:
 
         def move(member):
             index, params = member
-            loss, at = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
-            own_key = fold_in(key, index, self.noise)
-            noise = standard_normal(own_key, problem.model, params, self.noise)
-            noise = self.shaped(noise, at)
-            steps = jax.tree.map(lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z,
-                                 at.drift, noise)  # fmt: skip
-            moved = moved_by(params, steps, 1)
+            loss, flow = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
+            member_key = fold_in(key, index, self.noise)
+            noise = standard_normal(member_key, problem.model, params, self.noise)
+            noise = self.attempt_noise(noise, flow)
+            steps = jax.tree.map(
+                lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z, flow.drift, noise
+            )
+            moved = tree_add_scaled(params, steps, 1)
             moved = tree_masked(problem.model.trainable(params), moved, params)
-            return moved, (loss, at.acceptance)
+            return moved, (loss, flow.acceptance)
 
         members = jnp.arange(self.population_size), state.params
         params, (losses, acceptance) = map_members(move, members, chunk_size)
@@ -102,28 +117,16 @@ class Langevin:
         }
         return LangevinState(params, state.step + 1), metrics
 
-    def shaped(self, noise: Params, at: Flow) -> Params:
-        """Standard noise with the variances of an attempt, along the drift and across it."""
-        across = jnp.sqrt(at.acceptance)
-        if self.mode != "exact":  # the limits of the source have one for all directions
-            return jax.tree.map(lambda z: across.astype(z.dtype) * z, noise)
-        along = jnp.sqrt(variance_along(at.steepness)) - across
-        square = tree_dot(at.drift, at.drift)
-        share = along * tree_dot(noise, at.drift) / jnp.where(square > 0, square, 1)
-        return jax.tree.map(
-            lambda z, d: across.astype(z.dtype) * z + share.astype(z.dtype) * d, noise, at.drift
-        )
-
-    def members(self, state: LangevinState) -> Params:
-        """All networks, [N, ...]."""
-        return state.params
-
     def solution(self, state: LangevinState, problem: Problem) -> Params:
         return jax.tree.map(lambda leaf: leaf.mean(0).astype(leaf.dtype), state.params)
 
     def cost(self, problem: Problem) -> Cost:
         num = self.population_size
         return Cost(num, num, num_samples(problem, abstract_batch(problem)))
+
+    def members(self, state: LangevinState) -> Params:
+        """All networks, [N, ...]."""
+        return state.params
 
 
 def tree_dot(a: Params, b: Params) -> Float[Array, ""]:
