@@ -302,6 +302,22 @@ def test_a_damaged_folder_is_one_clear_line(
     assert expected in line
 
 
+# red where a run of an earlier version, whose learner had another setting, cannot be looked at
+def test_an_old_run_is_shown_and_evaluated_but_not_gone_on_with(small_run, in_empty_folder, capsys):
+    shutil.copytree(small_run, "run")
+    file = in_empty_folder / "run" / "config.json"
+    content = json.loads(file.read_text())
+    content["settings"]["learning_rte"] = 0.1
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["eval", "run"]) == 0
+    assert "settings that no longer exist: learning_rte" in capsys.readouterr().err
+    assert main(["show", "run"]) == 0
+    capsys.readouterr()
+    assert main(["resume", "run"]) == 2
+    assert "(did you mean learning_rate?)" in capsys.readouterr().err
+
+
 def test_folders_are_shown_as_they_are_named(small_run, capsys):
     shutil.copytree(small_run, "a[b]c[/d]")
     capsys.readouterr()

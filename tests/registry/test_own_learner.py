@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo import registry
-from jaxevo.core import Cost, Scalar, learner, require
+from jaxevo.core import Cost, Scalar, abstract_batch, learner, num_samples, require
 
 
 class ClimberState(NamedTuple):
@@ -61,7 +61,7 @@ class HillClimbing:
         return state.params
 
     def cost(self, problem):
-        return Cost(1, 0, problem.num_samples)
+        return Cost(1, 0, num_samples(problem, abstract_batch(problem)))
 
 
 registry.LEARNERS["hill-climbing"] = registry.Named("hill-climbing", "climber:HillClimbing")
