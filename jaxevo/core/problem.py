@@ -6,6 +6,7 @@ are pytrees (`jaxevo.core.pytree`); models are static and hashed by value. Loss 
 currency and lower is better: a reward enters as `loss = -return`, in its task.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -199,7 +200,7 @@ class Problem:
     def held_out(self) -> "Problem | None":
         """The problem on the task's test split; None where it has none."""
         task = self.task.held_out()
-        return None if task is None else type(self)(task, self.model)
+        return None if task is None else dataclasses.replace(self, task=task)
 
 
 @pytree(kw_only=False)
@@ -295,7 +296,7 @@ class Control(Problem):
     def rollout(
         self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None
     ) -> Episode:
-        """One episode of `task.max_steps` steps."""
+        """One episode of `task.max_steps` steps; rewards of outputs that are not finite are NaN."""
         network = apply or self.model.apply
         recurrent = has_carry(self.model)
         key_reset, key_steps = jax.random.split(key)
@@ -313,6 +314,9 @@ class Control(Problem):
             following, next_observation, reward, terminated, truncated = self.transition(
                 key_transition, env_state, action
             )
+            # An action is picked from outputs that are not finite too: its reward is no reward.
+            finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(output)]).all()
+            reward = jnp.where(finite, reward, jnp.nan)
             seen = env_state, observation, action, jnp.where(alive, reward, 0.0), alive
             going_on = alive & ~jnp.logical_or(terminated, truncated)
             return (following, next_observation, carry, going_on), seen
@@ -327,7 +331,8 @@ class Control(Problem):
     ) -> Evaluation:
         """Minus the mean return of one rollout for each key of the batch.
 
-        Rewards after the first termination do not count. Observations are [T, B, ...] and
+        Rewards after the first termination do not count. The loss is NaN if an output was not
+        finite while an episode went on. Observations are [T, B, ...] and
         `mask` [T, B] says which of them were met before the episode ended.
         """
         episodes = jax.vmap(lambda key: self.rollout(params, key, apply=apply))(batch)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
-from jaxevo.tasks.losses import LOSSES
+from jaxevo.tasks.losses import LOSSES, right, unless_undefined
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
 NUM_TEST = 512  # held-out sequences
@@ -92,12 +92,12 @@ class Copying(TimedTask):
         `error_bits` are the entries of a sequence's outputs on the other side of 1/2 than their
         target; `recall` is the fraction of tokens that have the largest output in their turn.
         """
-        bits = jnp.sum((output > 0.5) != (target > 0.5), axis=-1)
+        bits = unless_undefined(jnp.sum((output > 0.5) != (target > 0.5), axis=-1), output)
         expected = target.argmax(-1)
-        right = (expected > 0) & (output.argmax(-1) == expected)
+        recalled = (expected > 0) * right(output, expected)
         return LOSSES[self.loss].metrics(output, target, weight, self.scale) | {
             "error_bits": self.num_steps * jnp.sum(weight * bits),
-            "recall": self.num_steps / self.length * jnp.sum(weight * right),
+            "recall": self.num_steps / self.length * jnp.sum(weight * recalled),
         }
 
 

@@ -86,12 +86,13 @@ class Examples(ExampleTask):
     def held_out(self) -> "Examples | None":
         if self.test_inputs is None or self.test_targets is None:
             return None
-        return Examples(
+        return dataclasses.replace(
+            self,
             train_inputs=self.test_inputs,
             train_targets=self.test_targets,
-            loss=self.loss,
-            num_outputs=self.num_outputs,
-            scale=self.scale,
+            test_inputs=None,
+            test_targets=None,
+            batch_size=None,
         )
 
     def examples_last(self) -> "ExamplesLast | None":

@@ -7,6 +7,7 @@ over the window, as the source's.
 Source: Miconi, arXiv 1606.06216, and its code (github.com/ThomasMiconi/DiffRNN).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -127,11 +128,12 @@ class Grammar(TimedTask):
     def held_out(self) -> "Grammar | None":
         if self.test_texts is None:
             return None
-        return Grammar(
+        return dataclasses.replace(
+            self,
             texts=self.test_texts[None],
-            num_outputs=self.num_outputs,
-            floors=self.floors,
+            test_texts=None,
             window=self.test_texts.shape[1] - 1,
+            phase_steps=1,
         )
 
 

@@ -48,14 +48,80 @@ class CrossEntropy:
         return jax.nn.logsumexp(outputs, axis=-1) - _at_label(outputs, targets)
 
     def differences(self, new: Any, old: Any, targets: Any) -> Float[Array, "*batch"]:
-        """log sum_k p_k exp(new_k - old_k) - (new - old) at the label; p the old softmax."""
-        change = new - old
-        growth = jnp.sum(jax.nn.softmax(old, axis=-1) * jnp.expm1(change), axis=-1)
-        return jnp.log1p(growth) - _at_label(change, targets)
+        """The new loss minus the old one, without cancellation and for logits of any size.
+
+        With p the softmax of the logits of lower loss, and d the rise of each margin over the
+        label on the way to the other logits, the difference is log(1 + sum_k p_k (exp(d_k) - 1)).
+        The logits are told apart to the last bit, so a shift that all of them share costs nothing.
+        Float32 logits of up to 1e37 give 1e-5 relative, but where rises and falls of margins cancel
+        each other: there the error is 1e-6 of the larger of the two sums.
+        """
+        new, old = (jnp.asarray(logits, _wide(logits)) for logits in (new, old))
+        losses = self.losses(new, targets), self.losses(old, targets)
+        rises = losses[0] >= losses[1]
+        low = jnp.where(rises[..., None], old, new)
+        high = jnp.where(rises[..., None], new, old)
+        size = _log_ratio(low, high, targets)
+        # A loss that is not finite shows, whatever the comparison above made of it.
+        return jnp.where(rises, size, -size) + 0 * (losses[0] + losses[1])
 
     def metrics(self, outputs: Any, targets: Any, weights: Any, scale: Any) -> dict[str, Any]:
-        right = outputs.argmax(-1) == targets
-        return {"accuracy": jnp.sum(weights * right)}
+        return {"accuracy": jnp.sum(weights * right(outputs, targets))}
+
+
+def right(outputs: Float[Array, "*batch K"], labels: Int[Data, "*batch"]) -> Float[Array, "*batch"]:
+    """1 where the largest output is the label's, else 0; NaN where there is no largest output."""
+    return unless_undefined(outputs.argmax(-1) == labels, outputs)
+
+
+def unless_undefined(values: Any, outputs: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+    """`values`, but NaN where an output is NaN or infinite: what they say of it means nothing.
+
+    An output of minus infinity is a choice that is ruled out, and counts as defined.
+    """
+    return jnp.where((outputs < jnp.inf).all(-1), values, jnp.nan)
+
+
+def _wide(logits: Any) -> Any:
+    return jnp.promote_types(jnp.result_type(logits), jnp.float32)
+
+
+def _log_ratio(
+    low: Float[Array, "*batch K"], high: Float[Array, "*batch K"], labels: Int[Data, "*batch"]
+) -> Float[Array, "*batch"]:
+    """The loss of `high` minus the loss of `low`, which is not the larger one."""
+    top = low.max(-1, keepdims=True)
+    shares = jax.nn.softmax(low, axis=-1)
+    log_total = jnp.log(jnp.exp(low - top).sum(-1, keepdims=True))
+    # Each difference of two logits is a rounded number and what rounding left of it.
+    rise = _minus(_apart(high, low), _at_label_of_both(_apart(high, low), labels))
+    margin = _apart(high, _at_label(high, labels)[..., None])
+    # exp(exponent) is shares * exp(rise), where neither factor may fit a float
+    exponent = _minus(margin, _apart(top, _at_label(low, labels)[..., None])) - log_total
+    grown = jnp.where(
+        rise > 1,
+        jnp.exp(jnp.minimum(exponent, 2.0)) - shares,
+        shares * jnp.expm1(jnp.minimum(rise, 1.0)),
+    )
+    near = jnp.log1p(jnp.maximum(grown.sum(-1), -0.5))  # below 0 by rounding, where both are close
+    return jnp.where(exponent.max(-1) > 1, jax.nn.logsumexp(exponent, axis=-1), near)
+
+
+def _apart(x: Float[Array, "..."], y: Float[Array, "..."]) -> tuple[Array, Array]:
+    """x - y, rounded, and the rounding error (Knuth's two-sum): their sum is exact."""
+    x, y = jnp.broadcast_arrays(x, y)
+    rounded = jnp.where(x == y, 0, x - y)  # two logits of minus infinity are no way apart
+    back = x - rounded
+    error = (x - (rounded + back)) + (back - y)
+    return rounded, jnp.where(jnp.isfinite(rounded) & (x != y), error, 0)
+
+
+def _minus(x: tuple[Array, Array], y: tuple[Array, Array]) -> Float[Array, "..."]:
+    return (x[0] - y[0]) + (x[1] - y[1])
+
+
+def _at_label_of_both(pair: tuple[Array, Array], labels: Int[Data, "*batch"]) -> tuple:
+    return tuple(_at_label(part, labels)[..., None] for part in pair)
 
 
 def _at_label(

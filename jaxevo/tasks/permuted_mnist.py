@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.files import PUBLISHED, Split, load_images
+from jaxevo.tasks.losses import right
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
 LossAt = Literal["every_step", "last"]
@@ -109,7 +110,7 @@ class PixelSequences(TimedTask):
         )
 
     def metrics(self, outputs: Any, batch: SequenceBatch) -> dict[str, Any]:
-        return {"accuracy": jnp.mean(outputs[-1].argmax(-1) == batch.targets[-1])}
+        return {"accuracy": jnp.mean(right(outputs[-1], batch.targets[-1]))}
 
     def at(self, batch: SequenceBatch, t: Any) -> tuple[Any, PixelTarget, Any]:
         inputs, labels, weights = super().at(batch, t)
@@ -123,8 +124,8 @@ class PixelSequences(TimedTask):
         return super().step_differences(new, old, target.labels, weight)
 
     def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
-        right = output.argmax(-1) == target.labels
-        return {"accuracy": target.is_last * jnp.mean(right)}
+        accuracy = jnp.mean(right(output, target.labels))
+        return {"accuracy": jnp.where(target.is_last, accuracy, 0)}
 
 
 def permuted_mnist(

@@ -1,5 +1,6 @@
 """Tasks in time: one long stream cut into windows, or a set of sequences. Time comes first."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -133,13 +134,13 @@ class Stream(TimedTask):
         """The test series, whole, with the first `num_skipped` steps left out of every error."""
         if self.test_inputs is None or self.test_targets is None:
             return None
-        return Stream(
-            loss=self.loss,
-            num_outputs=self.num_outputs,
-            scale=self.scale,
+        return dataclasses.replace(
+            self,
             train_inputs=self.test_inputs,
             train_targets=self.test_targets,
-            num_skipped=self.num_skipped,
+            test_inputs=None,
+            test_targets=None,
+            window=None,
         )
 
 
@@ -183,13 +184,13 @@ class SequenceSet(TimedTask):
     def held_out(self) -> "SequenceSet | None":
         if self.test_inputs is None or self.test_targets is None:
             return None
-        return SequenceSet(
-            loss=self.loss,
-            num_outputs=self.num_outputs,
-            scale=self.scale,
+        return dataclasses.replace(
+            self,
             train_inputs=self.test_inputs,
             train_targets=self.test_targets,
-            mask=self.mask,
+            test_inputs=None,
+            test_targets=None,
+            batch_size=None,
         )
 
 

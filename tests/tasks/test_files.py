@@ -451,7 +451,7 @@ def server(tmp_path, monkeypatch):
         return Quiet(*args, directory=str(root))
 
     served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=served.serve_forever)
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(fetch, "SCHEME", "http://127.0.0.1")
     mirrors = ("http://127.0.0.1:9/", f"http://127.0.0.1:{served.server_port}/")
