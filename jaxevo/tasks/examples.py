@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Key
 from jaxevo.core import Data, Scalar, pytree, require, static
 from jaxevo.tasks.losses import LOSSES, LossName
 
+MOST_CLASSES = 2**31 - 1  # labels are kept as int32
+
 
 class ExampleBatch(NamedTuple):
     inputs: Data  # [B, ...]
@@ -71,6 +73,11 @@ class Examples(ExampleTask):
     train_targets: Data
     test_inputs: Data | None = None
     test_targets: Data | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_aligned("train", self.train_inputs, self.train_targets, 1)
+        check_aligned("test", self.test_inputs, self.test_targets, 1)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -162,28 +169,80 @@ def examples(
 def checked_pair(
     inputs: Any, targets: Any, axis: int = 0
 ) -> tuple[np.ndarray, np.ndarray, LossName]:
-    """Inputs as floats, targets as labels or float columns, and the name of the loss."""
-    inputs, targets = np.asarray(inputs), np.asarray(targets)
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if not np.issubdtype(array.dtype, np.number) or not np.all(np.isfinite(array)):
-            raise ValueError(f"{name} must be finite numbers, got {array.dtype} {array!r:.60}")
+    """Inputs as floats, targets as labels or float columns, and the name of the loss.
+
+    Raises:
+        ValueError: what cannot be honoured as it is: masked, complex, not finite, beyond the
+            floats or labels that the device holds, or of axes that do not fit.
+    """
+    inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     if inputs.shape[: axis + 1] != targets.shape[: axis + 1]:
         raise ValueError(
             f"targets must have the leading axes of inputs, {inputs.shape[: axis + 1]}, "
             f"got {targets.shape}"
         )
-    inputs = inputs.astype(np.float32)
     labels = np.issubdtype(targets.dtype, np.integer)
     if targets.ndim > (axis + 1 if labels else axis + 2):
         raise ValueError(
             "targets must be integer labels without a last axis, or floats with one, got "
             f"{targets.dtype} of shape {targets.shape}"
         )
+    inputs = as_floats("inputs", inputs)
     if labels:
-        require("targets", "labels >= 0", targets, lambda labels: labels >= 0)
+        for rule, odd in (("0", targets < 0), (str(MOST_CLASSES), targets > MOST_CLASSES)):
+            if odd.any():
+                sign = ">=" if rule == "0" else "<="
+                raise ValueError(f"targets must be labels {sign} {rule}, got {first(targets, odd)}")
         return inputs, targets.astype(np.int32), "cross_entropy"
-    targets = targets.astype(np.float32)
+    targets = as_floats("targets", targets)
     return inputs, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"
+
+
+def real_numbers(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of finite real numbers, none of which is masked."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} must have no mask, which would be lost: fill it, or leave those entries out"
+        )
+    array = np.asarray(value)
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is a float to jax alone
+            raise ValueError(f"{name} must be real numbers, got {array.dtype}")
+        array = array.astype(np.float32)
+    odd = ~np.isfinite(array)
+    if odd.any():
+        raise ValueError(f"{name} must be finite numbers, got {first(array, odd)}")
+    return array
+
+
+def as_floats(name: str, array: np.ndarray) -> np.ndarray:
+    """`array` in the floats that jax keeps it in: float64 only with `jax_enable_x64`."""
+    wide = array.dtype == np.float64 or np.issubdtype(array.dtype, np.integer)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64) if wide else np.float32
+    with np.errstate(over="ignore"):
+        floats = array.astype(dtype)
+    odd = ~np.isfinite(floats)
+    if odd.any():
+        raise ValueError(
+            f"{name} must fit {np.dtype(dtype).name}, got {first(array, odd)}: scale them"
+        )
+    return floats
+
+
+def first(array: np.ndarray, odd: np.ndarray) -> str:
+    """The first odd entry and where it stands."""
+    place = np.unravel_index(int(odd.argmax()), odd.shape)
+    return f"{array[place]} at {[int(index) for index in place]}"
+
+
+def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
+    """Refuses targets that other inputs would be taken for: indices past the end are clamped."""
+    shapes = getattr(inputs, "shape", None), getattr(targets, "shape", None)
+    if None not in shapes and shapes[0][:num_axes] != shapes[1][:num_axes]:
+        raise ValueError(
+            f"{name}_targets must have the leading axes of {name}_inputs, "
+            f"{shapes[0][:num_axes]}, got {shapes[1]}"
+        )
 
 
 def check_splits(train: tuple, test: tuple, axis: int = 0) -> None:

@@ -10,7 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, static
-from jaxevo.tasks.examples import check_splits, checked_pair, count_outputs
+from jaxevo.tasks.examples import (
+    check_aligned,
+    check_splits,
+    checked_pair,
+    count_outputs,
+    real_numbers,
+)
 from jaxevo.tasks.losses import LOSSES, LossName
 
 
@@ -101,6 +107,8 @@ class Stream(TimedTask):
         if hasattr(self.train_inputs, "shape") and self.window is not None:
             length = self.train_inputs.shape[0]
             require("window", f"from 1 to {length}", self.window, lambda w: 1 <= w <= length)
+        check_aligned("train", self.train_inputs, self.train_targets, 2)
+        check_aligned("test", self.test_inputs, self.test_targets, 2)
         require("num_skipped", ">= 0", self.num_skipped, lambda n: n >= 0)
         held_out = self.train_inputs if self.test_inputs is None else self.test_inputs
         if hasattr(held_out, "shape"):
@@ -167,6 +175,16 @@ class SequenceSet(TimedTask):
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
         require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
+
+        check_aligned("train", self.train_inputs, self.train_targets, 2)
+        check_aligned("test", self.test_inputs, self.test_targets, 2)
+        length = getattr(self.train_inputs, "shape", (0,))[0]
+        require(
+            "mask",
+            f"{length} numbers >= 0, one for each time step, of which one is above 0",
+            self.mask,
+            lambda mask: mask.shape == (length,) and (mask >= 0).all() and 0 < mask.sum() < np.inf,
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -286,7 +304,7 @@ def sequences(
 
 
 def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, LossName]:
-    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     require("inputs", "[T, B, I] or [T, I]", inputs, lambda a: a.ndim in (2, 3))
     if inputs.ndim == 2:
         inputs, targets = inputs[:, None], targets[:, None]
@@ -294,7 +312,7 @@ def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _checked_set(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, LossName]:
-    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     require("inputs", "[n, T, I]", inputs, lambda a: a.ndim == 3)
     length = inputs.shape[1]
     labels = np.issubdtype(targets.dtype, np.integer)

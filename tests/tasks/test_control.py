@@ -180,3 +180,25 @@ def test_without_gymnax_the_error_names_the_extra(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'jaxevo\[rl\]'"):
         tasks.cartpole()
     gymnax_environment.cache_clear()
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_outputs_that_are_not_finite_make_the_loss_not_finite(value):
+    """The largest of NaN outputs is the first: such a policy scored as one that pushes left."""
+
+    def broken(params, x):
+        return jnp.array([0.0, 1.0]) + params["nothing"] + params["added"]
+
+    problem = Problem(cartpole(), policy(broken, added=[0.0, value]))
+    found = problem.evaluate(problem.init(KEY), problem.sample(KEY, 0))
+    assert not jnp.isfinite(found.loss)
+    assert not jnp.isfinite(found.metrics["return"])
+
+
+def test_outputs_after_the_end_do_not_count():
+    def late(params, x):
+        outputs = jnp.array([0.0, 1.0]) + params["nothing"]
+        return jnp.where(abs(x[2]) > 0.2095, jnp.nan, outputs)  # the angle that ends an episode
+
+    problem = Problem(cartpole(), policy(late))
+    assert jnp.isfinite(problem.evaluate(problem.init(KEY), problem.sample(KEY, 0)).loss)
