@@ -148,7 +148,7 @@ class Problem:
     task: Any
     model: Any = static()
 
-    def __new__(cls, task=None, model=None):
+    def __new__(cls, task=None, model=None, **settings):
         if cls is Problem:
             kinds = ((SequenceTask, Sequence), (SupervisedTask, Supervised), (ControlTask, Control))
             cls = next((kind for ability, kind in kinds if isinstance(task, ability)), Problem)

@@ -90,17 +90,23 @@ def tree_size(tree: Tree) -> int:
     return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))
 
 
+def leaf_name(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf, "/" between its keys; a slash within a key is written "%2F"."""
+    parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+    return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+
+
 def named_leaves(tree: Tree) -> dict[str, Any]:
     """The leaves of `tree` by path: `{"hidden/0/kernel": ...}`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {leaf_name(keys): leaf for keys, leaf in leaves}
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The plain nested dict whose `named_leaves` are `leaves`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
-        *parents, name = path.split("/")
+        *parents, name = (part.replace("%2F", "/").replace("%25", "%") for part in path.split("/"))
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

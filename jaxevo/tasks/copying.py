@@ -94,7 +94,7 @@ class Copying(TimedTask):
         """
         bits = unless_undefined(jnp.sum((output > 0.5) != (target > 0.5), axis=-1), output)
         expected = target.argmax(-1)
-        recalled = (expected > 0) * right(output, expected)
+        recalled = jnp.where(expected > 0, right(output, expected), 0)
         return LOSSES[self.loss].metrics(output, target, weight, self.scale) | {
             "error_bits": self.num_steps * jnp.sum(weight * bits),
             "recall": self.num_steps / self.length * jnp.sum(weight * recalled),

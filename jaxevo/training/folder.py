@@ -24,12 +24,10 @@ from typing import Any
 import filelock
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 
 from jaxevo.core import Params, require_integer
-from jaxevo.core.tree import named_leaves, nested
-from jaxevo.training.checkpoint import require_shapes, shapes, write_whole
+from jaxevo.training.checkpoint import write_whole
+from jaxevo.training.networks import read_params, save_params
 
 PACKAGES = ("jaxevo", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 PARAMS = {"final": "params.safetensors", "best": "best.safetensors"}
@@ -130,17 +128,13 @@ class RunFolder:
 
     def write_params(self, which: str, params: Params) -> None:
         """Saves a network; `which` is "final" or "best"."""
-        leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params).items()}
-        path = self.path / PARAMS[which]
-        part = path.with_name(path.name + ".part")
-        safetensors.save_file(leaves, part)
-        part.replace(path)
+        save_params(self.path / PARAMS[which], params)
 
 
 def load_params(
     folder: str | pathlib.Path, which: str = "final", *, like: Params | None = None
 ) -> Params:
-    """A run's network, as the nested dict that its model takes.
+    """A run's network, as the tree that its model takes.
 
     Args:
         folder: of the run.
@@ -156,15 +150,7 @@ def load_params(
     path = pathlib.Path(folder) / PARAMS[which]
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold a run's {PARAMS[which]}, got {folder}")
-    try:
-        leaves = safetensors.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); a copy or a checkpoint has it whole"
-        ) from None
-    if like is not None:
-        require_shapes(path, shapes(leaves), shapes(like))
-    return nested(leaves)
+    return read_params(path, like)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
