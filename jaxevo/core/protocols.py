@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
+from jaxevo.core.networks import check_network
 from jaxevo.core.problem import Batch, Carry, Metrics, Params, Problem
 
 State = Any
@@ -203,3 +204,4 @@ def check_requirements(learner: Any, problem: Any) -> None:
                 f"{type(problem).__name__} problem; use a task that has the methods of "
                 f"jaxevo.core.{needed.__name__}Task"
             )
+    check_network(problem)
