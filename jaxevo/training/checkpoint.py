@@ -17,6 +17,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxevo.core.tree import named_leaves
 
 KEEP = 3  # newest checkpoints of a run that stay on disk
@@ -54,7 +57,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     _manifest(folder, step).unlink(missing_ok=True)  # first, lest it vouch for half a step
     _remove_unfinished(folder)
     checkpointer = ocp.StandardCheckpointer()
-    checkpointer.save(path, tree)
+    checkpointer.save(path, _stored(tree))
     checkpointer.wait_until_finished()
     checkpointer.close()
 
@@ -108,11 +111,30 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
         wanted = target(manifest["shapes"]) if callable(target) else target
         require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
         checkpointer = ocp.StandardCheckpointer()
-        tree = checkpointer.restore(path, wanted)
+        stored = checkpointer.restore(path, _stored(wanted))
         checkpointer.close()
+        leaves, structure = jax.tree.flatten(wanted)
+        tree = structure.unflatten(
+            [stored[_number(i)] if leaf.size else _empty(leaf) for i, leaf in enumerate(leaves)]
+        )
         return Restored(step, tree, manifest["notes"], damaged)
     reasons = "; ".join(damaged) or "none was finished"
     raise FileNotFoundError(f"no checkpoint in {folder} can be used: {reasons}")
+
+
+def _stored(tree: Any) -> dict[str, Any]:
+    """The leaves by their number. Orbax joins names by dots, and refuses leaves without entries."""
+    return {_number(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
+
+
+def _number(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _empty(leaf: Any) -> Any:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0, impl=leaf.dtype._impl), leaf.shape)
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def shapes(tree: Any) -> dict[str, str]:

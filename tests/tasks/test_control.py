@@ -187,9 +187,9 @@ def test_outputs_that_are_not_finite_make_the_loss_not_finite(value):
     """The largest of NaN outputs is the first: such a policy scored as one that pushes left."""
 
     def broken(params, x):
-        return jnp.array([0.0, 1.0]) + params["nothing"] + params["added"]
+        return jnp.array([0.0, 1.0]) + params["added"]
 
-    problem = Problem(cartpole(), policy(broken, added=[0.0, value]))
+    problem = Problem(cartpole(), policy(broken, added=value))
     found = problem.evaluate(problem.init(KEY), problem.sample(KEY, 0))
     assert not jnp.isfinite(found.loss)
     assert not jnp.isfinite(found.metrics["return"])
