@@ -68,6 +68,9 @@ from .learners import (
     Annealing as Annealing,
 )
 from .learners import (
+    Birth as Birth,
+)
+from .learners import (
     DeepGA as DeepGA,
 )
 from .learners import (
@@ -86,6 +89,9 @@ from .learners import (
     Langevin as Langevin,
 )
 from .learners import (
+    LineSearch as LineSearch,
+)
+from .learners import (
     Metropolis as Metropolis,
 )
 from .learners import (
@@ -93,6 +99,9 @@ from .learners import (
 )
 from .learners import (
     PathNet as PathNet,
+)
+from .learners import (
+    Penalty as Penalty,
 )
 from .learners import (
     SafeMutation as SafeMutation,

@@ -48,7 +48,7 @@ import optax
 import jaxevo
 from jaxevo import registry
 from jaxevo.core.tree import named_leaves
-from jaxevo.models.growing.structure import num_alive
+from jaxevo.models.growing.table import num_alive
 from jaxevo.plotting import structure as pictures
 from jaxevo.tasks.grammar import ALPHABET
 
@@ -166,9 +166,11 @@ easy = registry.build("differentiable-structure", "grammar-easy").problem
 
 def population(penalties, norms):
     """A run of NUM networks with their own penalties and norms at birth."""
-    learner = jaxevo.DifferentiableStructure(
-        population_size=NUM, l1=jnp.array(penalties), birth_norm=jnp.array(norms)
+    growth = jaxevo.Growth(
+        penalty=jaxevo.Penalty(l1=jnp.array(penalties)),
+        birth=jaxevo.Birth(birth_norm=jnp.array(norms)),
     )
+    learner = jaxevo.DifferentiableStructure(growth=growth, population_size=NUM)
     num_steps = some(8_000)
     result = jaxevo.run(
         jax.random.key(0), learner, easy, num_steps=num_steps, record_every=num_steps,
@@ -238,10 +240,13 @@ one = jax.tree.map(lambda leaf: leaf[best], growing.params)
 problem = jaxevo.Problem(hard.task, growing_model)
 was = problem.outputs(one, batch)
 for newborn in ("random",) if QUICK else ("random", "split"):
-    still = jaxevo.DifferentiableStructure(
-        newborn=newborn, population_size=3, birth_norm=jnp.array(norms), learning_rate=0.0, l1=0.0,
-        delete_probability=0.0, spontaneous_probability=1.0,
-    )  # fmt: skip
+    growth = jaxevo.Growth(
+        birth=jaxevo.Birth(newborn=newborn, birth_norm=jnp.array(norms)),
+        penalty=jaxevo.Penalty(l1=0.0),
+        delete_probability=0.0,
+        spontaneous_probability=1.0,
+    )
+    still = jaxevo.DifferentiableStructure(growth=growth, population_size=3, learning_rate=0.0)
     wider = jaxevo.train(jax.random.key(0), still, problem, num_steps=5, params=one).state.params
     now = jax.vmap(lambda params: problem.outputs(params, batch))(wider)
     moved = jnp.abs(now - was[None]).max((1, 2, 3))

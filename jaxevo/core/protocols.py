@@ -78,7 +78,7 @@ class Edits(Population, Protocol):
         ...
 
     def edit(self, state: State, edit: Any, problem: Any) -> State:
-        """The state after a structural change, `jaxevo.models.growing.structure.Edit`."""
+        """The state after a structural change, `jaxevo.models.growing.events.Edit`."""
 
 
 @runtime_checkable
@@ -104,8 +104,12 @@ class Resizes(Protocol):
 class FitsCheckpoints(Protocol):
     """A learner that takes a state to the size of a checkpoint."""
 
-    def at_size(self, shapes: Mapping[str, str], state: State, problem: Any) -> Resized | None:
-        """`state` at the size of the checkpoint whose shapes, by path, are given."""
+    def size(self, problem: Any) -> int:
+        """The size of a problem's network, which a checkpoint notes."""
+        ...
+
+    def at_size(self, size: int, state: State, problem: Any) -> Resized | None:
+        """`state` at the size that a checkpoint notes; None if that is its size."""
 
 
 @runtime_checkable

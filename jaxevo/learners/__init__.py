@@ -3,9 +3,11 @@
 from jaxevo.learners.evosax_strategy import EvosaxState, EvosaxStrategy
 from jaxevo.learners.gradient import GradientLearner, GradientState
 from jaxevo.learners.growing import (
+    Birth,
     DifferentiableStructure,
     DifferentiableStructureState,
     Growth,
+    Penalty,
     StructuredLearner,
     StructuredState,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "AdaptiveMonteCarlo",
     "AdaptiveMonteCarloState",
     "Annealing",
+    "Birth",
     "DeepGA",
     "DeepGAState",
     "DifferentiableStructure",
@@ -53,6 +56,7 @@ __all__ = [
     "Mutation",
     "PathNet",
     "PathNetState",
+    "Penalty",
     "SafeMutation",
     "SafeMutationState",
     "StructuredLearner",

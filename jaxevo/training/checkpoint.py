@@ -89,7 +89,7 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
     Args:
         folder: of all the run's checkpoints.
         target: tree of the structure, shapes and dtypes that were saved (`jax.eval_shape`), or
-            what returns it, given those shapes (`shapes`).
+            what returns it, given the notes of that step.
 
     Raises:
         FileNotFoundError: no step has passed the checks; the reasons are given.
@@ -108,7 +108,7 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
             damaged.append(f"step {step}: {error}")
             _set_aside(folder, step)
             continue
-        wanted = target(manifest["shapes"]) if callable(target) else target
+        wanted = target(manifest["notes"]) if callable(target) else target
         require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
         checkpointer = ocp.StandardCheckpointer()
         stored = checkpointer.restore(path, _stored(wanted))

@@ -339,7 +339,7 @@ class _Loop:
         """A checkpoint; returns the seconds it took."""
         started = time.perf_counter()
         self.files.write_rows(self.rows)  # whole and flushed, lest the checkpoint outlive them
-        notes = {"seconds": started - self.started}
+        notes = {"seconds": started - self.started, "size": self.program.size}
         checkpoint.save(self.files.checkpoints, self.step, self.program.saved(), notes)
         return time.perf_counter() - started
 

@@ -6,7 +6,7 @@ of steps, and the evaluation of a record. Runs of one structure share what was c
 
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -131,10 +131,17 @@ class Program:
     def saved(self) -> dict[str, Any]:
         return {"state": self.state, "sums": self.sums, "best": self.best}
 
-    def saved_like(self, shapes: dict[str, str]) -> dict[str, Any]:
-        """What `saved` returns, with a network of the size that these shapes are of."""
+    @property
+    def size(self) -> int | None:
+        """The size of a network that may change it; None where a learner cannot return to one."""
         if self.can_resize and isinstance(self.learner, FitsCheckpoints):
-            resized = self.learner.at_size(shapes, self.state, self.problem)
+            return self.learner.size(self.problem)
+        return None
+
+    def saved_like(self, notes: Mapping[str, Any]) -> dict[str, Any]:
+        """What `saved` returns, with a network of the size that a checkpoint notes."""
+        if notes.get("size") is not None and isinstance(self.learner, FitsCheckpoints):
+            resized = self.learner.at_size(notes["size"], self.state, self.problem)
             if resized is not None:
                 self._resize(resized)
         return self.saved()

@@ -26,6 +26,7 @@ from jaxevo.learners import (
     DeepGA,
     DifferentiableStructure,
     GradientLearner,
+    Growth,
     Metropolis,
     Mutation,
     PathNet,
@@ -80,7 +81,7 @@ SMALL_GA = {"population_size": 8, "num_parents": 3, "elite_candidates": 2, "elit
 
 # registered name -> learner, the problem it is tried on
 # births and deaths in every few steps
-RESTLESS = {"spontaneous_probability": 0.5, "threshold": 1.0, "delete_probability": 0.2}
+RESTLESS = Growth(spontaneous_probability=0.5, threshold=1.0, delete_probability=0.2)
 TABLE = {
     "backprop": (GradientLearner(estimator=Backprop(), learning_rate=0.05), feed_forward),
     "bptt": (GradientLearner(estimator=Backprop(), learning_rate=0.01), in_time),
@@ -150,16 +151,20 @@ TABLE = {
         in_time,
     ),
     "differentiable-structure": (
-        DifferentiableStructure(population_size=3, **RESTLESS),
+        DifferentiableStructure(population_size=3, growth=RESTLESS),
         growing,
     ),
     "growing-metropolis": (
-        StructuredLearner(learner=Metropolis(sigma=0.02, population_size=3), every=2, **RESTLESS),
+        StructuredLearner(
+            learner=Metropolis(sigma=0.02, population_size=3), every=2, growth=RESTLESS
+        ),
         growing,
     ),
     "growing-safe-mutation": (
         StructuredLearner(
-            learner=SafeMutation(operator=Mutation(variant="sum"), **SMALL), every=2, **RESTLESS
+            learner=SafeMutation(operator=Mutation(variant="sum"), **SMALL),
+            every=2,
+            growth=RESTLESS,
         ),
         growing,
     ),
@@ -168,7 +173,7 @@ TABLE = {
             estimator=NodePerturbation(rule="np"),
             optimizer=Optimizer(),
             population_size=2,
-            **RESTLESS,
+            growth=RESTLESS,
         ),
         growing,
     ),

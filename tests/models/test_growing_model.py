@@ -11,7 +11,7 @@ import pytest
 from jaxevo.core.tree import named_leaves, tree_floats, tree_masked
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent, mlp
 from jaxevo.models.growing.norm import masked_moments
-from jaxevo.models.growing.structure import LEDGER, alive_in, without_dead
+from jaxevo.models.growing.table import STRUCTURE, alive_in, without_dead
 
 SMALL: dict[str, Any] = {"capacity": 8, "num_nodes": 5}
 MODELS = {
@@ -32,7 +32,7 @@ def some_dead(model):
     """A network with holes among its slots, and not the same ones in each layer."""
     params = model.init(jax.random.key(0))
     alive = {}
-    for i, (name, entry) in enumerate(params[LEDGER].items()):
+    for i, (name, entry) in enumerate(params[STRUCTURE].items()):
         alive[name] = entry["alive"] & (jnp.arange(model.capacity) != i)
         if "multiplier" in entry:
             entry["multiplier"] = jnp.where(alive[name], jnp.linspace(0.5, 2, 8), 0.0)
@@ -143,7 +143,7 @@ def test_the_table_of_a_recurrent_network_is_that_of_the_paper():
 def test_multipliers_are_on_the_way_out_only():
     model = MODELS["multipliers"]
     params = some_dead(model)
-    m = params[LEDGER]["layer0"]["multiplier"]
+    m = params[STRUCTURE]["layer0"]["multiplier"]
     weights, plain = model.weights(params), params["readout"]["kernel"]
     np.testing.assert_allclose(weights["readout"]["kernel"], m[:, None] * plain)
     jax.tree.map(np.testing.assert_array_equal, weights["cells"], params["cells"])

@@ -10,6 +10,7 @@ the code. Differs: a population of networks in one program, in slots whose numbe
 host; where it runs out, the steps since the last look are taken again with twice as many.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jaxevo.core import (
     Metrics,
     Params,
     Problem,
+    Resized,
     Scalar,
     Supervised,
     learner,
@@ -31,23 +33,27 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import CosineDecay, optimizer, schedule_value
+from jaxevo.core.descent import (
+    CosineDecay,
+    Follower,
+    guarded_step,
+    optimizer,
+    require_learning_rate,
+    schedule_value,
+)
 from jaxevo.core.noise import member_key
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
     named_leaves,
-    tree_fill,
-    tree_finite,
     tree_floats,
-    tree_masked,
     tree_row,
     tree_where,
 )
 from jaxevo.estimators.backprop import Backprop
-from jaxevo.learners.growing.rule import Growth, Ledger, is_amount
-from jaxevo.models.growing import capacity as slots
-from jaxevo.models.growing import structure
-from jaxevo.models.growing.structure import Group
+from jaxevo.learners.growing import resizing
+from jaxevo.learners.growing.rule import Growth, Ledger, over_members
+from jaxevo.models.growing import capacity
+from jaxevo.models.growing.table import Group, alive_in, map_paths, outgoing, without_dead
 
 MEMORY = 0.01  # first and newborn memory of the published RMSProp
 SMOOTHING = 0.99  # of the loss that tells which member is best
@@ -73,58 +79,139 @@ class Member(NamedTuple):
 
 
 @learner
-class DifferentiableStructure(Growth):
+class DifferentiableStructure:
     """N networks that each follow a gradient, and grow and shed nodes; the solution is the best.
 
-    A number of the rule may be an array [N], one for each member. A member whose loss or gradient
-    is not finite stays as it is for that step, without events. A layer whose weights are frozen
-    keeps its nodes.
+    A number of the growth, the estimator or the learner may be an array [N], one for each member.
+    A member whose loss or gradient is not finite stays as it is for that step, without events. A
+    layer whose weights are frozen keeps its nodes.
 
     Attributes:
-        population_size: N, >= 1.
-        estimator: of the gradient; None: back-propagation through a window.
+        growth: when nodes come and go, and what they pay; see `Growth`.
+        population_size: N, >= 1; 1 is the source's.
+        estimator: what estimates the gradient; None: back-propagation through a window.
         optimizer: see `jaxevo.optimizer`; None: the published one, RMSProp with clipped steps for
             "outgoing_l1", Adagrad with clipped gradients for "multiplier".
         learning_rate: a number >= 0, or a schedule; 0.01 and 0.1 are published.
         own_batches: whether each member draws a batch of its own.
     """
 
+    growth: Growth = dataclasses.field(default_factory=Growth)
     population_size: int = static(default=1)
     estimator: Any = None
     optimizer: Any = None
     learning_rate: Scalar | CosineDecay = 0.01
     own_batches: bool = static(default=False)
+
     requires = Supervised
 
     def __post_init__(self):
-        self.check()
+        require("growth", "a Growth(...)", self.growth, lambda g: isinstance(g, Growth))
         require_integer("population_size", 1, self.population_size)
         if self.estimator is None:
             object.__setattr__(self, "estimator", Backprop())
         if self.optimizer is None:
-            object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.kind]))
-        if not callable(self.learning_rate):
-            require("learning_rate", "finite and >= 0", self.learning_rate, is_amount)
+            object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.growth.kind]))
+        require_learning_rate(self.learning_rate)
         decorrelates = getattr(self.estimator, "decorrelate", "off")
-        require("estimator's decorrelate", "'off' where nodes come and go", decorrelates,
-                lambda choice: choice == "off")  # fmt: skip
+        rule = "'off' where nodes come and go"
+        require("estimator's decorrelate", rule, decorrelates, lambda choice: choice == "off")
+
+    # ------------------------------------------------------------------------ one member
+
+    def first_member(self, key: Key[Array, ""], params: Params, problem: Problem) -> Member:
+        """A member that no step has changed."""
+        groups = self.growth.groups(problem)
+        transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
+        moments = self.first_moments(transform.init(tree_floats(params)), groups, params)
+        carry = self.estimator.init(key, params, problem)
+        unknown = jnp.full((), jnp.nan, float)
+        return Member(params, moments, carry, self.growth.first_ledger(params), unknown)
+
+    def advanced(
+        self, key: Key[Array, ""], member: Member, batch: Batch, step: Any, problem: Problem
+    ) -> tuple[Member, Metrics]:
+        """A member after one step: gradient, penalty, events."""
+        key_estimate, key_events = jax.random.split(key)
+        growth, params = self.growth, member.params
+        groups, by_multiplier = growth.groups(problem), growth.kind == "multiplier"
+        transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
+
+        def penalty(gradient):
+            return self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
+
+        def constrain(moved):
+            moved = growth.clamped(moved, groups) if by_multiplier else growth.shrunk(moved, groups)
+            return moved, None
+
+        after, report = guarded_step(
+            key_estimate,
+            self.estimator,
+            transform,
+            Follower(params, member.optimizer, member.carry),
+            problem,
+            batch,
+            penalty=penalty if by_multiplier else None,
+            constrain=constrain,
+        )
+        average = SMOOTHING * member.loss + (1 - SMOOTHING) * report.loss
+        average = jnp.where(jnp.isnan(member.loss), report.loss, average)
+        network, change, ledger, found = growth.events(
+            key_events, after.params, member.ledger, step, problem
+        )
+        moments, memory = after.optimizer, self.newborn_memory
+        new = Member(
+            network,
+            capacity.reset_moments(groups, moments, network, change, memory),
+            capacity.reset_states(groups, after.carry, _hidden_state(problem), change),
+            ledger,
+            average,
+        )
+        metrics = {"loss": report.loss} | report.metrics | found | {"finite": report.finite}
+        return tree_where(report.finite, new, member), metrics
+
+    def with_penalty(
+        self, gradient: Params, params: Params, groups: tuple[Group, ...], num_steps: int
+    ) -> Params:
+        """`gradient` with that of the L1 penalty on multipliers, once for each time step."""
+        paths = {group.having("multiplier")[0].path for group in groups}
+        pull = self.growth.penalty.l1 * num_steps
+        return _on_paths(lambda g, p: g + pull * jnp.sign(p), paths, gradient, params)
+
+    def first_moments(self, state, groups: tuple[Group, ...], params: Params) -> optax.OptState:
+        """The published RMSProp starts with memory where the weights send from no node."""
+        if self.optimizer.factory is not clipped_rmsprop:
+            return state
+        incoming = {axis.path for group in groups for axis in group.having("in")}
+        incoming -= outgoing(groups)
+        state = capacity.map_like(
+            lambda part: _on_paths(lambda leaf: jnp.full_like(leaf, MEMORY), incoming, part),
+            state,
+            tree_floats(params),
+        )
+        alive = alive_in(params)
+        return capacity.map_like(
+            lambda part: without_dead(groups, part, alive), state, tree_floats(params)
+        )
+
+    @property
+    def newborn_memory(self) -> float:
+        """What an optimiser's memory of a newborn's weights starts from."""
+        return MEMORY if self.optimizer.factory is clipped_rmsprop else 0.0
+
+    # ------------------------------------------------------------------------ the algorithm
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> DifferentiableStructureState:
-        groups = self.groups(problem)
+        self.growth.groups(problem)  # refuses a network that cannot grow
         key_params, key_carry = jax.random.split(key)
-        initial_member = initial_population(key_params, problem, params, self.population_size)
+        founder = initial_population(key_params, problem, params, self.population_size)
 
-        def first(self, index):
-            params = initial_member(index)
-            transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
-            state = self.first_memory(transform.init(tree_floats(params)), groups, params)
-            carry = self.estimator.init(member_key(key_carry, index), params, problem)
-            unknown = jnp.full((), jnp.nan, float)
-            return Member(params, state, carry, self.first_ledger(params), unknown)
+        def first(settings, index):
+            return settings.first_member(member_key(key_carry, index), founder(index), problem)
 
-        members = self.over_members(first, jnp.arange(self.population_size))
+        members = over_members(first, self, jnp.arange(self.population_size))
         return _joined(members, jnp.int32(0))
 
     def step(
@@ -133,15 +220,16 @@ class DifferentiableStructure(Growth):
         key_batch, key_members = jax.random.split(key)
         shared = None if self.own_batches else problem.sample(key_batch, state.step)
 
-        def one(self, argument):
+        def one(settings, argument):
             index, member = argument
             batch = shared
             if batch is None:
                 batch = problem.sample(member_key(key_batch, index), state.step)
-            return self.advanced(member_key(key_members, index), member, batch, state.step, problem)
+            key = member_key(key_members, index)
+            return settings.advanced(key, member, batch, state.step, problem)
 
         indices = jnp.arange(self.population_size)
-        members, metrics = self.over_members(one, (indices, Member(*state[:-1])))
+        members, metrics = over_members(one, self, (indices, Member(*state[:-1])))
         finite = metrics.pop("finite")
         means = {name: finite_mean(value.astype(float), finite) for name, value in metrics.items()}
         metrics = means | members.ledger.counts.metrics | {"num_nonfinite": jnp.sum(~finite)}
@@ -156,100 +244,41 @@ class DifferentiableStructure(Growth):
         forward, backward, samples = self.estimator.cost(problem)
         return Cost(self.population_size * forward, self.population_size * backward, samples)
 
-    # ------------------------------------------------------------------------ one member
-
-    def advanced(
-        self, key: Key[Array, ""], member: Member, batch: Batch, step: Any, problem: Problem
-    ) -> tuple[Member, Metrics]:
-        """One member a step on: gradient, penalty, events."""
-        key_estimate, key_events = jax.random.split(key)
-        groups, params = self.groups(problem), member.params
-        carry, gradient, loss, metrics = self.estimator.estimate(
-            key_estimate, member.carry, params, problem, batch
-        )
-        mask = problem.model.trainable(params)
-        zeros = jax.tree.map(jnp.zeros_like, gradient)
-        gradient = tree_masked(mask, gradient, zeros)
-        if self.kind == "multiplier":
-            gradient = self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
-        weights = tree_floats(params)
-        transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
-        updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
-        moved = tree_fill(optax.apply_updates(weights, updates), params)
-        moved = (
-            self.clamped(moved, groups) if self.kind == "multiplier" else self.shrunk(moved, groups)
-        )
-        moved = tree_masked(mask, moved, params)
-        finite = jnp.isfinite(loss) & tree_finite(
-            (gradient, tree_masked(mask, moved, zeros), carry)
-        )
-
-        average = SMOOTHING * member.loss + (1 - SMOOTHING) * loss
-        average = jnp.where(jnp.isnan(member.loss), loss, average)
-        moved, change, ledger, found = self.events(key_events, moved, member.ledger, step, problem)
-        new = Member(
-            moved,
-            slots.reset_moments(groups, moments, moved, change, self.newborn_memory),
-            slots.reset_states(groups, carry, _hidden_state(problem), change),
-            ledger,
-            average,
-        )
-        metrics = {"loss": loss} | metrics | found | {"finite": finite}
-        return tree_where(finite, new, member), metrics
-
-    def with_penalty(
-        self, gradient: Params, params: Params, groups: tuple[Group, ...], num_steps: int
-    ) -> Params:
-        """`gradient` with that of the L1 penalty on multipliers, once for each time step."""
-        paths = {group.having("multiplier")[0].path for group in groups}
-        return _on_paths(
-            lambda g, p: g + self.l1 * num_steps * jnp.sign(p), paths, gradient, params
-        )
-
-    # ----------------------------------------------------------------------------- slots
+    # ------------------------------------------------------------------------ optional abilities
 
     def members(self, state: DifferentiableStructureState) -> Params:
+        """All networks, [N, ...]."""
         return state.params
+
+    def resize(self, before: Any, after: Any, problem: Problem) -> Resized | None:
+        return resizing.resize(self, before, after, problem)
+
+    def size(self, problem: Problem) -> int:
+        return problem.model.capacity
+
+    def at_size(self, size: int, state: Any, problem: Problem) -> Resized | None:
+        return resizing.at_size(self, size, state, problem)
+
+    def slots(self, state: DifferentiableStructureState, problem: Problem) -> dict[str, Any]:
+        return resizing.slots_in_use(self, state, problem)
 
     def on_slots(
         self, state: DifferentiableStructureState, fn: Any, num: int, problem: Problem
     ) -> DifferentiableStructureState:
+        """`state` with the arrays of its networks in `num` slots."""
         groups = problem.model.groups
         return state._replace(
-            params=slots.resized(groups, state.params, num),
-            optimizer=slots.map_like(
-                lambda part: slots.on_slots(groups, part, fn),
+            params=capacity.resized(groups, state.params, num),
+            optimizer=capacity.map_like(
+                lambda part: capacity.on_slots(groups, part, fn),
                 state.optimizer,
                 tree_floats(state.params),
             ),
-            carry=slots.map_like(
-                lambda part: slots.on_slots(groups, part, fn, states=True),
+            carry=capacity.map_like(
+                lambda part: capacity.on_slots(groups, part, fn, states=True),
                 state.carry,
                 _hidden_state(problem),
             ),
-        )
-
-    # --------------------------------------------------------------------------- settings
-
-    @property
-    def newborn_memory(self) -> float:
-        """What an optimiser's memory of a newborn's weights starts from."""
-        return MEMORY if self.optimizer.factory is clipped_rmsprop else 0.0
-
-    def first_memory(self, state, groups: tuple[Group, ...], params: Params) -> optax.OptState:
-        """The published RMSProp starts with memory where the weights send from no node."""
-        if self.optimizer.factory is not clipped_rmsprop:
-            return state
-        incoming = {axis.path for group in groups for axis in group.having("in")}
-        incoming -= structure.outgoing(groups)
-        state = slots.map_like(
-            lambda part: _on_paths(lambda leaf: jnp.full_like(leaf, MEMORY), incoming, part),
-            state,
-            tree_floats(params),
-        )
-        alive = structure.alive_in(params)
-        return slots.map_like(
-            lambda part: structure.without_dead(groups, part, alive), state, tree_floats(params)
         )
 
 
@@ -307,7 +336,7 @@ def _joined(members: Member, step: Any) -> DifferentiableStructureState:
 def _on_paths(fn: Any, paths: set[str], tree: Any, *others: Any) -> Any:
     """`fn` of the leaves at these paths, and of those of `others` there."""
     beside = [named_leaves(other) for other in others]
-    return structure.map_paths(
+    return map_paths(
         lambda path, leaf: fn(leaf, *(b[path] for b in beside)) if path in paths else leaf, tree
     )
 

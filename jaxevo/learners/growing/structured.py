@@ -1,10 +1,10 @@
 """Any population learner on networks that grow and shed nodes while it trains them.
 
-Scores and events need no gradient, so whatever changes weights may go between them: a step is so
-many steps of the learner, then the L1 penalty on what nodes send, then a round of events. The
+Scores and events need no gradient, so whatever changes weights may go between them. A step is a
+number of steps of the learner, then the L1 penalty on what nodes send, then a round of events. The
 learner's `edit` is told, and measures again what it had measured.
-Source: Miconi, arXiv 1606.06216, for the events. Differs: no gradient; and births and deaths are
-counted by place in the population, whoever the learner puts there.
+Source: Miconi, arXiv 1606.06216, for the events. Differs: there is no gradient; and births and
+deaths are counted by place in the population, whoever the learner puts there.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from jaxevo.core import (
     Params,
     Problem,
     Requires,
+    Resized,
     learner,
     require,
     require_integer,
@@ -31,40 +32,38 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import member_key
 from jaxevo.core.tree import tree_floats
-from jaxevo.learners.growing.rule import Growth, Ledger
-from jaxevo.models.growing import capacity as slots
-from jaxevo.models.growing.structure import Edit
+from jaxevo.learners.growing import resizing
+from jaxevo.learners.growing.rule import Growth, Ledger, over_members
+from jaxevo.models.growing import capacity
+from jaxevo.models.growing.events import Edit
 
 
 class StructuredState(NamedTuple):
-    learner: Any  # its state, with `params` [N, ...]
+    learner: Any  # the state of the learner
     ledger: Ledger  # [N, ...]
     step: Int[Array, ""]  # rounds of events done
 
-    @property
-    def params(self) -> Params:
-        """The members' networks, [N, ...]."""
-        return self.learner.params
-
 
 @learner
-class StructuredLearner(Growth):
+class StructuredLearner:
     """A population learner whose networks grow and shed nodes; the solution is the learner's.
 
-    Probabilities and the penalty are per round of events. A number of the rule may be an array
+    Probabilities and the penalty are per round of events. A number of the growth may be an array
     [N], one for each member.
 
     Attributes:
-        learner: a learner that edits its members (`jaxevo.core.Edits`), with `params` [N, ...]
-            in its state: `Metropolis`, `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
+        learner: a learner that edits its members (`jaxevo.core.Edits`): `Metropolis`,
+            `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
+        growth: when nodes come and go; see `Growth`.
         every: steps of the learner in a step of this one, >= 1.
     """
 
     learner: Any
+    growth: Growth = dataclasses.field(default_factory=Growth)
     every: int = static(default=10)
 
     def __post_init__(self):
-        self.check()
+        require("growth", "a Growth(...)", self.growth, lambda g: isinstance(g, Growth))
         require_integer("every", 1, self.every)
         require(
             "learner",
@@ -81,9 +80,10 @@ class StructuredLearner(Growth):
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> StructuredState:
-        self.groups(problem)
+        self.growth.groups(problem)  # refuses a network that cannot grow
         state = self.learner.init(key, problem, params)
-        return StructuredState(state, jax.vmap(self.first_ledger)(state.params), jnp.int32(0))
+        ledger = jax.vmap(self.growth.first_ledger)(self.learner.members(state))
+        return StructuredState(state, ledger, jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: StructuredState, problem: Problem
@@ -98,11 +98,13 @@ class StructuredLearner(Growth):
 
         def round_of_events(growth, member):
             index, params, ledger = member
-            moved = growth.charged(params, problem)
-            return growth.events(member_key(key_events, index), moved, ledger, state.step, problem)
+            params = growth.penalised(params, problem)
+            return growth.events(member_key(key_events, index), params, ledger, state.step, problem)
 
-        members = jnp.arange(len(state.ledger.counts.births)), inner.params, state.ledger
-        params, change, ledger, found = self.growth.over_members(round_of_events, members)
+        indices = jnp.arange(len(state.ledger.counts.births))
+        params, change, ledger, found = over_members(
+            round_of_events, self.growth, (indices, self.learner.members(inner), state.ledger)
+        )
         inner = self.learner.edit(inner, Edit(params, change), problem)
         metrics |= {name: value.astype(float).mean() for name, value in found.items()}
         return StructuredState(inner, ledger, state.step + 1), metrics | ledger.counts.metrics
@@ -111,31 +113,45 @@ class StructuredLearner(Growth):
         return self.learner.solution(state.learner, problem)
 
     def cost(self, problem: Problem) -> Cost:
-        """With the forward passes of the learner's `edit`."""
+        """What a step costs, with the forward passes of the learner's `edit`."""
         forward, backward, samples = self.learner.cost(problem)
         edit = self.learner.edit_passes
         return Cost(self.every * forward + edit, self.every * backward, samples)
+
+    # ------------------------------------------------------------------------ optional abilities
+
+    def members(self, state: StructuredState) -> Params:
+        """All networks, [N, ...]."""
+        return self.learner.members(state.learner)
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
         """What a person should know of a run's metrics, if anything."""
         return self.learner.advice(metrics) if isinstance(self.learner, Advises) else None
 
-    @property
-    def growth(self) -> Growth:
-        """The rule without the learner, whose numbers need not be one for each member."""
-        return Growth(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Growth)})
+    def resize(self, before: Any, after: Any, problem: Problem) -> Resized | None:
+        return resizing.resize(self, before, after, problem)
 
-    def members(self, state: StructuredState) -> Params:
-        return state.params
+    def at_size(self, size: int, state: Any, problem: Problem) -> Resized | None:
+        return resizing.at_size(self, size, state, problem)
+
+    def size(self, problem: Problem) -> int:
+        return problem.model.capacity
+
+    def slots(self, state: StructuredState, problem: Problem) -> dict[str, Any]:
+        return resizing.slots_in_use(self, state, problem)
 
     def on_slots(
         self, state: StructuredState, fn: Any, num: int, problem: Problem
     ) -> StructuredState:
-        groups, params = problem.model.groups, state.learner.params
-        inner = slots.map_like(
-            lambda part: slots.on_slots(groups, part, fn), state.learner, tree_floats(params)
+        """`state` with the arrays of its networks in `num` slots.
+
+        The learner's state may hold trees like the weights (drift, proposals) and whole networks.
+        """
+        groups, params = problem.model.groups, self.members(state)
+        inner = capacity.map_like(
+            lambda part: capacity.on_slots(groups, part, fn), state.learner, tree_floats(params)
         )
-        inner = slots.map_like(lambda part: slots.resized(groups, part, num), inner, params)
+        inner = capacity.map_like(lambda part: capacity.resized(groups, part, num), inner, params)
         return state._replace(learner=inner)
 
 

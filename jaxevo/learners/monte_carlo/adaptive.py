@@ -38,7 +38,7 @@ from jaxevo.learners.monte_carlo import chain as chain_lib
 from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys
 from jaxevo.learners.monte_carlo.signals import signal_norm
 from jaxevo.models.growing.capacity import reset_members
-from jaxevo.models.growing.structure import Edit
+from jaxevo.models.growing.events import Edit
 
 
 class AdaptiveChain(NamedTuple):

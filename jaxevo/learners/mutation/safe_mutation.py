@@ -39,7 +39,7 @@ from jaxevo.core.population import (
 )
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutation, pooled, sampled
-from jaxevo.models.growing.structure import Edit
+from jaxevo.models.growing.events import Edit
 
 
 class Evaluated(NamedTuple):

@@ -1,6 +1,6 @@
 """What goes with the nodes of a growing network: moments, hidden states, other numbers of slots.
 
-Driven by the node-axis table alone (`jaxevo.structure`).
+The node-axis table (`table.py`) says where nodes are; nothing else is known of the network.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from jaxevo.core import Params, Scalar
 from jaxevo.core.tree import tree_floats
-from jaxevo.models.growing.structure import (
-    LEDGER,
-    Change,
+from jaxevo.models.growing.events import Change, split_off
+from jaxevo.models.growing.table import (
+    STRUCTURE,
     Group,
     Masks,
     alive_in,
@@ -22,17 +22,22 @@ from jaxevo.models.growing.structure import (
     by_path,
     map_paths,
     mask_of,
-    split_off,
 )
 
 
 def map_like(fn: Callable[[Any], Any], tree: Any, like: Any) -> Any:
-    """`fn` of every part of `tree` that has the structure of `like`; the rest as it is."""
-    structure = jax.tree.structure(like)
-    if structure.num_leaves == 0:
+    """`fn` of every part of `tree` that has the structure of `like`; the rest stays as it is.
+
+    An optimiser's state, for example, holds moments of the structure of the params.
+    """
+    wanted = jax.tree.structure(like)
+    if wanted.num_leaves == 0:
         return tree
-    matches = lambda part: jax.tree.structure(part) == structure
+    matches = lambda part: jax.tree.structure(part) == wanted
     return jax.tree.map(lambda part: fn(part) if matches(part) else part, tree, is_leaf=matches)
+
+
+# ------------------------------------------------------------------------------- after events
 
 
 def reset_moments(
@@ -42,7 +47,7 @@ def reset_moments(
 
     Args:
         moments: any optax state; its parts with the structure of the params are their moments.
-        params: of that structure.
+        params: a network, for its structure.
     """
     table, alive = by_path(groups), change.alive
     old = {name: ~born for name, born in change.born.items()}
@@ -66,11 +71,11 @@ def reset_members(
 def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
     """What an estimator carries, with the hidden states of the dead and the newborn at zero.
 
-    A newborn that has a parent starts in that one's state.
+    A newborn that has a parent starts in the parent's state.
 
     Args:
-        carry: of any make; its parts with the structure of a hidden state are hidden states,
-            with any leading axes.
+        carry: any tree; its parts with the structure of a hidden state are hidden states, with
+            any leading axes.
         like: the hidden state that the network starts from.
     """
     states = {axis.path: axis for group in groups for axis in group.having("state")}
@@ -86,14 +91,24 @@ def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Chang
     return map_like(lambda part: map_paths(one, part), carry, like)
 
 
+# ------------------------------------------------------------------------------- other capacities
+
+
 def on_slots(
     groups: tuple[Group, ...], tree: Any, fn: Callable[[Array, str], Array], states: bool = False
 ) -> Any:
     """`fn(array, group)` on every axis of slots of `tree`, which comes last: [..., C].
 
+    An axis is brought to the end and cut into its blocks, so that `fn` sees slots alone. With two
+    blocks, `fn` doubling C from 2 to 4, and 0 for a new slot:
+
+        [a b | c d]   ->   [[a b],   ->   [[a b 0 0],   ->   [a b 0 0 | c d 0 0]
+                            [c d]]         [c d 0 0]]
+
     Args:
-        tree: of the structure of the params, or of a hidden state where `states`.
+        tree: has the structure of the params, or of a hidden state where `states`.
         fn: may change the number of slots.
+        states: whether `tree` is a hidden state.
     """
     if states:
         table = {axis.path: [axis] for group in groups for axis in group.having("state")}
@@ -102,10 +117,10 @@ def on_slots(
 
     def one(path, leaf):
         for axis in table.get(path, ()):
-            moved = jnp.moveaxis(leaf, axis.axis, -1)
-            moved = fn(moved.reshape(*moved.shape[:-1], axis.blocks, -1), axis.group)
-            moved = moved.reshape(*moved.shape[:-2], -1)
-            leaf = jnp.moveaxis(moved, -1, axis.axis)
+            last = jnp.moveaxis(leaf, axis.axis, -1)
+            blocks = fn(last.reshape(*last.shape[:-1], axis.blocks, -1), axis.group)
+            last = blocks.reshape(*blocks.shape[:-2], -1)
+            leaf = jnp.moveaxis(last, -1, axis.axis)
         return leaf
 
     return map_paths(one, tree)
@@ -115,10 +130,11 @@ def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
     """`params` with `num` slots in each group, as many as there are living nodes or more."""
     fn = refit(params, num)
     changed = on_slots(groups, params, fn)
-    ledger = {
-        name: entry | {"alive": fn(entry["alive"], name)} for name, entry in changed[LEDGER].items()
+    entries = {
+        name: entry | {"alive": fn(entry["alive"], name)}
+        for name, entry in changed[STRUCTURE].items()
     }
-    return changed | {LEDGER: ledger}
+    return changed | {STRUCTURE: entries}
 
 
 def refit(params: Params, num: int) -> Callable[[Array, str], Array]:
@@ -139,9 +155,15 @@ def padded(num: int) -> Callable[[Array, str], Array]:
 
 
 def compacted(alive: Masks, num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: the living slots first, in order, and `num` of all; leading axes agree.
+    """For `on_slots`: the living slots first, in order, and `num` of all.
 
-    A network with `num` nodes or fewer stays the network that it was.
+    A network with `num` nodes or fewer stays the network that it was. From 6 slots to 4:
+
+        alive   1 0 0 1 1 0
+        slots   a . . d e .   ->   a d e .
+
+    Args:
+        alive: masks whose leading axes are those of the arrays.
     """
     orders = {name: jnp.argsort(~mask, axis=-1, stable=True) for name, mask in alive.items()}
 

@@ -2,7 +2,7 @@
 
 The network is the usual one with C units in each layer; beside its weights the params say which
 of them are alive. Weights of dead units are exactly zero and not trainable, so a network with n
-living units is the network of n units, for every learner. See `jaxevo.structure`.
+living units is the network of n units, for every learner. See `table.py` beside this file.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from jaxevo.core.tree import named_leaves, nested
 from jaxevo.models.convolutional import convnet
 from jaxevo.models.growing.capacity import compacted, on_slots, padded
 from jaxevo.models.growing.norm import LivingNorm
-from jaxevo.models.growing.structure import (
-    LEDGER,
+from jaxevo.models.growing.table import (
+    STRUCTURE,
     Group,
     NodeAxis,
     alive_in,
@@ -36,21 +36,21 @@ from jaxevo.models.recurrent import CELLS, recurrent
 
 @dataclasses.dataclass(frozen=True)
 class DynamicModel:
-    """A network with C slots in each hidden layer; see `growing_recurrent` and the rest.
+    """A network with C slots in each hidden layer; `growing_recurrent` and its like make one.
 
     Attributes:
         family: makes the network: (input_shape, num_outputs, **settings).
-        input_shape: of one example.
-        num_outputs: of the network.
+        input_shape: shape of one example.
+        num_outputs: outputs of the network.
         sizes: name of the setting that holds the number of units of each layer.
         num_layers: hidden layers, each a group of nodes.
-        capacity: C, slots in each.
-        num_nodes: living nodes of each at the start.
-        weight_scale: first weights are normal with this standard deviation and biases 0; None:
-            as the family draws them.
+        capacity: C, the slots of a layer.
+        num_nodes: living nodes of a layer at the start.
+        weight_scale: initial weights are normal with this standard deviation and biases 0; None:
+            the family draws them.
         multipliers: whether the output of every node to the next layer is multiplied by a number
             of its own.
-        settings: further ones of the family.
+        settings: further settings of the family.
     """
 
     family: Callable[..., Any]
@@ -104,13 +104,13 @@ class DynamicModel:
             axes = node_axes(small[0], large[0], name)
             axes += node_axes(small[1], large[1], name, is_state=True)
             if self.multipliers:
-                path = f"{LEDGER}/{name}/multiplier"
+                path = f"{STRUCTURE}/{name}/multiplier"
                 axes += (NodeAxis(name, path, -1, "multiplier"),)
             found.append(Group(name, self.capacity, axes, self.num_outputs))
         return tuple(found)
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """The same first network for any capacity."""
+        """The initial network, which is the same for any capacity."""
         network = self.network_of((self.num_nodes,) * self.num_layers)
         params = network.init(key)
         if self.weight_scale is not None:
@@ -127,7 +127,7 @@ class DynamicModel:
         entry = {"alive": alive}
         if self.multipliers:
             entry["multiplier"] = alive.astype(float)
-        return params | {LEDGER: {group.name: dict(entry) for group in self.groups}}
+        return params | {STRUCTURE: {group.name: dict(entry) for group in self.groups}}
 
     def apply(self, params: Params, *inputs: Any) -> Any:
         return self.network.apply(self.weights(params), *inputs)
@@ -143,11 +143,11 @@ class DynamicModel:
 
     def dense_weights(self, params: Params) -> Params:
         """The params of the plain network, with the multipliers in its forward kernels."""
-        weights = {name: part for name, part in params.items() if name != LEDGER}
+        weights = {name: part for name, part in params.items() if name != STRUCTURE}
         if not self.multipliers:
             return weights
         forward = {
-            axis.path: params[LEDGER][group.name]["multiplier"]
+            axis.path: params[STRUCTURE][group.name]["multiplier"]
             for group in self.groups
             for axis in group.having("out")
             # not a kernel from a group to itself: the recurrent path has no multipliers
@@ -169,16 +169,18 @@ class DynamicModel:
         mask = jax.tree.map(
             lambda leaf, mask: np.bool_(True) if mask is None else mask, params, mask
         )
-        frozen = {name: entry | {"alive": np.bool_(False)} for name, entry in mask[LEDGER].items()}
-        return mask | {LEDGER: frozen}
+        frozen = {
+            name: entry | {"alive": np.bool_(False)} for name, entry in mask[STRUCTURE].items()
+        }
+        return mask | {STRUCTURE: frozen}
 
     def resized(self, capacity: int) -> "DynamicModel":
-        """The same with other slots."""
+        """The same model with another number of slots."""
         return dataclasses.replace(self, capacity=capacity)
 
     def fitted(self, params: Params) -> "DynamicModel":
-        """The same with as many slots as a network has, such as one that was read from a file."""
-        return self.resized(next(iter(params[LEDGER].values()))["alive"].shape[-1])
+        """The same model with as many slots as a network has, such as one read from a file."""
+        return self.resized(next(iter(params[STRUCTURE].values()))["alive"].shape[-1])
 
 
 def compact(model: Model, params: Params, member: int | None = None) -> tuple[Model, Params]:
@@ -187,8 +189,8 @@ def compact(model: Model, params: Params, member: int | None = None) -> tuple[Mo
     Runs on the host. Any other learner can train on it, from `params=`.
 
     Args:
-        params: of one network, or of N, [N, ...].
-        member: which of the N; None where there is one.
+        params: one network, or N of them, [N, ...].
+        member: which of the N; None where there is one network.
 
     Returns:
         The model of exactly the living nodes, and its params; multipliers are in the weights.

@@ -16,9 +16,10 @@ from jaxevo import registry, tasks
 from jaxevo.core import Problem
 from jaxevo.core.descent import optimizer
 from jaxevo.core.tree import named_leaves, tree_floats, tree_row
-from jaxevo.learners import DifferentiableStructure
+from jaxevo.learners import Birth, DifferentiableStructure, Growth, Penalty
+from jaxevo.learners.growing.resizing import with_capacity
 from jaxevo.models import compact, growing_mlp, growing_recurrent, recurrent
-from jaxevo.models.growing.structure import LEDGER, alive_in, without_dead
+from jaxevo.models.growing.table import STRUCTURE, alive_in, without_dead
 from jaxevo.plotting import draw_run
 from jaxevo.tasks.baselines import linear_taps
 from jaxevo.training import program
@@ -65,7 +66,7 @@ class Transcript:
             "by": leaves["readout/bias"],
         }
         if multiplier:
-            self.weights["m"] = leaves[f"{LEDGER}/layer0/multiplier"]
+            self.weights["m"] = leaves[f"{STRUCTURE}/layer0/multiplier"]
         memory = {"Wxh": 0.01, "bh": 0.01} if not multiplier else {}
         self.memory: dict[str, Any] = {
             k: np.full_like(w, memory.get(k, 0.0)) for k, w in self.weights.items()
@@ -121,7 +122,8 @@ def test_cycles_are_those_of_the_sources_program(kind):
     grown = problem(capacity=5, num_nodes=5, multipliers=multiplier, weight_scale=0.5)
     A = 3e-3 if multiplier else 1e-3
     learner = DifferentiableStructure(
-        kind=kind, learning_rate=0.1 if multiplier else 0.01, l1=A, **STILL
+        growth=Growth(kind=kind, penalty=Penalty(l1=A), **STILL),
+        learning_rate=0.1 if multiplier else 0.01,
     )
     state = learner.init(jax.random.key(0), grown)
     transcript = Transcript(tree_row(state.params, 0), multiplier)
@@ -141,7 +143,7 @@ def test_cycles_are_those_of_the_sources_program(kind):
 @functools.cache
 def restless(capacity, steps=30):
     """Many births and deaths, in slots that suffice or do not."""
-    learner = DifferentiableStructure(population_size=2, **RESTLESS)
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
     return train(jax.random.key(4), learner, problem(capacity), num_steps=steps)
 
 
@@ -168,8 +170,8 @@ def worst_of_the_dead(kind):
     short = Problem(tasks.grammar_hard(num_characters=2000, window=8), model)
     settings = RESTLESS | {"spontaneous_probability": 0.1, "threshold": 0.5, "max_nodes": 10}
     learner = DifferentiableStructure(
-        kind=kind, population_size=2, learning_rate=0.1 if multiplier else 0.01, resizes=False,
-        **settings,
+        growth=Growth(kind=kind, resizes=False, **settings), population_size=2,
+        learning_rate=0.1 if multiplier else 0.01,
     )  # fmt: skip
 
     def of_one(state, batch):
@@ -214,11 +216,11 @@ def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     """Resized with the blocked chunk taken again, a run is what it would have been with slots
     enough from the start; steps are compiled once for each number of slots."""
     monkeypatch.setattr(program, "_executables", collections.OrderedDict())
-    learner = DifferentiableStructure(population_size=2, **RESTLESS)
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
     key = jax.random.key(4)
     settings = {"num_steps": 30, "record_every": 10, "progress": False}
     grown = run(key, learner, problem(4), **settings)
-    capacity = named_leaves(grown.params)[f"{LEDGER}/layer0/alive"].size
+    capacity = named_leaves(grown.params)[f"{STRUCTURE}/layer0/alive"].size
     assert capacity >= 16
     compiled = [request[0] for request in program._executables]
     assert compiled.count(run_chunk) == 1 + np.log2(capacity / 4)
@@ -237,7 +239,10 @@ def alone(state, member):
 
 def test_members_are_networks_of_their_own():
     """A population's step is that of each member alone; events differ by their keys."""
-    many, state = DifferentiableStructure(population_size=2, **STILL), restless(32).state
+    many, state = (
+        DifferentiableStructure(growth=Growth(**STILL), population_size=2),
+        restless(32).state,
+    )
     single = dataclasses.replace(many, population_size=1)
     step = functools.partial(stepper(), jax.random.key(0))
     after, _ = step(many, state, problem(32))
@@ -247,9 +252,14 @@ def test_members_are_networks_of_their_own():
             jax.tree.map(
                 functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, its
             )
-    eventful = {"add_probability": 1.0, "spontaneous_probability": 1.0, "delete_probability": 0.5}
-    after, _ = step(dataclasses.replace(many, **eventful), state, problem(32))
-    new, _ = step(dataclasses.replace(single, **eventful), alone(state, 0), problem(32))
+    eventful: dict[str, Any] = {
+        "add_probability": 1.0,
+        "spontaneous_probability": 1.0,
+        "delete_probability": 0.5,
+    }
+    growth = Growth(**eventful)
+    after, _ = step(dataclasses.replace(many, growth=growth), state, problem(32))
+    new, _ = step(dataclasses.replace(single, growth=growth), alone(state, 0), problem(32))
     assert after.ledger.counts.births[0] > state.ledger.counts.births[0]
     jax.tree.map(np.testing.assert_array_equal, new.ledger.births, alone(after, 0).ledger.births)
 
@@ -257,12 +267,13 @@ def test_members_are_networks_of_their_own():
 def test_multipliers_do_not_fall_below_their_least_value():
     grown = problem(capacity=5, num_nodes=4, multipliers=True, weight_scale=0.5)
     learner = DifferentiableStructure(
-        kind="multiplier", learning_rate=0.1, l1=100.0, min_multiplier=0.95, **STILL
+        growth=Growth(kind="multiplier", penalty=Penalty(l1=100.0, min_multiplier=0.95), **STILL),
+        learning_rate=0.1,
     )
     state = learner.init(jax.random.key(0), grown)
     after, _ = stepper()(jax.random.key(0), learner, state, grown)
     # Adagrad's first step is 0.1 down, whatever the gradient
-    m = after.params[LEDGER]["layer0"]["multiplier"][0]
+    m = after.params[STRUCTURE]["layer0"]["multiplier"][0]
     np.testing.assert_allclose(m, [0.95] * 4 + [0], rtol=1e-6)
 
 
@@ -271,18 +282,18 @@ def test_a_static_learner_keeps_its_slots():
     counts = before.ledger.counts
     counts = counts._replace(blocked=counts.blocked + jnp.array([0, 1]))
     after = before._replace(ledger=before.ledger._replace(counts=counts))
-    resized = DifferentiableStructure(**RESTLESS).resize(before, after, problem(32))
+    resized = DifferentiableStructure(growth=Growth(**RESTLESS)).resize(before, after, problem(32))
     assert resized is not None and resized.rerun
     assert resized.problem.model.capacity == 64
-    static = DifferentiableStructure(resizes=False, **RESTLESS)
+    static = DifferentiableStructure(growth=Growth(resizes=False, **RESTLESS))
     assert static.resize(before, after, problem(32)) is None
 
 
 def test_empty_slots_are_given_up():
-    learner = DifferentiableStructure(**RESTLESS)
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS))
     before = restless(32).state
     moved = problem(64)
-    wide = learner.with_capacity(64, before, problem(32)).state
+    wide = with_capacity(learner, 64, before, problem(32)).state
     counts = wide.ledger.counts._replace(roomy=jnp.full(2, 2000))
     full = wide._replace(ledger=wide.ledger._replace(counts=counts))
     resized = learner.resize(full, full, moved)
@@ -297,7 +308,12 @@ def test_empty_slots_are_given_up():
         )
         jax.tree.map(np.testing.assert_array_equal, old, new)
     now, later = (
-        stepper()(jax.random.key(0), DifferentiableStructure(population_size=2, **STILL), state, p)
+        stepper()(
+            jax.random.key(0),
+            DifferentiableStructure(growth=Growth(**STILL), population_size=2),
+            state,
+            p,
+        )
         for state, p in ((full, moved), (resized.state, resized.problem))
     )
     np.testing.assert_allclose(now[1]["loss"], later[1]["loss"], rtol=1e-5)
@@ -314,7 +330,7 @@ def test_only_outgoing_weights_are_penalised():
     grown = problem(capacity=5, num_nodes=5, weight_scale=0.5)
     states = {}
     for l1 in (0.0, 1e-3):
-        learner = DifferentiableStructure(l1=l1, **STILL)
+        learner = DifferentiableStructure(growth=Growth(penalty=Penalty(l1=l1), **STILL))
         state = learner.init(jax.random.key(0), grown)
         states[l1], _ = stepper()(jax.random.key(0), learner, state, grown)
     free, pulled = (named_leaves(states[l1].params) for l1 in (0.0, 1e-3))
@@ -327,7 +343,9 @@ def test_only_outgoing_weights_are_penalised():
 
 def test_the_proximal_step_stops_at_zero():
     grown = problem(capacity=5, num_nodes=5, weight_scale=0.5)
-    learner = DifferentiableStructure(l1=0.3, proximal=True, **STILL)
+    learner = DifferentiableStructure(
+        growth=Growth(penalty=Penalty(l1=0.3, proximal=True), **STILL)
+    )
     state = learner.init(jax.random.key(0), grown)
     after, _ = stepper()(jax.random.key(0), learner, state, grown)
     readout = after.params["readout"]["kernel"]
@@ -339,10 +357,12 @@ def test_numbers_for_each_member():
     """A sweep within a population: no births, births at every step, and none beyond a budget."""
     learner = DifferentiableStructure(
         population_size=3,
-        add_probability=jnp.array([0.0, 1.0, 1.0]),
-        spontaneous_probability=jnp.array([0.0, 1.0, 1.0]),
-        delete_probability=0.0,
-        max_nodes=jnp.array([99.0, 99.0, 3.0]),
+        growth=Growth(
+            add_probability=jnp.array([0.0, 1.0, 1.0]),
+            spontaneous_probability=jnp.array([0.0, 1.0, 1.0]),
+            delete_probability=0.0,
+            max_nodes=jnp.array([99.0, 99.0, 3.0]),
+        ),
     )
     state = train(jax.random.key(0), learner, problem(16), num_steps=6).state
     np.testing.assert_array_equal(alive_in(state.params)["layer0"].sum(1), [1, 7, 3])
@@ -350,7 +370,7 @@ def test_numbers_for_each_member():
 
 def test_newborns_meet_fresh_moments_of_any_optimiser():
     learner = DifferentiableStructure(
-        optimizer=optimizer(optax.adam), learning_rate=1e-3, **RESTLESS
+        growth=Growth(**RESTLESS), optimizer=optimizer(optax.adam), learning_rate=1e-3
     )
     result = train(jax.random.key(1), learner, problem(32), num_steps=20)
     state = result.state
@@ -364,7 +384,7 @@ def test_newborns_meet_fresh_moments_of_any_optimiser():
 
 def test_a_growing_perceptron_compacts_to_a_plain_one():
     grown = Problem(tasks.sine(), growing_mlp((1,), 1, num_layers=2, num_nodes=2))
-    learner = DifferentiableStructure(population_size=2, **RESTLESS)
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
     state = train(jax.random.key(0), learner, grown, num_steps=10).state
     dense, params = compact(grown.model, state.params, member=1)
     sizes = [int(alive[1].sum()) for alive in alive_in(state.params).values()]
@@ -376,7 +396,7 @@ def test_a_growing_perceptron_compacts_to_a_plain_one():
 
 
 def test_a_run_that_grew_is_resumed_and_evaluated_at_its_size(tmp_path):
-    learner = DifferentiableStructure(population_size=2, **RESTLESS)
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
     settings = {"record_every": 10, "progress": False}
     key, folder = jax.random.key(4), tmp_path / "run"
     whole = run(key, learner, problem(4), num_steps=30, **settings)
@@ -393,10 +413,10 @@ def test_a_run_that_grew_is_resumed_and_evaluated_at_its_size(tmp_path):
 
 def test_by_name():
     built = registry.build("differentiable-structure", "grammar-easy", num_steps=1)
-    assert built.learner.kind == "outgoing_l1"
+    assert built.learner.growth.kind == "outgoing_l1"
     assert built.problem.model.capacity == 16
     older = registry.build("differentiable-structure", "grammar-hard", preset="multiplier")
-    assert older.learner.kind == "multiplier"
+    assert older.learner.growth.kind == "multiplier"
     assert older.learner.learning_rate == np.float32(0.1)
     assert older.problem.model.multipliers
     assert older.num_steps == 20_000
@@ -409,19 +429,23 @@ def test_by_name():
     perturbed = registry.build("differentiable-structure-np", "mackey-glass", model="growing-gru")
     assert perturbed.learner.estimator.rule == "np"
     assert perturbed.learner.optimizer.clip_norm == 1
-    assert perturbed.learner.l1 == np.float32(1e-5)
+    assert perturbed.learner.growth.penalty.l1 == np.float32(1e-5)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match=r"num_spares must be >= 1, got 0"):
-        DifferentiableStructure(num_spares=0)
+        Growth(num_spares=0)
     with pytest.raises(ValueError, match=r"add_probability must be in \[0, 1\], got 2"):
-        DifferentiableStructure(add_probability=2)
+        Growth(add_probability=2)
+    with pytest.raises(ValueError, match=r"newborn_scale must be finite and > 0, got 0"):
+        Birth(newborn_scale=0)
+    with pytest.raises(ValueError, match=r"l1 must be finite and >= 0, got -1"):
+        Penalty(l1=-1)
     plain = Problem(problem().task, recurrent((4,), 4))
     with pytest.raises(ValueError, match="model must be a growing one"):
         DifferentiableStructure().init(jax.random.key(0), plain)
     with pytest.raises(ValueError, match="model must have multipliers=True"):
-        DifferentiableStructure(kind="multiplier").init(jax.random.key(0), problem())
+        DifferentiableStructure(growth=Growth(kind="multiplier")).init(jax.random.key(0), problem())
 
 
 @pytest.mark.slow

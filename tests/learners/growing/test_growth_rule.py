@@ -1,4 +1,4 @@
-"""What growing learners share: split-off newborns, budgets, who is spared, slots of a run."""
+"""What growing learners share: split-off newborns, who is spared, slots of a run."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ from jaxevo.core import Problem
 from jaxevo.core.tree import tree_size
 from jaxevo.estimators import NodePerturbation
 from jaxevo.estimators.node_perturbation.estimator import Plan
-from jaxevo.learners import DifferentiableStructure
+from jaxevo.learners import Birth, DifferentiableStructure, Growth, Penalty
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent
-from jaxevo.models.growing import capacity as slots
-from jaxevo.models.growing import structure
-from jaxevo.models.growing.structure import Change, Parent, Rule, alive_in, num_params
+from jaxevo.models.growing import capacity
+from jaxevo.models.growing.events import Change, Parent, Rule, apply_change, draw_events
+from jaxevo.models.growing.table import alive_in, num_params, scores, without_dead
 from jaxevo.training.driver import run
 from jaxevo.training.loop import train
 
@@ -60,7 +60,7 @@ def test_a_split_off_newborn_changes_nothing_but_is_a_spare(name):
     carry = model.initial_carry(params, (3,))
     if jax.tree.leaves(carry):
         carry = model.apply(params, carry, x)[0]
-    alive, before = alive_in(params), structure.scores(model.groups, params)
+    alive, before = alive_in(params), scores(model.groups, params)
     share = 0.5 * 0.05 / jnp.stack([score[2] for score in before.values()])
     born = jnp.arange(8) == 5
     change = Change(
@@ -68,17 +68,17 @@ def test_a_split_off_newborn_changes_nothing_but_is_a_spare(name):
         dict.fromkeys(alive, born),
         {name: Parent(jnp.arange(8) == 2, share[i]) for i, name in enumerate(alive)},
     )
-    grown = structure.changed(jax.random.key(2), model.groups, params, change, RULE)
-    after = slots.reset_states(model.groups, carry, like, change)
+    grown = apply_change(jax.random.key(2), model.groups, params, change, RULE)
+    after = capacity.reset_states(model.groups, carry, like, change)
     assert all(mask.sum() == 6 for mask in alive_in(grown).values())
     np.testing.assert_allclose(
         unrolled(model, grown, after, x), unrolled(model, params, carry, x), rtol=1e-5, atol=1e-6
     )
-    for score in structure.scores(model.groups, grown).values():
+    for score in scores(model.groups, grown).values():
         assert 0.01 < score[5] <= 0.05
     # and where nobody is born nothing moves at all
     nobody = change._replace(born=dict.fromkeys(alive, jnp.zeros(8, bool)))
-    same = structure.changed(jax.random.key(2), model.groups, params, nobody, RULE)
+    same = apply_change(jax.random.key(2), model.groups, params, nobody, RULE)
     jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
@@ -86,52 +86,30 @@ def test_a_split_off_newborn_changes_nothing_but_is_a_spare(name):
 def test_weights_of_living_nodes_are_those_of_the_dense_network(name):
     model = MODELS[name]
     params = model.init(jax.random.key(0))
-    assert num_params(model.groups, params, alive_in(params)) == tree_size(
-        compact(model, params)[1]
-    )
-    larger = dataclasses.replace(model, num_nodes=6)
-    expected = tree_size(compact(larger, larger.init(jax.random.key(0)))[1])
-    alive = dict(alive_in(params))
-    for group in model.groups[:-1]:
-        alive[group.name] = alive[group.name].at[5].set(True)
-    last = model.groups[-1].name
-    assert num_params(model.groups, params, alive, plus=last) == expected
-
-
-def test_no_birth_beyond_a_budget_of_weights():
-    """One for each member; a node costs more the more there are."""
-    budgets = jnp.array([30.0, 100.0, jnp.inf])
-    learner = DifferentiableStructure(
-        population_size=3, spontaneous_probability=1.0, delete_probability=0.0, max_params=budgets
-    )
-    state = train(jax.random.key(0), learner, problem(), num_steps=12).state
-    sizes = [tree_size(compact(problem().model, state.params, i)[1]) for i in range(3)]
-    nodes = np.asarray(alive_in(state.params)["layer0"].sum(1))
-    # n nodes have n^2 + 9 n + 4 weights
-    np.testing.assert_array_equal(nodes, [2, 6, 13])
-    np.testing.assert_array_equal(sizes, nodes**2 + 9 * nodes + 4)
+    assert num_params(model.groups, params) == tree_size(compact(model, params)[1])
 
 
 @pytest.mark.parametrize(("spared", "expected"), [("lowest", [1, 3]), ("youngest", [0, 1])])
 def test_who_is_spared(spared, expected):
-    learner = DifferentiableStructure(spared=spared, num_spares=2)
+    growth = Growth(spared=spared, num_spares=2)
     score, born_at = jnp.array([0.04, 0.01, 0.02, 0.0, 0.0]), jnp.array([7, 9, 0, 5, 0])
-    rule = learner.rule._replace(delete_probability=1.0)
-    order = learner.order(score, born_at)
-    event = structure.events(jax.random.key(0), jnp.arange(5) < 4, score, rule, order=order)
+    rule = growth.rule._replace(delete_probability=1.0)
+    order = growth.order(score, born_at)
+    event = draw_events(jax.random.key(0), jnp.arange(5) < 4, score, rule, order=order)
     np.testing.assert_array_equal(np.flatnonzero(event.kept), expected)
 
 
 def test_growth_by_splitting_costs_no_loss():
     """Births at every step, no learning: the loss is that of the network that never grew."""
-    still: dict[str, Any] = {"learning_rate": 0.0, "l1": 0.0, "delete_probability": 0.0}
     losses = {}
     model = growing_recurrent((4,), 4, capacity=32, num_nodes=4, weight_scale=0.7)
     grown = Problem(tasks.grammar_hard(num_characters=2000), model)
     for probability in (0.0, 1.0):
-        learner = DifferentiableStructure(
-            newborn="split", spontaneous_probability=probability, add_probability=0.0, **still
-        )
+        growth = Growth(
+            birth=Birth(newborn="split"), penalty=Penalty(l1=0.0), add_probability=0.0,
+            delete_probability=0.0, spontaneous_probability=probability,
+        )  # fmt: skip
+        learner = DifferentiableStructure(growth=growth, learning_rate=0.0)
         result = train(jax.random.key(0), learner, grown, num_steps=12)
         losses[probability] = result.history["loss"]
     assert result.history["nodes"][-1] == 16
@@ -140,8 +118,11 @@ def test_growth_by_splitting_costs_no_loss():
 
 def test_a_run_that_makes_more_slots_keeps_its_best_network():
     """With a learning rate that undoes what was learned, the best was met before it grew."""
-    learner = DifferentiableStructure(spontaneous_probability=0.6, delete_probability=0.0,
-                                      threshold=1.0, birth_norm=30.0)  # fmt: skip
+    growth = Growth(
+        spontaneous_probability=0.6, delete_probability=0.0, threshold=1.0,
+        birth=Birth(birth_norm=30.0),
+    )  # fmt: skip
+    learner = DifferentiableStructure(growth=growth)
     result = run(jax.random.key(0), learner, problem(4), num_steps=30, record_every=2,
                  progress=False)  # fmt: skip
     slots = result.summary["slots"]
@@ -184,7 +165,7 @@ def test_node_perturbation_leaves_dead_slots_alone(name, rule):
     carry, gradient, _, _ = jax.jit(estimator.estimate)(
         jax.random.key(3), carry, params, grown, batch
     )
-    dead = structure.without_dead(model.groups, gradient, alive_in(params))
+    dead = without_dead(model.groups, gradient, alive_in(params))
     weights = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float32]
     if name != "mlp":  # where f(0) = 0
         for masked, leaf in zip(weights(dead), weights(gradient), strict=True):
@@ -197,6 +178,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="estimator's decorrelate must be 'off'"):
         DifferentiableStructure(estimator=NodePerturbation(decorrelate="hidden"))
     with pytest.raises(ValueError, match="newborn must be 'random' for kind='multiplier'"):
-        DifferentiableStructure(kind="multiplier", newborn="split")
-    with pytest.raises(ValueError, match=r"max_params must be > 0, got 0"):
-        DifferentiableStructure(max_params=0)
+        Growth(kind="multiplier", birth=Birth(newborn="split"))
+    settings: dict[str, Any] = {"growth": 3}
+    with pytest.raises(ValueError, match=r"growth must be a Growth\(\.\.\.\), got 3"):
+        DifferentiableStructure(**settings)

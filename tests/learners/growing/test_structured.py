@@ -14,22 +14,19 @@ from jaxevo.core.tree import tree_row
 from jaxevo.learners import (
     AdaptiveMonteCarlo,
     DeepGA,
+    Growth,
     Metropolis,
     Mutation,
+    Penalty,
     SafeMutation,
     StructuredLearner,
 )
 from jaxevo.models import growing_mlp
-from jaxevo.models.growing.structure import alive_in, without_dead
+from jaxevo.models.growing.table import alive_in, without_dead
 from jaxevo.training.driver import run
 from jaxevo.training.loop import train
 
-RESTLESS: dict[str, Any] = {
-    "spontaneous_probability": 0.6,
-    "threshold": 1.0,
-    "delete_probability": 0.2,
-    "every": 3,
-}
+RESTLESS = Growth(spontaneous_probability=0.6, threshold=1.0, delete_probability=0.2)
 SMALL: dict[str, Any] = {"population_size": 4, "tournament_size": 2, "pool_size": 8}
 LEARNERS = {
     "metropolis": Metropolis(sigma=0.02, population_size=4),
@@ -50,7 +47,7 @@ def problem(capacity=16, multipliers=False):
 
 @functools.cache
 def trained(name):
-    learner = StructuredLearner(learner=LEARNERS[name], **RESTLESS)
+    learner = StructuredLearner(learner=LEARNERS[name], growth=RESTLESS, every=3)
     return train(jax.random.key(0), learner, problem(), num_steps=8)
 
 
@@ -95,8 +92,9 @@ def test_newborns_have_no_drift():
 def test_the_penalty_sheds_what_the_loss_does_not_need():
     """With proposals of size zero only the penalty moves weights, by l1 a round."""
     learner = StructuredLearner(
-        learner=Metropolis(sigma=0.0, population_size=2), l1=0.01, every=1, proximal=True,
-        add_probability=0.0, spontaneous_probability=0.0, delete_probability=0.0,
+        learner=Metropolis(sigma=0.0, population_size=2), every=1,
+        growth=Growth(penalty=Penalty(l1=0.01, proximal=True), add_probability=0.0,
+                      spontaneous_probability=0.0, delete_probability=0.0),
     )  # fmt: skip
     state = learner.init(jax.random.key(0), problem())
     after, _ = jax.jit(learner.step)(jax.random.key(1), state, problem())
@@ -112,8 +110,9 @@ def test_the_penalty_sheds_what_the_loss_does_not_need():
 
 def test_multipliers_shrink_to_their_least():
     learner = StructuredLearner(
-        learner=Metropolis(sigma=0.0, population_size=2), kind="multiplier", l1=0.3, every=1,
-        add_probability=0.0, spontaneous_probability=0.0, delete_probability=0.0,
+        learner=Metropolis(sigma=0.0, population_size=2), every=1,
+        growth=Growth(kind="multiplier", penalty=Penalty(l1=0.3), add_probability=0.0,
+                      spontaneous_probability=0.0, delete_probability=0.0),
     )  # fmt: skip
     result = train(jax.random.key(0), learner, problem(multipliers=True), num_steps=5)
     multiplier = result.state.learner.params["structure"]["layer0"]["multiplier"]
@@ -123,7 +122,7 @@ def test_multipliers_shrink_to_their_least():
 
 def test_a_blocked_birth_doubles_the_slots_of_the_state_before_it():
     """Red where the blocked step's state is kept, or where new slots change a network."""
-    learner = StructuredLearner(learner=LEARNERS["metropolis"], **RESTLESS)
+    learner = StructuredLearner(learner=LEARNERS["metropolis"], growth=RESTLESS, every=3)
     before = trained("metropolis").state
     counts = before.ledger.counts
     blocked = before.ledger._replace(counts=counts._replace(blocked=counts.blocked + 1))
@@ -146,8 +145,8 @@ def test_slots_of_a_run_follow_the_nodes(tmp_path):
     """Metropolis draws from one block for the whole network, so larger networks draw otherwise:
     runs agree in distribution only. The run goes on, grows, and can be resumed."""
     learner = StructuredLearner(
-        learner=LEARNERS["metropolis"], spontaneous_probability=1.0, add_probability=0.0,
-        delete_probability=0.0, every=1,
+        learner=LEARNERS["metropolis"], every=1,
+        growth=Growth(spontaneous_probability=1.0, add_probability=0.0, delete_probability=0.0),
     )  # fmt: skip
     settings: dict[str, Any] = {"record_every": 4, "progress": False}
     part = run(jax.random.key(0), learner, problem(4), num_steps=8, folder=tmp_path / "run",

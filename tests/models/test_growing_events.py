@@ -10,9 +10,9 @@ import pytest
 
 from jaxevo.core.tree import named_leaves, tree_floats
 from jaxevo.models import growing_recurrent
-from jaxevo.models.growing import capacity as slots
-from jaxevo.models.growing import structure
-from jaxevo.models.growing.structure import Change, Rule
+from jaxevo.models.growing import capacity
+from jaxevo.models.growing.events import Change, Rule, apply_change, draw_events
+from jaxevo.models.growing.table import STRUCTURE, alive_in, scores, without_dead
 
 RULE = Rule(
     threshold=0.05,
@@ -39,7 +39,7 @@ def rounds(num, size):
 
     def run(key, alive, score, rule):
         keys = jax.random.split(key, num)
-        return jax.vmap(lambda key: structure.events(key, alive, score, rule))(keys)
+        return jax.vmap(lambda key: draw_events(key, alive, score, rule))(keys)
 
     return jax.jit(run)
 
@@ -125,7 +125,7 @@ def scripted(num_chains=20, num_cycles=5000, size=16):
         flips = jax.random.uniform(key_script, (size,)) < jnp.where(spare, 0.03, 0.01)
         spare = alive & (spare ^ flips)
         score = jnp.where(spare, rule.threshold, 1.0)  # no more than the threshold: a spare
-        found = structure.events(key_events, alive, score, rule)
+        found = draw_events(key_events, alive, score, rule)
         now = found.kept | found.born, (spare & found.kept) | found.born
         return now, {"alive": alive, "spare": spare, "after": now[0]} | found._asdict()
 
@@ -191,7 +191,7 @@ def test_exactly_k_spares_are_kept_where_all_others_die():
 
 
 def change_of(params, dies, born):
-    alive = structure.alive_in(params)["layer0"]
+    alive = alive_in(params)["layer0"]
     slots = jnp.arange(alive.size)
     kept = alive & ~jnp.isin(slots, jnp.array(dies, int))
     return Change({"layer0": kept}, {"layer0": slots == born})
@@ -204,14 +204,14 @@ def after_change(capacity=16, multipliers=False):
     before = model.init(jax.random.key(0))
     change = change_of(before, [2], 6)
     rule = RULE
-    new = jax.jit(lambda key, p: structure.changed(key, model.groups, p, change, rule))
+    new = jax.jit(lambda key, p: apply_change(key, model.groups, p, change, rule))
     return model, before, change, new(jax.random.key(1), before)
 
 
 def test_scores_are_the_papers():
     model = growing()
     params = model.init(jax.random.key(0))
-    (score,) = structure.scores(model.groups, params).values()
+    (score,) = scores(model.groups, params).values()
     leaves = named_leaves(params)
     out = np.abs(leaves["readout/kernel"]).sum(1)
     lateral = np.abs(leaves["cells/0/linear/recurrent_kernel"]).sum(1)
@@ -221,7 +221,7 @@ def test_scores_are_the_papers():
 
 def test_a_newborn_is_a_spare_with_half_the_threshold():
     model, before, _, params = after_change()
-    (alive,) = structure.alive_in(params).values()
+    (alive,) = alive_in(params).values()
     np.testing.assert_array_equal(np.flatnonzero(alive), [0, 1, 3, 4, 5, 6])
     leaves = named_leaves(params)
     recurrent, readout = (
@@ -234,9 +234,9 @@ def test_a_newborn_is_a_spare_with_half_the_threshold():
     incoming = np.concatenate([leaves["cells/0/linear/input_kernel"][:, 6],
                                np.delete(recurrent[:, 6], [2, 6])[:5]])  # fmt: skip
     assert 0 < np.abs(incoming).max() < 0.06
-    (score,) = structure.scores(model.groups, params).values()
+    (score,) = scores(model.groups, params).values()
     assert 0.8 * 0.025 < score[6] < 0.025 * 1.01
-    cleared = structure.without_dead(model.groups, params, {"layer0": alive})
+    cleared = without_dead(model.groups, params, {"layer0": alive})
     jax.tree.map(np.testing.assert_array_equal, cleared, params)
     others = [0, 1, 3, 4, 5]
     old = named_leaves(before)["cells/0/linear/recurrent_kernel"]
@@ -245,9 +245,9 @@ def test_a_newborn_is_a_spare_with_half_the_threshold():
 
 def test_a_newborn_with_a_multiplier():
     model, _, _, params = after_change(multipliers=True)
-    m = params[structure.LEDGER]["layer0"]["multiplier"]
+    m = params[STRUCTURE]["layer0"]["multiplier"]
     np.testing.assert_allclose(m, [1, 1, 0, 1, 1, 1, 0.05] + [0] * 9, rtol=1e-6)
-    (score,) = structure.scores(model.groups, params).values()
+    (score,) = scores(model.groups, params).values()
     np.testing.assert_array_equal(score, m)
     out = params["readout"]["kernel"][6]
     assert 0 < np.abs(out).max() < 0.06
@@ -263,7 +263,7 @@ def test_what_a_newborn_does_to_the_loss_is_of_the_order_of_the_threshold(multip
     @jax.jit
     def loss(threshold):
         rule = RULE._replace(threshold=threshold, newborn_scale=1.0)
-        grown = structure.changed(
+        grown = apply_change(
             jax.random.key(1), model.groups, params, change_of(params, [], 6), rule
         )
         carry, total = model.initial_carry(params, (1,)), 0.0
@@ -292,7 +292,7 @@ def test_a_death_changes_no_more_than_what_the_node_sent():
         (4,), 4, capacity=16, num_nodes=6, weight_scale=0.5, activation="identity"
     )
     hidden = jnp.tanh(3 * jax.random.normal(jax.random.key(2), (1, 16)))
-    hidden = jnp.where(structure.alive_in(params)["layer0"], hidden, 0.0)
+    hidden = jnp.where(alive_in(params)["layer0"], hidden, 0.0)
     zero = model.initial_carry(params, (1,))
     carry = jax.tree.map(lambda _: hidden, zero)
 
@@ -304,8 +304,8 @@ def test_a_death_changes_no_more_than_what_the_node_sent():
     all_of_it = np.array(seen(params, carry)[0]), np.array(seen(params, carry)[1])
     for node in range(6):
         change = change_of(params, [node], -1)
-        dead = structure.changed(jax.random.key(0), model.groups, params, change, RULE)
-        rest = slots.reset_states(model.groups, carry, zero, change)
+        dead = apply_change(jax.random.key(0), model.groups, params, change, RULE)
+        rest = capacity.reset_states(model.groups, carry, zero, change)
         states, outputs = seen(dead, rest)
         others = np.arange(16) != node
         moved = np.abs(states - all_of_it[0])[others], np.abs(outputs - all_of_it[1])
@@ -320,7 +320,7 @@ def test_a_newborn_with_no_outgoing_norm_changes_nothing():
     params = model.init(jax.random.key(0))
     change = change_of(params, [], 6)
     rule = RULE._replace(birth_norm=0.0)
-    new = structure.changed(jax.random.key(1), model.groups, params, change, rule)
+    new = apply_change(jax.random.key(1), model.groups, params, change, rule)
     assert not new["readout"]["kernel"][6].any()
     x, carry = jnp.ones((1, 4)), model.initial_carry(params, (1,))
     for _ in range(2):
@@ -334,8 +334,8 @@ def test_a_newborn_with_no_outgoing_norm_changes_nothing():
 def test_newborns_do_not_depend_on_the_capacity(multipliers):
     small, _, _, params = after_change(16, multipliers)
     _, _, _, large = after_change(32, multipliers)
-    wide = slots.on_slots(small.groups, params, slots.padded(32))
-    wide |= {structure.LEDGER: large[structure.LEDGER]}
+    wide = capacity.on_slots(small.groups, params, capacity.padded(32))
+    wide |= {STRUCTURE: large[STRUCTURE]}
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), wide, large)
 
 
@@ -344,7 +344,7 @@ def test_the_moments_of_a_newborn_are_reset_and_those_of_the_dead_are_zero():
     weights = tree_floats(before)
     state = optax.adam(0.1).init(weights)
     ones = jax.tree.map(jnp.ones_like, state)
-    adam = slots.reset_moments(model.groups, ones, before, change, 0.25)[0]
+    adam = capacity.reset_moments(model.groups, ones, before, change, 0.25)[0]
     assert adam.count == 1
     for moments in (adam.mu, adam.nu):
         readout = moments["readout"]["kernel"]
@@ -361,21 +361,21 @@ def test_the_states_of_the_dead_and_the_newborn_are_zero():
     model, before, change, _ = after_change()
     like = model.initial_carry(before, (1,))
     carry = {"pair": jax.tree.map(lambda h: jnp.ones((3, *h.shape)), like), "other": jnp.ones(2)}
-    found = slots.reset_states(model.groups, carry, like, change)
+    found = capacity.reset_states(model.groups, carry, like, change)
     np.testing.assert_array_equal(found["pair"][0][2, 0], [1, 1, 0, 1, 1, 1] + [0] * 10)
     np.testing.assert_array_equal(found["other"], 1)
 
 
 def test_compaction_keeps_the_network():
     model, _, _, params = after_change()
-    alive = structure.alive_in(params)
+    alive = alive_in(params)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
-    masks = structure.alive_in(both)
-    taken = slots.on_slots(model.groups, both, slots.compacted(masks, 8))
+    masks = alive_in(both)
+    taken = capacity.on_slots(model.groups, both, capacity.compacted(masks, 8))
     half = model.resized(8)
     first = jax.tree.map(lambda leaf: leaf[1], taken)
     order = jnp.argsort(~alive["layer0"], stable=True)[:8]
-    first[structure.LEDGER]["layer0"]["alive"] = alive["layer0"][order]
+    first[STRUCTURE]["layer0"]["alive"] = alive["layer0"][order]
     assert named_leaves(first)["cells/0/linear/recurrent_kernel"].shape == (8, 8)
     x = jnp.ones((1, 4))
     carry, y = half.apply(first, half.initial_carry(first, (1,)), x)

@@ -1,0 +1,92 @@
+"""Other numbers of slots for the networks of a growing learner, on the host between steps.
+
+A learner here is one with `growth`, `members(state)` and `on_slots(state, fn, num, problem)`, and
+with a `ledger` in its state. What is drawn in a step does not depend on the number of slots, so
+that a step can be taken again with more of them.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.core import Params, Problem, Resized
+from jaxevo.core.tree import tree_floats, tree_size
+from jaxevo.learners.growing.rule import Growth, Ledger
+from jaxevo.models.growing import capacity
+from jaxevo.models.growing.model import DynamicModel
+from jaxevo.models.growing.table import alive_in, num_alive, num_params
+
+LEAST_CAPACITY = 16  # slots that are never given up
+ROOMY_STEPS = 2000  # steps below a quarter of the slots before half of them are given up
+
+
+class Growing(Protocol):
+    """What these functions ask of a learner."""
+
+    @property
+    def growth(self) -> Growth: ...
+
+    def members(self, state: Any) -> Params:
+        """All networks, [N, ...]."""
+
+    def on_slots(self, state: Any, fn: Any, num: int, problem: Problem) -> Any:
+        """`state` with the arrays of its networks in `num` slots, by `fn` for `on_slots`."""
+
+
+def resize(learner: Growing, before: Any, after: Any, problem: Problem) -> Resized | None:
+    """Twice the slots where a birth was blocked, half of them where most have long been empty.
+
+    The steps in which slots ran out are to be taken again from `before`.
+    """
+    if not (learner.growth.resizes and isinstance(problem.model, DynamicModel)):
+        return None
+    num = problem.model.capacity
+    counts = after.ledger.counts
+    if bool(jnp.any(counts.blocked > before.ledger.counts.blocked)):
+        return with_capacity(learner, 2 * num, before, problem)._replace(rerun=True)
+    if num >= 2 * LEAST_CAPACITY and bool(jnp.all(counts.roomy >= ROOMY_STEPS)):
+        return with_capacity(learner, num // 2, after, problem)
+    return None
+
+
+def at_size(learner: Growing, size: int, state: Any, problem: Problem) -> Resized | None:
+    """Problem and state with as many slots as a checkpoint has; None where they have them."""
+    if size == problem.model.capacity:
+        return None
+    return with_capacity(learner, size, state, problem)
+
+
+def with_capacity(learner: Growing, num: int, state: Any, problem: Problem) -> Resized:
+    """Problem and state with `num` slots, as many as there are living nodes or more."""
+    groups = problem.model.groups
+    fn = capacity.refit(learner.members(state), num)
+    births = {name: fn(steps, name) for name, steps in state.ledger.births.items()}
+    counts = state.ledger.counts
+    counts = counts._replace(roomy=jnp.zeros_like(counts.roomy))
+    state = learner.on_slots(state, fn, num, problem)._replace(ledger=Ledger(births, counts))
+
+    def carried(params: Params) -> Params | None:
+        most = max(int(alive.max()) for alive in num_alive(params).values())
+        return capacity.resized(groups, params, num) if most <= num else None
+
+    problem = type(problem)(problem.task, problem.model.resized(num))
+    return Resized(problem, state, rerun=False, carried=carried)
+
+
+def slots_in_use(learner: Growing, state: Any, problem: Problem) -> dict[str, Any]:
+    """Slots of a layer, mean nodes in use, and weights in slots over weights in use."""
+    params, groups = learner.members(state), problem.model.groups
+    alive = alive_in(params)
+
+    def weights(params):
+        return num_params(groups, params)
+
+    for _ in range(next(iter(alive.values())).ndim - 1):  # members, and seeds
+        weights = jax.vmap(weights)
+    with_slots = tree_size(tree_floats(jax.eval_shape(problem.init, jax.random.key(0))))
+    return {
+        "capacity": problem.model.capacity,
+        "nodes": float(jnp.mean(jnp.array([mask.sum(-1).mean() for mask in alive.values()]))),
+        "padding": float(with_slots / weights(params).mean()),
+    }
