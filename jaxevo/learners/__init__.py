@@ -30,8 +30,11 @@ from jaxevo.learners.mutation import (
     SafeMutationState,
 )
 from jaxevo.learners.pathnet import (
+    PathMutation,
     PathNet,
     PathNetState,
+    Reinitialization,
+    Rounds,
 )
 
 __all__ = [
@@ -54,9 +57,12 @@ __all__ = [
     "Metropolis",
     "MetropolisState",
     "Mutation",
+    "PathMutation",
     "PathNet",
     "PathNetState",
     "Penalty",
+    "Reinitialization",
+    "Rounds",
     "SafeMutation",
     "SafeMutationState",
     "StructuredLearner",

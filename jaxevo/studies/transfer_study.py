@@ -359,7 +359,10 @@ class _Study:
             return None
         network = self.network
         return chance_overlap(
-            network.num_layers, network.num_modules, network.num_active, self.learner.initial_paths
+            network.num_layers,
+            network.num_modules,
+            network.num_active,
+            self.learner.mutation.initial_paths,
         )
 
     # ---------------------------------------------------------------------- what is on disk

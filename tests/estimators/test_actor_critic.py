@@ -11,7 +11,7 @@ from jaxevo import tasks
 from jaxevo.core import Problem
 from jaxevo.core.descent import optimizer
 from jaxevo.estimators import ActorCritic
-from jaxevo.learners import GradientLearner, PathNet
+from jaxevo.learners import GradientLearner, PathNet, Rounds
 from jaxevo.models import mlp, modular
 from jaxevo.training.loop import train
 
@@ -144,7 +144,7 @@ def test_a_path_learns_to_balance():
 def test_parallel_paths_with_frozen_ones_always_active():
     learner = PathNet(
         estimator=ActorCritic(num_environments=2, horizon=10), population_size=4,
-        form="parallel", num_rivals=2, num_batches=4, frozen_path="always",
+        form="parallel", rounds=Rounds(num_rivals=2), num_batches=4, frozen_path="always",
     )  # fmt: skip
     key = jax.random.key(0)
     state = learner.init(key, problem())

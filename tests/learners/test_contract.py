@@ -30,6 +30,7 @@ from jaxevo.learners import (
     Metropolis,
     Mutation,
     PathNet,
+    Rounds,
     SafeMutation,
     StructuredLearner,
 )
@@ -197,7 +198,7 @@ TABLE = {
         PathNet(
             estimator=ActorCritic(horizon=4, num_environments=2),
             form="parallel",
-            num_rivals=2,
+            rounds=Rounds(num_rivals=2),
             population_size=4,
             num_batches=1,
         ),

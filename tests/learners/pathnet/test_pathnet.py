@@ -14,7 +14,7 @@ from jaxevo.core import Problem
 from jaxevo.core.descent import optimizer
 from jaxevo.estimators import Backprop, NodePerturbation
 from jaxevo.estimators.node_perturbation.estimator import Plan
-from jaxevo.learners import GradientLearner, PathNet
+from jaxevo.learners import GradientLearner, PathMutation, PathNet, Reinitialization, Rounds
 from jaxevo.models import mlp, modular
 from jaxevo.models.paths import active_modules, uses_of
 from jaxevo.tasks import examples
@@ -94,7 +94,7 @@ def test_a_generation_moves_the_two_paths_and_nothing_else():
 
 
 def test_the_loser_becomes_a_mutant_of_the_winner():
-    learner = dataclasses.replace(LEARNER, mutation_rate=0.0)
+    learner = dataclasses.replace(LEARNER, mutation=PathMutation(mutation_rate=0.0))
     for seed in range(4):
         state = init(jax.random.key(seed), LEARNER, problem())
         for settings, exact in ((learner, True), (LEARNER, False)):
@@ -186,7 +186,8 @@ def test_the_threshold_ends_the_task():
 def test_selection_draws_the_population_together():
     """Sooner than drift does, where labels are coins and no path is better than another."""
     rng = np.random.default_rng(1)
-    learner = PathNet(population_size=24, num_batches=8, learning_rate=0.05, mutation_rate=0.0)
+    learner = PathNet(population_size=24, num_batches=8, learning_rate=0.05,
+                      mutation=PathMutation(mutation_rate=0.0))  # fmt: skip
     inputs = rng.normal(size=(5000, 6)).astype(np.float32)
     generations, distances = 100, {}
 
@@ -283,7 +284,9 @@ def test_frozen_modules_and_earlier_outputs_keep_their_bits(form, name):
 
 @pytest.mark.parametrize("reinitialize", ["fresh", "stored"])
 def test_what_is_not_frozen_is_drawn_anew(reinitialize):
-    learner = dataclasses.replace(LEARNER, reinitialize=reinitialize)
+    learner = dataclasses.replace(
+        LEARNER, reinitialization=Reinitialization(reinitialize=reinitialize)
+    )
     first = init(jax.random.key(0), learner, problem())
     state = steps(jax.random.key(1), learner, first, problem(), 10)
     after = go_on(jax.random.key(2), learner, state, problem(1))
@@ -355,7 +358,10 @@ def test_parallel_steps_are_serial_ones(merge, name):
     alone = PathNet(form="fixed", num_batches=4, learning_rate=0.1,
                     optimizer=OPTIMIZERS[name])  # fmt: skip
     together = dataclasses.replace(
-        alone, form="parallel", merge=merge, population_size=1 if merge == "sum" else 4
+        alone,
+        form="parallel",
+        rounds=Rounds(merge=merge),
+        population_size=1 if merge == "sum" else 4,
     )
     whole, path = problem(batch_size=None), [[3, 1], [0, 5]]
     serial = on_path(init(jax.random.key(0), alone, whole), path)
@@ -372,7 +378,8 @@ def test_parallel_steps_are_serial_ones(merge, name):
 
 
 def test_optimisers_start_anew_in_step_too():
-    learner = PathNet(form="parallel", population_size=2, num_batches=1, reset_optimizer=True,
+    learner = PathNet(form="parallel", population_size=2, num_batches=1,
+                      reinitialization=Reinitialization(reset_optimizer=True),
                       optimizer=OPTIMIZERS["momentum"])  # fmt: skip
     state = init(jax.random.key(0), learner, problem())
     stale = jax.tree.map(lambda leaf: leaf + 1, state.shared.optimizer)
@@ -384,10 +391,11 @@ def test_optimisers_start_anew_in_step_too():
 
 @pytest.mark.parametrize("num_rivals", [0, 3])
 def test_a_round_replaces_those_that_lose(num_rivals):
-    learner = PathNet(population_size=6, num_batches=2, form="parallel", mutation_rate=0.0,
-                      num_rivals=num_rivals, learning_rate=0.1)  # fmt: skip
+    learner = PathNet(population_size=6, num_batches=2, form="parallel", learning_rate=0.1,
+                      mutation=PathMutation(mutation_rate=0.0),
+                      rounds=Rounds(num_rivals=num_rivals))  # fmt: skip
     fitness = jnp.array([0.1, 0.9, 0.3, 0.5, -jnp.inf, 0.7])
-    parents = np.asarray(jax.vmap(lambda key: learner.parents(key, fitness))(
+    parents = np.asarray(jax.vmap(lambda key: learner.rounds.parents(key, fitness))(
         jax.random.split(jax.random.key(0), 200)
     ))  # fmt: skip
     own = np.arange(6)
@@ -468,12 +476,20 @@ def test_bad_settings_are_refused_by_name():
         ({"population_size": 1}, "population_size"),
         ({"population_size": 3, "form": "parallel"}, "population_size"),
         ({"num_batches": 0}, "num_batches"),
-        ({"mutation_rate": 1.5}, "mutation_rate"),
         ({"learning_rate": -1.0}, "learning_rate"),
-        ({"num_rivals": -1}, "num_rivals"),
+        ({"form": "paralel"}, "form must be one of serial, parallel, fixed"),
     ):
         with pytest.raises(ValueError, match=name):
             PathNet(**settings)
+    for make, settings in (
+        (PathMutation, {"mutation_rate": 1.5}),
+        (PathMutation, {"initial_paths": "random"}),
+        (Reinitialization, {"reinitialize": "old"}),
+        (Rounds, {"num_rivals": -1}),
+        (Rounds, {"merge": "local"}),
+    ):
+        with pytest.raises(ValueError, match=f"{make.__name__}: {next(iter(settings))}"):
+            make(**settings)
     plain = Problem(problem().task, mlp((6,), 2))
     with pytest.raises(ValueError, match="modular"):
         train(jax.random.key(0), LEARNER, plain, num_steps=1)
