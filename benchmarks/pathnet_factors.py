@@ -14,7 +14,7 @@ import jax
 
 from jaxevo import registry
 from jaxevo.core import Problem
-from jaxevo.studies.transfer_study import load_transfer, transfer
+from jaxevo.studies import load_transfer, transfer
 
 BASE = {"population_size": 64, "frozen_path": "reachable"}
 FACTORS = {

@@ -136,7 +136,7 @@ from .studies.robustness import (
 from .studies.robustness import (
     offspring as offspring,
 )
-from .studies.transfer_study import (
+from .studies.transfer_files import (
     Transfer as Transfer,
 )
 from .studies.transfer_study import (

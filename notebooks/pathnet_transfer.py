@@ -16,7 +16,7 @@
 #
 # A network of $L$ layers with $M$ modules each; a *path* uses at most $N$ of every layer. Evolution
 # chooses paths and gradient descent trains what they use, on parameters that all paths share
-# (Fernando et al., 2017). After task A its best path is frozen, all other modules are drawn anew,
+# (Fernando et al., 2017). After task A its best path is frozen, all other modules are drawn again,
 # and a new population learns task B, free to run through what is frozen.
 #
 # Does task B profit? A single run cannot tell: the paper's own mean speed-up on binary MNIST is
@@ -46,7 +46,7 @@ import numpy as np
 import jaxevo
 from jaxevo.models.paths import chance_overlap
 from jaxevo.plotting import pathways as pictures
-from jaxevo.studies.transfer_study import METHODS
+from jaxevo.studies.transfer_phases import METHODS
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 

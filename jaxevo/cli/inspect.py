@@ -88,7 +88,7 @@ def show(words: list[str]) -> int:
     console.print(settings_table(f"{folder}: settings", config))
     if transfer_of(folder) is not None:
         from jaxevo.cli.tables import transfer_table
-        from jaxevo.studies.transfer_study import load_transfer
+        from jaxevo.studies import load_transfer
 
         if table := load_transfer(folder).table:
             console.print(transfer_table("result", table))

@@ -42,7 +42,10 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
             return 0
         mistake("transfer needs a learner and a task, such as: transfer pathnet binary-mnist")
     learner, task = names
-    if not hasattr(registry.load(registry.find_learner(learner).home), "next_problem"):
+
+    from jaxevo.core import GoesOn
+
+    if not issubclass(registry.load(registry.find_learner(learner).home), GoesOn):
         mistake(f"learner must be one that goes on to another task, such as pathnet, got {learner}")
     values, settings, _ = requested(
         words[2:],
@@ -70,6 +73,7 @@ def studied(
     from rich.console import Console
 
     from jaxevo.cli.tables import transfer_table
+    from jaxevo.plotting import draw_transfer
     from jaxevo.studies.transfer_study import transfer as run_study
 
     console = Console(stderr=True)
@@ -93,6 +97,8 @@ def studied(
         on_chunk=on_chunk,
         **place,
     )
+    if study.folder is not None and not study.interrupted:
+        draw_transfer(study.folder)
     if study.table:
         learner, task = built.settings["learner"], built.settings["task"]
         tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"

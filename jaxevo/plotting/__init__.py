@@ -1,14 +1,14 @@
 """Pictures of runs, comparisons and networks, as matplotlib figures, without pyplot.
 
 What every learner has is here: `curve`, `comparison`, `alignment`, `weights`, `forecast`,
-`confusion`, and `save`. `draw_run` and `draw_comparison` make the pictures of a folder from its
-files. Each system has a file beside it: `correspondence`, `episodes`,
+`confusion`, and `save`. `draw_run`, `draw_comparison` and `draw_transfer` make the pictures of a
+folder from its files. Each system has a file beside it: `correspondence`, `episodes`,
 `mutations`, `pathways`, `structure`. Nothing else in the package imports matplotlib.
 """
 
 from jaxevo.plotting import correspondence, episodes, mutations, pathways, structure
 from jaxevo.plotting.curves import alignment, comparison, curve
-from jaxevo.plotting.folders import draw_comparison, draw_run
+from jaxevo.plotting.folders import draw_comparison, draw_run, draw_transfer
 from jaxevo.plotting.networks import can_forecast, confusion, forecast, weights
 from jaxevo.plotting.style import Picture, save
 
@@ -22,6 +22,7 @@ __all__ = [
     "curve",
     "draw_comparison",
     "draw_run",
+    "draw_transfer",
     "episodes",
     "forecast",
     "mutations",

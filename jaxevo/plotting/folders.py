@@ -9,11 +9,14 @@ import jax
 import numpy as np
 
 from jaxevo.core import Params, Problem
+from jaxevo.plotting import pathways
 from jaxevo.plotting.curves import comparison, curve
 from jaxevo.plotting.mutations import solved
 from jaxevo.plotting.networks import can_forecast, forecast
 from jaxevo.plotting.structure import growth
 from jaxevo.plotting.style import save
+from jaxevo.studies.transfer_files import load_transfer
+from jaxevo.studies.transfer_measures import score_of
 from jaxevo.training.folder import (
     RunFolder,
     from_json,
@@ -82,6 +85,40 @@ def draw_comparison(folder: str | pathlib.Path) -> list[pathlib.Path]:
         most = max(max(curves[name][-1]["evaluations"]) for name in solved_at)
         drawn.append(save(solved(solved_at, most), folder / "solved.png"))
     return drawn
+
+
+def draw_transfer(folder: str | pathlib.Path) -> list[pathlib.Path]:
+    """Draws the pictures of `transfer(..., folder=...)` into its folder and returns their paths.
+
+    `network.png` and `use.png` show the first replicate: its paths, and the modules in use. If
+    any method reached the criterion, `costs.png` shows what each method took to reach it, else
+    `scores.png` shows how well each did. With the control "independent", `overlap.png` shows the
+    gain over the modules that both paths share. A study that ended before it learned a second
+    task has no pictures.
+
+    Args:
+        folder: where `transfer` left its files.
+
+    Raises:
+        FileNotFoundError: `folder` holds no study.
+    """
+    study = load_transfer(folder)
+    if not study.table:
+        return []
+    paths, use = pathways.paths_of(study.rows), pathways.first_use(study.use)
+    figures = {
+        "network.png": pathways.network(paths, "paths of the first replicate"),
+        "use.png": pathways.module_use(use, "modules in use, first replicate"),
+    }
+    score = None
+    if any(row["reached"] for row in study.table):
+        figures["costs.png"] = pathways.costs(study.table)
+    else:
+        score = score_of(study.table[0])
+        figures["scores.png"] = pathways.scores(study.table, score)
+    if any(row["method"] == "independent" for row in study.rows):
+        figures["overlap.png"] = pathways.overlap(study.rows, study.chance_overlap, score=score)
+    return [save(figure, pathlib.Path(folder) / name) for name, figure in figures.items()]
 
 
 def _entry(path: pathlib.Path, summary: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -247,6 +247,32 @@ def overlap(
     return figure
 
 
+def first_use(use: Rows) -> list[Mapping[str, Any]]:
+    """Module use of the first replicate while it was at work, and where it ended.
+
+    Args:
+        use: the `use` of `jaxevo.transfer`. Rows go on while other replicates are at work.
+    """
+    kept, ended = [], set()
+    for row in use:
+        if row["task"] not in ended:
+            kept.append(row)
+        if row["first_done"]:
+            ended.add(row["task"])
+    return kept
+
+
+def paths_of(rows: Rows, sequence: int = 0, seed: int = 0) -> dict[str, Any]:
+    """PathNet's paths of one replicate, as the params that hold them: uses, frozen and task."""
+    one = [
+        row
+        for row in rows
+        if (row["method"], row["sequence"], row["seed"]) == ("pathnet", sequence, seed)
+    ]
+    uses = np.array([row["uses"] for row in sorted(one, key=lambda row: row["task"])])
+    return {"uses": uses, "frozen": (uses[:-1] > 0).any(0), "task": len(uses) - 1}
+
+
 def _methods(table: Rows) -> list[str]:
     """A label for each row."""
     several = len({row["task"] for row in table}) > 1

@@ -68,6 +68,15 @@ def test_use_goes_on_from_task_to_task():
     assert_nothing_overlaps(figure)
 
 
+def test_use_is_drawn_until_the_first_replicate_is_done():
+    def row(task, generation, done):
+        return {"task": task, "generation": generation, "first_done": done}
+
+    first = [row(0, 0, False), row(0, 10, True)]
+    second = [row(1, 0, False), row(1, 10, False)]
+    assert pictures.first_use([*first, row(0, 20, True), *second]) == [*first, *second]
+
+
 def test_costs_show_every_method_with_its_interval():
     figure = pictures.costs(table(0.8))
     left, right = figure.axes

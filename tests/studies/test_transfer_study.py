@@ -15,7 +15,9 @@ from jaxevo.cli.tables import transfer_table
 from jaxevo.core import Problem
 from jaxevo.learners import PathNet
 from jaxevo.models import modular
-from jaxevo.studies.transfer_study import METHODS, Phase, first_use, load_transfer, transfer
+from jaxevo.plotting import draw_transfer
+from jaxevo.studies import load_transfer, transfer
+from jaxevo.studies.transfer_phases import METHODS, Phase
 from jaxevo.tasks.binary_mnist import BinaryDigits, rows_by_label
 from jaxevo.training.loop import train
 
@@ -90,15 +92,6 @@ def test_a_replicate_is_a_run_of_its_own():
     assert row["fitness"] == pytest.approx(float(state.best))
 
 
-def test_use_is_drawn_until_the_first_replicate_is_done():
-    def row(task, generation, done):
-        return {"task": task, "generation": generation, "first_done": done}
-
-    first = [row(0, 0, False), row(0, 10, True)]
-    second = [row(1, 0, False), row(1, 10, False)]
-    assert first_use([*first, row(0, 20, True), *second]) == [*first, *second]
-
-
 @pytest.mark.slow
 def test_side_by_side_as_one_after_another():
     together = study(sequences(), num_seeds=2, chunk_size=4, methods=("pathnet",))
@@ -125,6 +118,10 @@ def test_a_stopped_study_goes_on(tmp_path):
     assert not found.interrupted and found.rows == unbroken().rows and found.use == unbroken().use
     again = load_transfer(folder)
     assert json.dumps(again.rows) == json.dumps(found.rows)
+    assert again.chance_overlap == found.chance_overlap == pytest.approx(2 * (11 / 6) ** 2 / 6)
+    assert not list(folder.glob("*.png"))  # a study draws nothing
+    drawn = {path.name for path in draw_transfer(folder)}
+    assert drawn == {"network.png", "use.png", "overlap.png", "costs.png"}
     assert (folder / "table.csv").read_text().count("\n") == 1 + len(METHODS)
 
 

@@ -1,0 +1,89 @@
+"""What a transfer study returns, and the files that it leaves in its folder.
+
+rows.jsonl    a row for each method, task and replicate
+use.jsonl     which modules the first replicate's population uses, over the generations
+table.csv     a line for each method and later task, with intervals
+summary.json  what the pictures need beside them
+"""
+
+import csv
+import io
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from jaxevo.studies.transfer_measures import summary
+from jaxevo.training.checkpoint import write_whole
+from jaxevo.training.folder import for_json, read_json
+
+
+class Transfer(NamedTuple):
+    """What `transfer` returns.
+
+    Attributes:
+        rows: one dict for each method, task and replicate: `generations` and `batches` to the
+            criterion or the end, `reached`, `fitness`, and `held_out/...`. By layer: `distinct`
+            modules of the path, and their `overlap` with the first task's path. Of the network:
+            the `frozen` share, and the `updates` of each module. `retained` tells whether the
+            outputs on earlier tasks kept their bits.
+        table: one dict for each method and task after the first, see `transfer_measures.summary`.
+        use: module use of the first replicate's population and mean entropy per layer, over the
+            generations of each phase.
+        interrupted: whether it was stopped before the end; go on by `resume_from`.
+        folder: where the files are, or None.
+        chance_overlap: modules that two random paths share on average, over all layers; None
+            where frozen modules are on every path.
+    """
+
+    rows: list[dict[str, Any]]
+    table: list[dict[str, Any]]
+    use: list[dict[str, Any]]
+    interrupted: bool
+    folder: pathlib.Path | None
+    chance_overlap: float | None = None
+
+
+def write_transfer(study: Transfer, folder: pathlib.Path) -> None:
+    """Writes the files of a study into its folder."""
+    for name, lines in (("rows.jsonl", study.rows), ("use.jsonl", study.use)):
+        text = "".join(json.dumps(for_json(line)) + "\n" for line in lines)
+        write_whole(folder / name, text)
+    rest = {"interrupted": study.interrupted, "chance_overlap": study.chance_overlap}
+    write_whole(folder / "summary.json", json.dumps(for_json(rest), indent=2) + "\n")
+    if not study.table:
+        return
+    table = io.StringIO()
+    columns = list(dict.fromkeys(name for row in study.table for name in row))
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(study.table)
+    write_whole(folder / "table.csv", table.getvalue())
+
+
+def load_transfer(folder: str | pathlib.Path) -> Transfer:
+    """The result of a study that is on disk.
+
+    Raises:
+        FileNotFoundError: no study was made there.
+    """
+    path = pathlib.Path(folder)
+    read_json(path / "config.json")
+
+    def lines(name):
+        file = path / name
+        if not file.is_file():
+            raise FileNotFoundError(f"folder must hold a study's {name}, got {folder}")
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+    rows = lines("rows.jsonl")
+    methods = {row["method"] for row in rows if row["task"]}
+    file = path / "summary.json"
+    rest = read_json(file) if file.is_file() else {}  # older folders have none
+    return Transfer(
+        rows,
+        summary(rows) if methods else [],
+        lines("use.jsonl"),
+        rest.get("interrupted", False),
+        path,
+        rest.get("chance_overlap"),
+    )

@@ -1,0 +1,248 @@
+"""The phases of a transfer study: one method on one task, by all replicates at once.
+
+The states of all replicates lead with an axis [R]. A phase begins with a fresh state, or with the
+state that an earlier phase has left:
+
+    pathnet            task 0 ---> task 1 ---> task 2
+                          |
+    fine-tuning           +------> task 1 ---> task 2
+    independent                    task 1      task 2     each from a fresh state
+    independent-fixed              task 1      task 2     each from a fresh state
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxevo.core import Problem
+from jaxevo.learners.pathnet.learner import PathNet, PathNetState, network_of
+from jaxevo.models.paths import chance_overlap, module_use, overlap, use_entropy
+from jaxevo.studies import replicates
+
+METHODS = ("pathnet", "independent", "independent-fixed", "fine-tuning")
+
+
+class Phase(NamedTuple):
+    """One method on one task."""
+
+    method: str
+    task: int  # 0 is the first of a sequence
+
+
+class Phases:
+    """All phases of a study, and the states of the phase under way.
+
+    `states` holds the replicates' states: "current", those with which the phase began ("origin"),
+    and those that PathNet had at the end of the first task ("first").
+    """
+
+    def __init__(
+        self,
+        key: Key[Array, ""],
+        learner: PathNet,
+        sequences: Sequence[Sequence[Problem]],
+        num_seeds: int,
+        max_generations: int,
+        methods: Sequence[str],
+        chunk_size: int | None,
+    ):
+        num_tasks = len(sequences[0])
+        self.network = network_of(sequences[0][0])
+        self.learner, self.num_seeds, self.max_generations = learner, num_seeds, max_generations
+        self.num_replicates = len(sequences) * num_seeds
+        on_cpu = jax.default_backend() == "cpu"
+        self.chunk_size = chunk_size or (1 if on_cpu else self.num_replicates)
+        replicated = [sequence for sequence in sequences for _ in range(num_seeds)]
+        self.problems = [
+            replicates.Replicates.of([sequence[task] for sequence in replicated])
+            for task in range(num_tasks)
+        ]
+        self.keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(
+            jnp.arange(self.num_replicates)
+        )
+        self.phases = [
+            Phase(method, task)
+            for method in methods
+            for task in range(0 if method == "pathnet" else 1, num_tasks)
+        ]
+        self.states: dict[str, Any] = {}
+
+    @property
+    def current(self) -> PathNetState:
+        return self.states["current"]
+
+    def learner_of(self, method: str) -> PathNet:
+        settings = {
+            "independent-fixed": {"form": "fixed"},
+            "fine-tuning": {"form": "fixed", "on_next_problem": "fine_tune"},
+        }
+        return dataclasses.replace(self.learner, **settings.get(method, {}))
+
+    def keys_of(self, phase: Phase) -> tuple[Array, Array]:
+        """The replicates' keys for the first state and for the generations of a phase."""
+        number = phase.task * len(METHODS) + METHODS.index(phase.method)
+
+        def split(key):
+            return tuple(jax.random.split(jax.random.fold_in(key, number)))
+
+        return jax.vmap(split)(self.keys)
+
+    def limit(self, phase: Phase) -> int:
+        """Generations that a phase may take: as many batches for one path as for several."""
+        evaluations = self.max_generations * self.learner.paths_per_generation
+        return evaluations // self.learner_of(phase.method).paths_per_generation
+
+    # -------------------------------------------------------------------------- one phase
+
+    def begin(self, phase: Phase) -> None:
+        origin = None
+        if phase.method == "fine-tuning" and phase.task == 1:
+            origin = self.states["first"]
+        elif phase.method in ("pathnet", "fine-tuning") and phase.task:
+            origin = self.states["current"]
+        problems = self.problems[phase.task]
+        current = replicates.begin(
+            self.keys_of(phase)[0],
+            self.learner_of(phase.method),
+            problems.shared,
+            problems.own,
+            origin,
+            structure=problems.structure,
+            chunk_size=self.chunk_size,
+        )
+        self.states |= {"current": current, "origin": current if origin is None else origin}
+        if phase == Phase("pathnet", 0):
+            self.states["first"] = current
+
+    def advance(self, phase: Phase, last: int) -> None:
+        """Trains every replicate up to its criterion, or to the generation `last`."""
+        problems = self.problems[phase.task]
+        self.states["current"] = replicates.advance(
+            self.keys_of(phase)[1],
+            self.learner_of(phase.method),
+            problems.shared,
+            problems.own,
+            self.current,
+            jnp.int32(last),
+            structure=problems.structure,
+            chunk_size=self.chunk_size,
+        )
+
+    def progress(self, phase: Phase) -> tuple[int, int]:
+        """The generation, and the replicates still at work."""
+        state = self.current
+        working = jnp.sum(~state.done & (state.generations < self.limit(phase)))
+        return int(state.step.max()), int(working)
+
+    def use(self, phase: Phase) -> dict[str, Any]:
+        """The modules that the first replicate's population uses, and the mean entropy of all."""
+        state = self.current
+        num_modules = state.updates.shape[-1]
+        use = jax.vmap(lambda population: module_use(population, num_modules))(state.population)
+        return {
+            "method": phase.method,
+            "task": phase.task,
+            "generation": int(state.step.max()),
+            "first_done": bool(state.done[0]),
+            "use": np.asarray(use[0], float).round(4).tolist(),
+            "entropy": np.asarray(jax.vmap(use_entropy)(use).mean(0), float).round(4).tolist(),
+        }
+
+    def finish(self, phase: Phase) -> list[dict[str, Any]]:
+        """Ends a phase; returns a row for each replicate."""
+        state = self.current
+        problems = self.problems[phase.task]
+        held_out = replicates.held_out(
+            state.shared.params,
+            problems.shared,
+            problems.own,
+            structure=problems.structure,
+            chunk_size=self.chunk_size,
+        )
+        retained = self.retained(phase)
+        uses = np.asarray(state.shared.params["uses"])
+        num_batches = self.learner.num_batches
+        rows = []
+        for i in range(self.num_replicates):
+            path = uses[i, phase.task]
+            row = {
+                "method": phase.method,
+                "task": phase.task,
+                "sequence": i // self.num_seeds,
+                "seed": i % self.num_seeds,
+                "generations": int(state.generations[i]),
+                "batches": int(state.evaluations[i]) * num_batches,
+                "reached": bool(state.done[i]),
+                "fitness": float(state.best[i]),
+                **{name: float(values[i]) for name, values in held_out.items()},
+                "uses": path.tolist(),
+                "distinct": (path > 0).sum(1).tolist(),
+            }
+            if phase.method == "pathnet":
+                row |= {
+                    "retained": bool(retained[i]),
+                    "overlap": np.asarray(overlap(uses[i, 0], path)).tolist(),
+                    "frozen": np.asarray(state.shared.params["frozen"][i]).mean(1).tolist(),
+                    "updates": np.asarray(state.updates[i]).tolist(),
+                }
+            rows.append(row)
+        if phase == Phase("pathnet", 0):
+            self.states["first"] = state
+        return rows
+
+    def retained(self, phase: Phase) -> np.ndarray:
+        """Whether each replicate's outputs on all earlier tasks have kept their bits, [R]."""
+        same = np.ones(self.num_replicates, bool)
+        if phase.method != "pathnet":
+            return same
+        for task in range(phase.task):
+            problems = self.problems[task]
+            before, after = (
+                np.asarray(
+                    replicates.outputs(
+                        state.shared.params,
+                        jnp.int32(task),
+                        problems.shared,
+                        problems.own,
+                        structure=problems.structure,
+                        chunk_size=self.chunk_size,
+                    )
+                )
+                for state in (self.states["origin"], self.current)
+            )
+            equal = before.view(np.uint8) == after.view(np.uint8)
+            same &= equal.reshape(self.num_replicates, -1).all(1)
+        return same
+
+    # --------------------------------------------------------------------------- the whole
+
+    def chance_overlap(self) -> float | None:
+        """Modules that two random paths share; None where frozen modules are on every path."""
+        if self.learner.frozen_path == "always":
+            return None
+        network = self.network
+        draw = self.learner.mutation.initial_paths
+        return chance_overlap(network.num_layers, network.num_modules, network.num_active, draw)
+
+    def abstract(self, phase: Phase) -> dict[str, Any]:
+        """Shapes and dtypes of `states` in this phase."""
+
+        def begun(method):
+            problems = self.problems[0]
+            begin = functools.partial(
+                replicates.begin, structure=problems.structure, chunk_size=self.chunk_size
+            )
+            learner = self.learner_of(method)
+            return jax.eval_shape(begin, self.keys, learner, problems.shared, problems.own, None)
+
+        whole, current = begun("pathnet"), begun(phase.method)
+        chained = phase.method == "fine-tuning" and phase.task > 1
+        alone = phase.method == "independent-fixed"
+        origin = current if chained or alone else whole
+        return {"current": current, "origin": origin, "first": whole}
