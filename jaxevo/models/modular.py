@@ -3,9 +3,11 @@
 A module is a small layer that ends in ReLU. The outputs of a layer's active modules are summed,
 and every active module of the next layer reads the sum. Each task has a read-out of its own.
 
-`Modular` holds all modules; `Pathway` is the network of the active ones alone, whose parameters
-are gathered from it: all modules of a layer read one input, so that they are one product with
-their kernels side by side, and cost what they cost however many modules there are.
+`Modular` holds all modules. `Pathway` is the network of the active modules alone, and its
+parameters are gathered from the whole. All modules of a layer read one input, so that a layer is
+one product with its kernels side by side. Its cost does not depend on how many modules there are:
+
+    x [B, in]  @  kernel [in, S, out] as [in, S * out]  ->  ReLU  ->  sum over S  ->  [B, out]
 
 Source: Fernando et al. (2017), arXiv 1701.08734. Skips and residual modules: the modules of the
 public TensorFlow reimplementation (jsikyoon/pathnet), where module j of a later layer is the
@@ -15,14 +17,14 @@ identity for j mod 3 = 0, dense for 1, dense plus the identity for 2.
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from jaxevo.core import Carry, Mask, Params, require, require_integer
+from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
 from jaxevo.models.initializers import uniform
 from jaxevo.models.mlp import require_sizes
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
@@ -39,9 +41,9 @@ class LayerShape(NamedTuple):
 
     Attributes:
         inputs: (I,), or (height, width, channels) of a convolution.
-        outputs: likewise.
+        outputs: the same of what it makes.
         size: side of a convolution's kernel; 0: a dense layer.
-        stride: of a convolution.
+        stride: step of a convolution in both directions.
     """
 
     inputs: tuple[int, ...]
@@ -267,15 +269,19 @@ def modular(
     """
     require_sizes("input_shape", input_shape)
     for name, value in {
-        "num_outputs": num_outputs, "num_layers": num_layers, "num_modules": num_modules,
-        "hidden": hidden, "conv_channels": conv_channels, "num_tasks": num_tasks,
-    }.items():  # fmt: skip
+        "num_outputs": num_outputs,
+        "num_layers": num_layers,
+        "num_modules": num_modules,
+        "hidden": hidden,
+        "conv_channels": conv_channels,
+        "num_tasks": num_tasks,
+    }.items():
         require_integer(name, 1, value)
     rule = f"an integer from 1 to num_modules, {num_modules}"
     require("num_active", rule, num_active, lambda n: 1 <= n <= num_modules and n % 1 == 0)
-    require("module_kinds", f"one of {', '.join(KINDS)}", module_kinds, lambda k: k in KINDS)
-    require("join", "'sum' or 'sum_then_mean'", join, lambda j: j in ("sum", "sum_then_mean"))
-    require("duplicates", "'once' or 'twice'", duplicates, lambda d: d in ("once", "twice"))
+    require_choice("module_kinds", get_args(Kinds), module_kinds)
+    require_choice("join", get_args(Join), join)
+    require_choice("duplicates", get_args(Duplicates), duplicates)
     require_sizes("conv_sizes", conv_sizes)
     require_sizes("conv_strides", conv_strides)
     rule = f"at most num_layers, {num_layers}, sizes"
@@ -386,9 +392,9 @@ def _at(leaf: Array, index: Int[Array, " S"]) -> tuple:
 @functools.cache
 def _layer_spec(index: int, shape: LayerShape) -> nodes.LayerSpec:
     path = f"modules/{index}"
-    kind, run = ("conv", functools.partial(_convolve, shape.stride)) if shape.size else (
-        "dense", _multiply
-    )  # fmt: skip
+    kind, run = (
+        ("conv", functools.partial(_convolve, shape.stride)) if shape.size else ("dense", _multiply)
+    )
     return nodes.LayerSpec(path, kind, (f"{path}/kernel",), f"{path}/bias", run)
 
 

@@ -1,8 +1,8 @@
 """Paths through layers of modules: how they are drawn, mutated, counted and compared.
 
-A path names N modules in each of L layers, [L, N], out of M; the same one may be named twice. What
-it comes to is `uses`, [L, M]: how often each module is active. `ActiveModules` lists the active
-modules of each layer once, so that a network of these alone has a fixed shape.
+A path names N of the M modules in each of L layers, [L, N], and may name one twice. Its `uses`,
+[L, M], tell how often each module is active. `ActiveModules` lists the active modules of each
+layer once, so that a network of these alone has a fixed shape.
 
 Source: Fernando et al. (2017), arXiv 1701.08734.
 """
@@ -48,7 +48,7 @@ def mutated(
 ) -> Int[Array, "L N"]:
     """`path` with each entry moved, with probability `rate`, by a step uniform on -reach..reach.
 
-    A step of 0 is among them. Steps wrap around the M modules, or end at the first and the last.
+    The step may be 0. Steps wrap around the M modules, or end at the first and the last one.
     """
     key_change, key_step = jax.random.split(key)
     change = jax.random.uniform(key_change, path.shape) < rate
@@ -60,7 +60,7 @@ def mutated(
 def uses_of(
     path: Int[Array, "L N"], num_modules: int, duplicates: Duplicates = "once"
 ) -> Int[Array, "L M"]:
-    """How often each module counts: one that is named twice once, or twice."""
+    """How often each module counts; one that is named twice counts "once" or "twice"."""
     named = path[:, :, None] == jnp.arange(num_modules)[None, None]
     uses = named.sum(1, dtype=jnp.int32)
     return jnp.minimum(uses, 1) if duplicates == "once" else uses

@@ -33,9 +33,9 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
     lines join the modules of successive layers that a path passes activity between.
 
     Args:
-        params: of a `jaxevo.models.modular` network, as `PathNet`'s solution: the tasks up to the
-            current one are drawn.
-        tasks: their names; by default A, B, ...
+        params: the params of a `jaxevo.models.modular` network, such as `PathNet`'s solution. The
+            tasks up to the current one are drawn.
+        tasks: names of the tasks; by default A, B, ...
 
     Raises:
         ValueError: other params, or too few names.
@@ -56,8 +56,14 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
         ends = [np.flatnonzero(uses[task, i]) for i in (layer, layer + 1)]
         shift = 0.09 * (task - (num_tasks - 1) / 2)  # lines of two tasks stay apart
         for below, above in itertools.product(*ends):
-            ax.plot([below + shift, above + shift], heights[layer : layer + 2],
-                    color=_colour(task), linewidth=1.1, alpha=0.55, zorder=1)  # fmt: skip
+            ax.plot(
+                [below + shift, above + shift],
+                heights[layer : layer + 2],
+                color=_colour(task),
+                linewidth=1.1,
+                alpha=0.55,
+                zorder=1,
+            )
     radius = 0.3
     for layer, module in itertools.product(range(num_layers), range(num_modules)):
         here = np.flatnonzero(uses[:, layer, module])
@@ -79,13 +85,24 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     style = {"linestyle": "", "marker": "o", "markersize": 9}
-    handles = [Line2D([], [], color=_colour(t), label=plain(names[t]), **style)
-               for t in range(num_tasks)]  # fmt: skip
+    handles = [
+        Line2D([], [], color=_colour(t), label=plain(names[t]), **style) for t in range(num_tasks)
+    ]
     if frozen.any():
-        handles.append(Line2D([], [], markerfacecolor="none", markeredgecolor=BLACK,
-                              markeredgewidth=2, label="frozen", **style))  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
-                  fontsize=9)  # fmt: skip
+        handles.append(
+            Line2D(
+                [],
+                [],
+                markerfacecolor="none",
+                markeredgecolor=BLACK,
+                markeredgewidth=2,
+                label="frozen",
+                **style,
+            )
+        )
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
     return figure
 
 
@@ -123,8 +140,15 @@ def module_use(rows: Rows, title: str = "") -> Figure:
     figure = new_figure(6.6, 1.1 + 1.35 * num_layers, title)
     axes = figure.subplots(num_layers, 1, sharex=True, squeeze=False)[:, 0]
     for layer, ax in enumerate(axes):
-        image = ax.pcolormesh(edges, np.arange(num_modules + 1) + 0.5, use[layer], cmap="Blues",
-                              vmin=0, vmax=1, rasterized=True)  # fmt: skip
+        image = ax.pcolormesh(
+            edges,
+            np.arange(num_modules + 1) + 0.5,
+            use[layer],
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            rasterized=True,
+        )
         for border in borders:
             ax.axvline(border, color=BLACK, linewidth=1.4)
         ax.set_ylabel(f"layer {layer + 1}", fontsize=9)
@@ -145,7 +169,7 @@ def costs(table: Rows, title: str = "") -> Figure:
     """Generations and mini-batches to the criterion of every method, with 95 % intervals.
 
     Args:
-        table: of `jaxevo.transfer`: a row for each method and later task.
+        table: the table of `jaxevo.transfer`, a row for each method and later task.
 
     Raises:
         ValueError: an empty table.
@@ -158,8 +182,15 @@ def costs(table: Rows, title: str = "") -> Figure:
         for i, row in enumerate(table):
             if row["reached"] < 1:
                 text = f" {100 * row['reached']:.0f} % reached it"
-                ax.annotate(text, (row[name], i), (0, 7), textcoords="offset points", fontsize=7.5,
-                            color=GREY, ha="center")  # fmt: skip
+                ax.annotate(
+                    text,
+                    (row[name], i),
+                    (0, 7),
+                    textcoords="offset points",
+                    fontsize=7.5,
+                    color=GREY,
+                    ha="center",
+                )
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -174,8 +205,8 @@ def scores(table: Rows, name: str, title: str = "") -> Figure:
     """How well every method does on the later tasks after all its training, with 95 % intervals.
 
     Args:
-        table: of `jaxevo.transfer`: a row for each method and later task.
-        name: of the score, such as "held_out/accuracy".
+        table: the table of `jaxevo.transfer`, a row for each method and later task.
+        name: the score's name, such as "held_out/accuracy".
 
     Raises:
         ValueError: an empty table.
@@ -202,19 +233,22 @@ def overlap(
     """Modules that the second path shares with the first, against the speed-up it had.
 
     Args:
-        rows: of `jaxevo.transfer`.
-        chance: expected overlap of two random paths (`pathways.chance_overlap`), a line.
-        control: the method that the speed-up is over.
-        score: against the gain in this instead, such as "held_out/accuracy".
+        rows: the rows of `jaxevo.transfer`.
+        chance: expected overlap of two random paths, drawn as a line.
+        control: the method whose cost is divided by PathNet's.
+        score: a score such as "held_out/accuracy", whose gain is shown in place of the speed-up.
 
     Raises:
         ValueError: no replicate of both.
     """
     own, theirs = (
-        {(row["task"], row["sequence"], row["seed"]): row
-         for row in rows if row["method"] == method and row["task"]}
+        {
+            (row["task"], row["sequence"], row["seed"]): row
+            for row in rows
+            if row["method"] == method and row["task"]
+        }
         for method in ("pathnet", control)
-    )  # fmt: skip
+    )
     both = [name for name in own if name in theirs]
     require(f"rows of pathnet and {control}", "one replicate or more", len(both), lambda n: n >= 1)
     shared = np.array([sum(own[name]["overlap"]) for name in both], float)
@@ -226,12 +260,21 @@ def overlap(
     ax = figure.subplots()
     ax.axhline(1 if score is None else 0, color=GREY, linewidth=1)
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(shared))  # whole numbers coincide
-    ax.plot(shared + jitter, gain, linestyle="", marker="o", markersize=6, color=COLOURS[0],
-            alpha=0.75, markeredgecolor="white")  # fmt: skip
+    ax.plot(
+        shared + jitter,
+        gain,
+        linestyle="",
+        marker="o",
+        markersize=6,
+        color=COLOURS[0],
+        alpha=0.75,
+        markeredgecolor="white",
+    )
     if chance is not None:
         ax.axvline(chance, color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
-        ax.set_title(f"dashed: overlap by chance, {chance:.2f}", fontsize=8.5, loc="right",
-                     color=GREY)  # fmt: skip
+        ax.set_title(
+            f"dashed: overlap by chance, {chance:.2f}", fontsize=8.5, loc="right", color=GREY
+        )
     if score is None:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(FixedLocator(RATIOS))
@@ -287,8 +330,15 @@ def _points(ax: Axes, table: Rows, name: str) -> None:
         color = COLOURS[0] if row["method"] == "pathnet" else GREY
         ends = [row[f"{name}_low"], row[f"{name}_high"]]
         ax.plot(ends, [i, i], color=color, linewidth=2.2, solid_capstyle="butt")
-        ax.plot(row[name], i, color=color, marker=MARKERS[i % len(MARKERS)], markersize=7,
-                markeredgecolor="white", linestyle="")  # fmt: skip
+        ax.plot(
+            row[name],
+            i,
+            color=color,
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=7,
+            markeredgecolor="white",
+            linestyle="",
+        )
 
 
 def _colour(task: Any) -> str:

@@ -1,4 +1,9 @@
-"""The replicates of a study as one jitted program each: data shared, each to its own criterion."""
+"""The replicates of a transfer study, as one jitted program for each thing that they all do.
+
+A replicate is one seed on one sequence of tasks. The leaves of its problem that differ between
+replicates lead with an axis [R]; those that all share, such as the images, are not copied. Each
+replicate is trained to its own criterion.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -12,11 +17,14 @@ from jaxevo.training.loop import stacked
 
 
 class Replicates(NamedTuple):
-    """The problems of all replicates: leaves that all share, and those of each, [R, ...]."""
+    """The problems of all replicates, as the leaves of one problem.
+
+    problem of replicate r  =  joined(structure, shared, [leaf[r] for leaf in own])
+    """
 
     shared: list[Any]
     own: list[Any]
-    structure: Any  # static: where each leaf goes
+    structure: Any  # hashable: the tree, and which leaves are shared
 
     @classmethod
     def of(cls, problems: list[Problem]) -> "Replicates":
@@ -29,6 +37,7 @@ class Replicates(NamedTuple):
 
 
 def joined(structure: Any, shared: list[Any], own: list[Any]) -> Problem:
+    """The problem of one replicate, from the leaves that all share and its own."""
     tree, axes = structure
     sources: dict[bool, Iterator[Any]] = {True: iter(shared), False: iter(own)}
     return jax.tree.unflatten(tree, [next(sources[axis is None]) for axis in axes])
@@ -39,7 +48,7 @@ _STATIC = ("structure", "chunk_size")
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
-    """Every replicate's state at the start of a task: the first, or that after `origin`."""
+    """Every replicate's state at the start of a task: its first state, or what follows `origin`."""
 
     def one(member):
         key, own, state = member
@@ -53,7 +62,7 @@ def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def advance(keys, learner, shared, own, states, last, *, structure, chunk_size):
-    """Every replicate up to its criterion, or to the generation `last`."""
+    """Trains every replicate up to its criterion, or to the generation `last`."""
 
     def one(member):
         key, own, state = member

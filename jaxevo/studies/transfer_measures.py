@@ -1,8 +1,8 @@
 """What a transfer study says: costs beside each control's, with intervals by paired resampling.
 
 A replicate's PathNet and controls share their tasks and seed, so that ratios are taken between
-sums or means over the same replicates, and intervals by drawing whole sequences of tasks, with
-all their seeds and methods, with replacement; the seeds of a study of one sequence.
+sums or means over the same replicates. Intervals draw whole sequences of tasks, with all their
+seeds and methods, with replacement. A study of one sequence draws its seeds instead.
 """
 
 import math
@@ -20,16 +20,17 @@ Rows = Sequence[Mapping[str, Any]]
 def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[dict[str, Any]]:
     """One dict for each method and task after the first.
 
-    `generations` and `batches` are means over replicates, which count in full where the criterion
-    was not reached: `reached` is the share that did. `speedup_...` are the method's cost over
-    PathNet's: the ratio of means, the mean of ratios, and of the total of both tasks.
-    `held_out/...` and `fitness` are means, with the difference of PathNet's from them as
-    `gain_...`. Each has `_low` and `_high` of its 95 % interval.
+    `generations` and `batches` are means over replicates. A replicate that did not reach the
+    criterion counts with all that it spent; `reached` is the share of those that did. The method's
+    cost over PathNet's is `speedup_...`, a ratio of means; `mean_ratio_batches`, a mean of ratios;
+    and `total_speedup_batches`, a ratio of means with the first task's cost in both.
+    `held_out/...` and `fitness` are means; `gain_...` is PathNet's mean less the method's. Each
+    has `_low` and `_high`, the ends of its 95 % interval.
 
     Args:
-        rows: of `jaxevo.transfer`.
-        num_resamples: of the sequences, >= 1.
-        seed: of the resampling.
+        rows: the rows of `jaxevo.transfer`.
+        num_resamples: how often the sequences are drawn again, >= 1.
+        seed: the seed of these draws.
 
     Raises:
         ValueError: no rows of PathNet on a later task.
@@ -55,18 +56,20 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
             }
             scores = [n for n in theirs if n == "fitness" or n.startswith("held_out/")]
             for name in ("generations", "batches", *scores):
-                line |= measured(mean, [theirs[name]], own, name, *settings)
+                line |= with_interval(mean, [theirs[name]], own, name, *settings)
             if method != "pathnet":
                 for name in ("generations", "batches"):
                     pair = [theirs[name], own[name]]
-                    line |= measured(ratio_of_means, pair, own, f"speedup_{name}", *settings)
+                    line |= with_interval(ratio_of_means, pair, own, f"speedup_{name}", *settings)
                 pair = [theirs["batches"], own["batches"]]
-                line |= measured(mean_of_ratios, pair, own, "mean_ratio_batches", *settings)
+                line |= with_interval(mean_of_ratios, pair, own, "mean_ratio_batches", *settings)
                 whole = [first["batches"] + each for each in pair]
-                line |= measured(ratio_of_means, whole, own, "total_speedup_batches", *settings)
+                line |= with_interval(
+                    ratio_of_means, whole, own, "total_speedup_batches", *settings
+                )
                 for name in scores:
                     pair = [own[name], theirs[name]]
-                    line |= measured(difference, pair, own, f"gain_{name}", *settings)
+                    line |= with_interval(difference, pair, own, f"gain_{name}", *settings)
             table.append(line)
     return table
 
@@ -106,7 +109,7 @@ def difference(own: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.mean(own - theirs))
 
 
-def measured(
+def with_interval(
     measure: Callable[..., float],
     arrays: Sequence[np.ndarray],
     own: Mapping[str, np.ndarray],
@@ -129,12 +132,12 @@ def resampled(
     """The 95 % interval of a measure of paired arrays, [R] each.
 
     Args:
-        measure: of the arrays.
+        measure: a function of the arrays.
         sequences: [R], which replicates belong together and are drawn together.
 
     Returns:
-        The percentiles 2.5 and 97.5 over resamples. Of one sequence the replicates are drawn one
-        by one, and say nothing of other tasks; NaN where there is one replicate.
+        The percentiles 2.5 and 97.5 over resamples. If there is one sequence, its replicates are
+        drawn one by one, and tell nothing about other tasks. NaN where there is one replicate.
     """
     groups = [np.flatnonzero(sequences == name) for name in np.unique(sequences)]
     if len(groups) == 1:

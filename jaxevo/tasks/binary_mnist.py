@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core import Data, Scalar, pytree, require, require_choice, require_integer, static
 from jaxevo.tasks.examples import ExampleBatch, ExampleTask
 from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load_images
 from jaxevo.tasks.images import block_means
@@ -27,12 +27,13 @@ class BinaryDigits(ExampleTask):
     Attributes:
         images: [n, D], uint8.
         rows: [10, longest], where the images of each digit are.
-        counts: [10], how many of them there are.
-        digits: [2], those with the labels 0 and 1.
-        noise: share of pixels that noise replaces by 0 or 1, in [0, 1], where it is fresh.
-        fresh: noise is drawn for each batch; else it is in the images.
+        counts: [10], how many images of each digit there are.
+        digits: [2], the digits with the labels 0 and 1.
+        noise: share of pixels that fresh noise replaces by 0 or 1, in [0, 1].
+        fresh: whether noise is drawn for each batch, or already in the images.
         test_images: the held-out split, with its noise, or None.
-        test_rows: [10, shortest] of it: as many of each digit.
+        test_rows: [10, shortest], where each digit's images are in the held-out split. There are
+            as many of each digit.
     """
 
     images: Data
@@ -110,17 +111,17 @@ def binary_mnist(
     The held-out split has its noise drawn once, and as many images of each digit.
 
     Args:
-        digits: the two, different.
+        digits: the two digits to tell apart.
         noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
-        when: noise is drawn once for the data set, "static", or "fresh" for each batch.
+        when: noise is "static", drawn once for the data set, or "fresh" for each batch.
         data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28, before the noise.
         batch_size: images in a batch.
         split: "published", or "random": all images found, a fifth held out.
-        seed: of the noise and of the random split.
+        seed: the seed of the noise and of the random split.
 
     Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
+        FileNotFoundError: a file is nowhere; the error says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a bad setting.
     """
     _check(digits, noise, when, batch_size)
@@ -142,15 +143,17 @@ def binary_digits(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> BinaryDigits:
-    """The same with the 1,797 packaged digits of 8x8 pixels, some 140 of each to train on.
+    """Two of the packaged 8x8 digits, whose pixels are replaced at random by black or white.
+
+    The package has 1,797 images, some 140 of each digit to train on.
 
     Args:
-        digits: the two, different.
+        digits: the two digits to tell apart.
         noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
-        when: noise is drawn once for the data set, "static", or "fresh" for each batch.
+        when: noise is "static", drawn once for the data set, or "fresh" for each batch.
         batch_size: images in a batch.
-        test_fraction: of the images, held out, in (0, 1).
-        seed: of the noise and of the shuffle before the split.
+        test_fraction: share of the images that is held out, in (0, 1).
+        seed: the seed of the noise and of the shuffle before the split.
     """
     _check(digits, noise, when, batch_size)
     task = all_digits(test_fraction=test_fraction, seed=seed)
@@ -164,7 +167,7 @@ def _check(digits: tuple[int, ...], noise: float, when: str, batch_size: int) ->
     rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
     require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
     require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
-    require("when", "'static' or 'fresh'", when, lambda w: w in ("static", "fresh"))
+    require_choice("when", ("static", "fresh"), when)
     require_integer("batch_size", 1, batch_size)
 
 
@@ -197,13 +200,15 @@ def _two_of(
 
 
 def salted(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
-    """Images of bytes with a share of `noise` pixels replaced by 0 or 255, as often."""
+    """Images of bytes, with a share `noise` of the pixels replaced by 0 or 255, as often each."""
     drawn = rng.random(images.shape, np.float32)
     return np.where(drawn < noise / 2, 0, np.where(drawn < noise, 255, images)).astype(np.uint8)
 
 
 def rows_by_label(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the images of each label are, [10, longest], filled up with the first, and how many.
+    """Where the images of each label are, [10, longest], and how many there are, [10].
+
+    Shorter rows are filled up with their last image, which `counts` leaves out.
 
     Raises:
         ValueError: a digit has no image.
