@@ -31,7 +31,13 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.descent import CosineDecay, Optimizer, optimizer, schedule_value
+from jaxevo.core.descent import (
+    CosineDecay,
+    Optimizer,
+    optimizer,
+    require_learning_rate,
+    schedule_value,
+)
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.learners.pathnet.settings import PathMutation, Reinitialization, Rounds
@@ -114,9 +120,7 @@ class PathNet:
             rule = "1, or even for disjoint pairs"
             require("population_size", rule, size, lambda size: size == 1 or size % 2 == 0)
         require_integer("num_batches", 1, self.num_batches)
-        if not callable(self.learning_rate):
-            rule = "finite and >= 0"
-            require("learning_rate", rule, self.learning_rate, lambda r: (r >= 0) & (r < jnp.inf))
+        require_learning_rate(self.learning_rate)
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxevo.core import Carry, Estimator, Params, Problem
-from jaxevo.core.descent import descend
+from jaxevo.core import Batch, Carry, Estimator, Params, Problem
+from jaxevo.core.descent import Follower, descend, guarded_step
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import sum_members
 from jaxevo.core.tree import tree_finite, tree_masked, tree_where, tree_zeros
 from jaxevo.models.modular import (
     Modular,
-    Pathway,
     add_modules,
     by_module,
     gather_modules,
@@ -93,7 +92,6 @@ class Trainer:
         #     put back        0 1 2 3'4 5'6   what goes to M is dropped, as are frozen modules
         chex.assert_shape(updates, (self.network.num_layers, self.network.num_modules))
         inner = self.inner_problem(active)
-        pathway: Pathway = inner.model
         key_carry, key_batches = jax.random.split(key)
         params = self.network.gathered(shared.params, active)
         modules = gather_modules(shared.optimizer["modules"], active)
@@ -101,18 +99,17 @@ class Trainer:
         if self.reset_optimizer:
             optimizer = self.transform.init(params)
         carry = self.estimator.init(key_carry, params, inner)
-        mask = pathway.trainable(params)
 
-        def one_batch(loop, t):
-            params, optimizer, carry = loop
-            carry, gradient, loss, score = self.estimate(key_batches, carry, params, inner, t)
-            moved, optimizer, finite, _ = descend(self.transform, gradient, optimizer, params, mask)
-            finite &= jnp.isfinite(loss) & tree_finite(carry)
-            new = tree_masked(mask, moved, params), optimizer, carry
-            return tree_where(finite, new, loop), (score, loss, finite)
+        def one_batch(follower, t):
+            key_estimate, batch = self.draw(key_batches, inner, t)
+            follower, report = guarded_step(
+                key_estimate, self.estimator, self.transform, follower, inner, batch
+            )
+            seen = score(report.loss, report.metrics), report.loss, report.finite
+            return follower, seen
 
         (params, optimizer, _), seen = jax.lax.scan(
-            one_batch, (params, optimizer, carry), jnp.arange(self.num_batches)
+            one_batch, Follower(params, optimizer, carry), jnp.arange(self.num_batches)
         )
         result = slice_of(*seen)
         targets = targets_of(active, self.network.num_modules)
@@ -198,7 +195,10 @@ class Trainer:
         """
         num_modules = self.network.num_modules
         params = self.network.gathered(whole, active)
-        after, gradient, loss, score = self.estimate(key, carry, params, inner, t)
+        key_estimate, batch = self.draw(key, inner, t)
+        after, gradient, loss, metrics = self.estimator.estimate(
+            key_estimate, carry, params, inner, batch
+        )
         used = {name: gradient[name] for name in ("modules", "readout")}
         finite = jnp.isfinite(loss) & tree_finite((used, after))
         used = tree_where(finite, used, tree_zeros(used))
@@ -207,7 +207,8 @@ class Trainer:
         none = jnp.zeros((len(targets), num_modules), jnp.int32)
         counts = counted(none, targets, jnp.int32(1))
         sums = modules, used["readout"], counts, finite.astype(int)
-        return sums, (tree_where(finite, after, carry), score, loss, finite)
+        kept = tree_where(finite, after, carry), score(loss, metrics), loss, finite
+        return sums, kept
 
     def follow(
         self, shared: Shared, sums: Any, merge: Literal["mean", "sum"]
@@ -233,11 +234,9 @@ class Trainer:
             "readout": jax.tree.map(lambda _: num_finite > 0, readout),
         }
         gradient = {"modules": modules, "readout": readout}
-        moved, optimizer, finite, _ = descend(
-            self.transform, gradient, shared.optimizer, params, mask
-        )
-        mask = jax.tree.map(lambda moves: moves & finite, mask)
-        params = tree_masked(mask, moved, params)
+        descent = descend(self.transform, gradient, shared.optimizer, params, mask)
+        finite, optimizer = descent.finite, descent.optimizer
+        params = tree_where(finite, descent.params, params)
         # The optimiser of a module that no path moves keeps its state: Adam's moments would decay.
         moves &= finite
         optimizer = {
@@ -253,16 +252,12 @@ class Trainer:
         whole = with_readout(shared.params, params["readout"]) | {"modules": params["modules"]}
         return Shared(whole, optimizer), counts, finite
 
-    def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, inner: Problem, t: Any
-    ) -> tuple[Carry, Params, Float[Array, ""], Float[Array, ""]]:
-        """-> carry, gradient, loss, score, on a batch of its own."""
+    def draw(
+        self, key: Key[Array, ""], inner: Problem, t: Int[Array, ""]
+    ) -> tuple[Key[Array, ""], Batch]:
+        """The estimator's key and the batch of the step `t`."""
         key_batch, key_estimate = jax.random.split(fold_in(key, t))
-        batch = inner.sample(key_batch, t)
-        carry, gradient, loss, metrics = self.estimator.estimate(
-            key_estimate, carry, params, inner, batch
-        )
-        return carry, gradient, loss, score(loss, metrics)
+        return key_estimate, inner.sample(key_batch, t)
 
     def inner_problem(self, active: ActiveModules) -> Problem:
         """The same task for a network of the active modules alone."""
