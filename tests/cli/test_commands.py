@@ -64,6 +64,7 @@ def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
     assert (in_empty_folder / "runs" / "evolution-strategy-digits-2" / "config.json").exists()
 
 
+@pytest.mark.e2e
 def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
     assert main(
         ["train", "evolution-strategy", "cartpole-masked", "--steps", "1", "--population-size",
@@ -359,6 +360,7 @@ def test_resuming_another_run_is_refused(in_empty_folder, capsys):
     assert "learner.learning_rate.num_steps was 2, now 4" in shown
 
 
+@pytest.mark.e2e
 def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsys):
     words = ["compare", "sine", "--learners",
              "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
