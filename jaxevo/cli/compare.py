@@ -26,7 +26,7 @@ table.csv, curves.jsonl and comparison.png in a new folder under runs/.
 learners: {learners}
 tasks:    {tasks}
 
-jaxevo compare TASK --help shows every option.
+jaxevo compare TASK --help shows the options, --help-all explains all of them.
 """
 
 SECONDS = 20.0  # the budget of each learner where it is one of seconds

@@ -11,7 +11,7 @@ from jaxevo.cli.options import flag
 from jaxevo.registry.settings import REQUIRED, Setting
 
 WIDTH = 79
-ROOM = 40  # settings that fit two screens of 24 lines, beside the headings
+ROOM = 39  # settings that fit two screens of 24 lines, beside the headings
 
 COMMON = (
     *("steps", "learners", "budget", "amount", "pairs", "tasks", "then", "seeds", "seed"),

@@ -27,7 +27,8 @@ commands:
 
   jaxevo train evolution-strategy digits
   jaxevo compare mackey-glass --learners bptt,evolution-strategy --seeds 3
-  jaxevo train LEARNER TASK --help shows every setting of a combination
+  jaxevo train LEARNER TASK --help shows the settings of a combination
+  jaxevo train LEARNER TASK --help-all explains them all
 """
 
 

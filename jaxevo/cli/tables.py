@@ -70,9 +70,10 @@ def comparison_table(
 
 
 def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table of `jaxevo.transfer`: what later tasks cost, and what that is of PathNet's cost.
+    """The table of `jaxevo.transfer`: what later tasks cost, as a multiple of PathNet's cost.
 
-    Where no replicate reached a criterion all cost the same: how much better PathNet is, instead.
+    Where no replicate reached a criterion, all methods cost the same. Then the table shows how
+    much better PathNet's networks are.
     """
 
     def between(row, name, form=".2f"):
@@ -135,7 +136,7 @@ def doctor_table(
     compilation_cache: Any,
     data_cache: str | None,
 ) -> Table:
-    """What someone who helps with a problem will ask for."""
+    """Versions, devices and caches, which someone who helps with a problem asks for."""
     table = Table(show_header=False)
     for name, version in environment["versions"].items():
         table.add_row(name, version)

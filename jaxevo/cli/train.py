@@ -32,7 +32,7 @@ also episode.png and episode.gif.
 learners: {learners}
 tasks:    {tasks}
 
-jaxevo train LEARNER TASK --help shows every setting of a combination.
+jaxevo train LEARNER TASK --help shows the options, --help-all explains all of them.
 """
 
 

@@ -24,7 +24,7 @@ table.csv and pictures in a new folder under runs/. jaxevo resume FOLDER goes on
   jaxevo transfer pathnet binary-mnist --pairs 40
   jaxevo transfer pathnet cifar10 --then svhn --seeds 5
 
-jaxevo transfer LEARNER TASK --help shows every option.
+jaxevo transfer LEARNER TASK --help shows the options, --help-all explains all of them.
 """
 
 

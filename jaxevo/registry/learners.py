@@ -15,19 +15,8 @@ ALIASES = {"node-perturbation": "anp"}
 
 # Measured on MNIST: 98.2 % in 9 s, and 94 % in 34 s, on two cores.
 _GREY_IMAGES = ("mnist", "fashion-mnist", "kmnist")
-_GREY_BACKPROP = {
-    "schedule": "cosine",
-    "steps": 5000,
-    "hidden_sizes": (256,),
-    "activation": "relu",
-}
-_GREY_ES = {
-    "pool": 2,
-    "population_size": 1024,
-    "sigma": 0.03,
-    "schedule": "cosine",
-    "steps": 1700,
-}
+_GREY_BACKPROP = {"schedule": "cosine", "steps": 5000, "hidden_sizes": (256,), "activation": "relu"}
+_GREY_ES = {"pool": 2, "population_size": 1024, "sigma": 0.03, "schedule": "cosine", "steps": 1700}
 
 # Of perturbed nodes and weights alike; the recurrent tasks as measured.
 _PERTURBED = {"learning_rate": 5e-4, "schedule": "cosine", "clip_norm": 1.0, "steps": 5000}
@@ -149,12 +138,7 @@ _TOY = {
     "max_step": 10.0,
     "steps": 2000,
 }
-_MASKED = {
-    "population_size": 16,
-    "offspring_per_step": 16,
-    "num_experiences": 64,
-    "steps": 100,
-}
+_MASKED = {"population_size": 16, "offspring_per_step": 16, "num_experiences": 64, "steps": 100}
 _TOYS, _POLES = ("toy-easy", "toy-medium", "toy-washout"), ("cartpole", "cartpole-masked")
 _MUTATIONS_ON = {
     **dict.fromkeys(_TOYS, _TOY),
@@ -342,24 +326,52 @@ LEARNERS = by_name(
         model="modular",
     ),
     _mutation(
-        "abs", "safe mutation by mean absolute output gradients (SM-G-ABS)",
-        sigma=0.01, toy=0.5, recurrent=0.001, hard=0.005, cartpole=0.1,
+        "abs",
+        "safe mutation by mean absolute output gradients (SM-G-ABS)",
+        sigma=0.01,
+        toy=0.5,
+        recurrent=0.001,
+        hard=0.005,
+        cartpole=0.1,
     ),
     _mutation(
-        "sum", "safe mutation by summed output gradients (SM-G-SUM)",
-        sigma=0.05, toy=0.5, recurrent=0.001, hard=0.1, pixel=0.01, cartpole=0.1,
+        "sum",
+        "safe mutation by summed output gradients (SM-G-SUM)",
+        sigma=0.05,
+        toy=0.5,
+        recurrent=0.001,
+        hard=0.1,
+        pixel=0.01,
+        cartpole=0.1,
     ),
     _mutation(
-        "so", "safe mutation by the second-order change of outputs (SM-G-SO)",
-        sigma=0.01, toy=0.5, recurrent=0.001, hard=0.01, pixel=0.01, cartpole=0.1,
+        "so",
+        "safe mutation by the second-order change of outputs (SM-G-SO)",
+        sigma=0.01,
+        toy=0.5,
+        recurrent=0.001,
+        hard=0.01,
+        pixel=0.01,
+        cartpole=0.1,
     ),
     _mutation(
-        "rescale", "safe mutation by a line search for a set change of outputs (SM-R)",
-        sigma=0.005, toy=0.5, recurrent=0.005, hard=0.005, cartpole=0.01,
+        "rescale",
+        "safe mutation by a line search for a set change of outputs (SM-R)",
+        sigma=0.005,
+        toy=0.5,
+        recurrent=0.005,
+        hard=0.005,
+        cartpole=0.01,
     ),
     _mutation(
-        "control", "the same genetic algorithm with plain Gaussian mutation",
-        sigma=0.05, toy=0.01, recurrent=0.05, hard=0.05, pixel=0.1, cartpole=0.1,
+        "control",
+        "the same genetic algorithm with plain Gaussian mutation",
+        sigma=0.05,
+        toy=0.01,
+        recurrent=0.05,
+        hard=0.05,
+        pixel=0.1,
+        cartpole=0.1,
     ),
     Named(
         "deep-ga",
@@ -370,8 +382,12 @@ LEARNERS = by_name(
             "digits": {"sigma": 0.05, "population_size": 256},
             **dict.fromkeys((*_TOYS, "sine", "recurrent-parity"), _FULL_BATCH_GA),
             "hard-maze": {"elite_evaluations": 0, "sigma": 0.05, "steps": 100},
-            "pixel-maze": {"elite_evaluations": 0, "sigma": 0.05, "population_size": 100,
-                           "steps": 50},
+            "pixel-maze": {
+                "elite_evaluations": 0,
+                "sigma": 0.05,
+                "population_size": 100,
+                "steps": 50,
+            },
             **dict.fromkeys(_POLES, _POLE_GA),
         },
     ),
@@ -385,10 +401,10 @@ LEARNERS = by_name(
             "grammar-hard": {"steps": 20_000},
             "grammar-easy-hard-easy": {"steps": 99_000},
             "grammar-hard-easy": {"steps": 66_000},
-            "digits": _GROWING | {"learning_rate": 3e-3, "add_probability": 0.2,
-                                  "threshold": 0.005, "l1": 3e-4},
-            "mackey-glass": _GROWING | {"learning_rate": 5e-3, "schedule": "cosine",
-                                        "num_spares": 4, "window": 50},
+            "digits": _GROWING
+            | {"learning_rate": 3e-3, "add_probability": 0.2, "threshold": 0.005, "l1": 3e-4},
+            "mackey-glass": _GROWING
+            | {"learning_rate": 5e-3, "schedule": "cosine", "num_spares": 4, "window": 50},
         },
         presets={"multiplier": Preset(_MULTIPLIER)},
         fixed={"optimizer": None},
@@ -420,4 +436,4 @@ LEARNERS = by_name(
         preset=_GROWING_UNGUIDED
         | {"steps": 500, "sigma": 0.05, "population_size": 64, "offspring_per_step": 16},
     ),
-)  # fmt: skip
+)

@@ -218,13 +218,18 @@ TASKS = by_name(
         peers=_MUTATIONS,
     ),
     *(
-        Named(name, f"jaxevo.tasks:{name.replace('-', '_')}", summary, model="growing-rnn",
-              peers="differentiable-structure")
+        Named(
+            name,
+            f"jaxevo.tasks:{name.replace('-', '_')}",
+            summary,
+            model="growing-rnn",
+            peers="differentiable-structure",
+        )
         for name, summary in (
-            ("grammar-easy", "characters to be foretold: (ab), (abab) and so on"),
+            ("grammar-easy", "characters to be predicted: (ab), (abab) and so on"),
             ("grammar-hard", "six letters that are the six before in reverse, but for one"),
             ("grammar-easy-hard-easy", "the easy grammar, then the hard one, then the easy one"),
             ("grammar-hard-easy", "the hard grammar, then the easy one"),
         )
     ),
-)  # fmt: skip
+)

@@ -16,12 +16,6 @@ from jaxevo.training.folder import load_params
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_help_and_list_import_no_jax():
     code = (
         "import sys; from jaxevo.cli.main import main; "
@@ -40,7 +34,6 @@ def test_importing_jaxevo_imports_no_plots_and_no_evosax():
         "for name in set(jaxevo.__all__) - {'plotting'}: getattr(jaxevo, name)\n"
         "loaded = {'matplotlib', 'evosax', 'tyro', 'scipy.stats'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
-        "import jaxevo.train, jaxevo.run, jaxevo.optimizer\n"
         "assert callable(jaxevo.train) and callable(jaxevo.run) and callable(jaxevo.optimizer)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -66,20 +59,64 @@ def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
 
 @pytest.mark.e2e
 def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
-    assert main(
-        ["train", "evolution-strategy", "cartpole-masked", "--steps", "1", "--population-size",
-         "4", "--max-steps", "8", "--seeds", "2", "--out", "mine", "--quiet"]
-    ) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "evolution-strategy",
+                "cartpole-masked",
+                "--steps",
+                "1",
+                "--population-size",
+                "4",
+                "--max-steps",
+                "8",
+                "--seeds",
+                "2",
+                "--out",
+                "mine",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     for name, start in (("episode.png", b"\x89PNG"), ("episode.gif", b"GIF")):
         assert (in_empty_folder / "mine" / name).read_bytes().startswith(start)
 
 
 def test_settings_reach_learner_task_and_model(in_empty_folder):
-    assert main(
-        ["train", "bptt-truncated", "mackey-glass", "--steps", "2", "--window", "5", "--length",
-         "60", "--truncation", "2", "--model", "lstm", "--hidden-sizes", "3", "4", "--seeds", "2",
-         "--num-skipped", "5", "--out", "mine", "--quiet", "--task-seed", "3"]
-    ) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "bptt-truncated",
+                "mackey-glass",
+                "--steps",
+                "2",
+                "--window",
+                "5",
+                "--length",
+                "60",
+                "--truncation",
+                "2",
+                "--model",
+                "lstm",
+                "--hidden-sizes",
+                "3",
+                "4",
+                "--seeds",
+                "2",
+                "--num-skipped",
+                "5",
+                "--out",
+                "mine",
+                "--quiet",
+                "--task-seed",
+                "3",
+            ]
+        )
+        == 0
+    )
     settings = json.loads((in_empty_folder / "mine" / "config.json").read_text())["settings"]
     assert settings["window"] == 5
     assert settings["truncation"] == 2
@@ -87,104 +124,6 @@ def test_settings_reach_learner_task_and_model(in_empty_folder):
     params = load_params("mine")
     assert params["cells"]["1"]["hi"]["kernel"].shape == (2, 4, 4)
     assert params["readout"]["kernel"].shape == (2, 4, 1)
-
-
-MISTAKES = [
-    ([ "trian"], "got 'trian' (did you mean train?)"),
-    (["train", "evolution-strategy"], "train needs a learner and a task"),
-    (["train", "evolution-strateg", "digits"], "(did you mean evolution-strategy?)"),
-    (["train", "backprop", "digit"], "(did you mean digits?)"),
-    (["train", "backprop", "digits", "--model", "mpl"], "(did you mean mlp?)"),
-    (["train", "backprop", "digits", "--learning-rat", "1"], "(did you mean --learning-rate?)"),
-    (["train", "backprop", "digits", "--sigma", "1"], "--sigma is no option of backprop on digits"),
-    (["train", "backprop", "digits", "extra"], "extra is no option"),
-    (["train", "backprop", "digits", "--learning-rate", "fast"], "--learning-rate"),
-    (["train", "backprop", "digits", "--learning-rate"], "--learning-rate"),
-    (["train", "backprop", "digits", "--learning-rate", "-1"],
-     "learning_rate must be finite and >= 0, got -1.0"),
-    (["train", "backprop", "digits", "--learning-rate", "nan"], "learning_rate must be finite"),
-    (["train", "backprop", "digits", "--steps", "0"], "num_steps must be an integer >= 1, got 0"),
-    (["train", "backprop", "digits", "--schedule", "cosine", "--steps", "1" + 400 * "0"],
-     "too large"),
-    (["train", "backprop", "digits", "--seeds", "0"], "seeds must be >= 1, got 0"),
-    (["train", "backprop", "digits", "--optimizer", "adm"], "'adm'"),
-    (["train", "backprop", "digits", "--clip-norm", "0"], "clip_norm must be > 0, got 0.0"),
-    (["train", "backprop", "digits", "--hidden-sizes", "0"], "hidden_sizes must be integers >= 1"),
-    (["train", "backprop", "digits", "--activation", "tan"], "activation must be one of"),
-    (["train", "backprop", "digits", "--batch-size", "0"], "batch_size must be an integer >= 1"),
-    (["train", "evolution-strategy", "digits", "--population-size", "5"],
-     "population_size must be even where antithetic is True, got 5"),
-    (["train", "evolution-strategy", "digits", "--sigma", "0"],
-     "sigma must be finite and > 0, got 0.0"),
-    (["train", "bptt", "mackey-glass", "--window", "2000"], "window must be from 1 to 1000"),
-    (["train", "bptt", "mackey-glass", "--direction", "past"], "'past'"),
-    (["train", "bptt", "mackey-glass", "--model", "mlp"], "step module"),
-    (["train", "backprop", "digits", "--model", "gru"], "feed-forward"),
-    (["train", "backprop", "mackey-glass", "--model", "convnet"], "step module"),
-    (["train", "backprop", "digits", "--out", "full"], "folder must be new or empty"),
-    (["list", "learners"], "list takes no arguments"),
-    (["train", "backprop", "digits", "--save-seconds", "-1"],
-     "save_seconds must be >= 0, got -1.0"),
-    (["train", "backprop", "digits", "--record-every", "0"],
-     "record_every must be an integer >= 1"),
-    (["transfer", "pathnet", "binary-digits", "--pairs", "-3"], "pairs must be >= 1, got -3"),
-    (["train", "backprop", "digits", "--stop-at", "accuracy"],
-     "stop_at must be a metric and a level"),
-    (["train", "backprop", "digits", "--stop-at", "acuracy=0.9"],
-     "target must name held-out metrics ['loss', 'accuracy'], got 'acuracy'"),
-    (["train", "backprop", "digits", "--config", "none.toml"],
-     "config must name a TOML or JSON file"),
-    (["train", "backprop", "digits", "--config", "bad.toml"], "config bad.toml cannot be read"),
-    (["train", "backprop", "digits", "--config", "three.json"],
-     "three.json is damaged: settings must be dict, got 3"),
-    (["train", "backprop", "digits", "--config", "empty.json"],
-     "empty.json is damaged: it has no num_steps"),
-    (["train", "backprop", "digits", "--config", "typo.toml"], "(did you mean learning_rate?)"),
-    (["train", "evosax:SNESS", "digits"], "SNES"),
-    (["resume"], "resume needs the folder of a run"),
-    (["resume", "nowhere"], "folder must hold a run's config.json, got nowhere"),
-    (["resume", "broken"], "is damaged"),
-    (["resume", "partial"], "partial/config.json is damaged: it has no num_steps"),
-    (["show", "partial"], "partial/summary.json is damaged"),
-    (["eval", "nowhere"], "folder must hold a run's config.json, got nowhere"),
-    (["show", "partial", "extra"], "extra is no option of show"),
-    (["show", "nowhere"], "folder must hold a run's config.json, got nowhere"),
-    (["compare"], "compare needs a task"),
-    (["compare", "digit"], "(did you mean digits?)"),
-    (["compare", "digits", "--learners", "backprop,es"], "learner must be one of"),
-    (["compare", "digits", "--learners", "backprop[learning_rate]"], "a value, as in"),
-    (["compare", "digits", "--learners", "backprop[sigma=1]"], "--sigma is no option of backprop"),
-    (["compare", "digits", "--learners", "backprop[sigma=1"], "learners must be names such as"),
-    (["compare", "digits", "--learners", "backprop,bptt, backprop"],
-     "learners must differ, got 'backprop' more than once"),
-    (["compare", "digits", "--budget", "sample"], "(did you mean samples?)"),
-    (["compare", "digits", "--amount", "1"], "amount must pay for one step of"),
-    (["compare", "digits", "--tune", "-1"], "tune must be an integer >= 0"),
-    (["doctor", "x"], "doctor takes no arguments"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=lambda x: str(x)[-40:])
-def test_a_mistake_is_one_clear_line(arguments, expected, in_empty_folder, capsys):
-    (in_empty_folder / "full").mkdir()
-    (in_empty_folder / "full" / "file").write_text("")
-    (in_empty_folder / "broken").mkdir()
-    (in_empty_folder / "broken" / "config.json").write_text("{")
-    (in_empty_folder / "partial").mkdir()
-    (in_empty_folder / "partial" / "config.json").write_text(
-        '{"settings": {"learner": "backprop", "task": "sine", "model": "mlp"}}'
-    )
-    (in_empty_folder / "partial" / "summary.json").write_text("{}")
-    (in_empty_folder / "three.json").write_text('{"settings": 3, "seed": 0, "seeds": 1}')
-    (in_empty_folder / "empty.json").write_text('{"settings": {}, "seed": 0, "seeds": 1}')
-    (in_empty_folder / "bad.toml").write_text("steps = = 3")
-    (in_empty_folder / "typo.toml").write_text("learning_rat = 3")
-    assert main(arguments) == 2
-    shown = capsys.readouterr()
-    (line,) = [line for line in shown.err.splitlines() if line]
-    assert line.startswith("jaxevo: ")
-    assert expected in line
-    assert not (in_empty_folder / "runs").exists()
 
 
 FRAMED = """
@@ -251,58 +190,6 @@ def test_resume_eval_and_show(in_empty_folder, capsys):
     assert (in_empty_folder / "part" / "curve.png").stat().st_size > 1000
 
 
-DAMAGES = [
-    ("resume", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
-    ("eval", {"seeds": "two"}, "config.json is damaged: seeds must be int, got 'two'"),
-    ("eval", {"seed": True}, "config.json is damaged: seed must be int, got True"),
-    ("eval", {"seed": -1}, "seed must be from 0 to"),
-    ("eval", {"settings": 3}, "config.json is damaged: settings must be dict, got 3"),
-    ("eval", {"settings": {"task": []}}, "config.json is damaged: task must be str, got []"),
-    ("eval", {"settings": {"num_steps": "2"}}, "damaged: num_steps must be int, got '2'"),
-    ("eval", {"settings": {"hidden_sizes": "two"}},
-     "hidden_sizes must be tuple[int, ...], got 'two'"),
-    ("resume", {"stop_at": 3}, "config.json is damaged: stop_at must be str | None, got 3"),
-    ("resume", {"run": []}, "config.json is damaged: run must be dict, got []"),
-    ("resume", {"run": {"record_every": None}}, "damaged: record_every must be int, got None"),
-    ("eval", {"settings": {"hidden_sizes": [4]}},
-     "params.safetensors must hold hidden/0/bias as float32[4], got float32[3]"),
-    ("eval", {"seeds": 2},
-     "params.safetensors must hold hidden/0/bias as float32[2, 3], got float32[3]"),
-    ("show", {"cost_per_step": []}, "summary.json is damaged"),
-    ("show", {"steps": "many"}, "summary.json is damaged"),
-    ("show", {"seconds": None}, "summary.json is damaged"),
-    ("show", {"held_out/loss": []}, "summary.json is damaged"),
-    ("show", {"held_out/loss": "low"}, "summary.json is damaged"),
-    ("show", {"held_out/loss": {"a": 1}}, "summary.json is damaged"),
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small") / "run"
-    words = ["--steps", "1", "--hidden-sizes", "3", "--quiet", "--out", str(folder)]
-    assert main(["train", "backprop", "sine", *words]) == 0
-    return folder
-
-
-@pytest.mark.parametrize(("command", "damage", "expected"), DAMAGES)
-def test_a_damaged_folder_is_one_clear_line(
-    command, damage, expected, small_run, in_empty_folder, capsys
-):
-    shutil.copytree(small_run, "run")
-    file = in_empty_folder / "run" / ("summary.json" if command == "show" else "config.json")
-    content = json.loads(file.read_text())
-    for name, value in damage.items():
-        whole = isinstance(content[name], dict) and isinstance(value, dict)
-        content[name] = content[name] | value if whole else value
-    file.write_text(json.dumps(content))
-    capsys.readouterr()
-    assert main([command, "run"]) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert line.startswith("jaxevo: ")
-    assert expected in line
-
-
 # red where a run of an earlier version, whose learner had another setting, cannot be looked at
 def test_an_old_run_is_shown_and_evaluated_but_not_gone_on_with(small_run, in_empty_folder, capsys):
     shutil.copytree(small_run, "run")
@@ -362,9 +249,18 @@ def test_resuming_another_run_is_refused(in_empty_folder, capsys):
 
 @pytest.mark.e2e
 def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsys):
-    words = ["compare", "sine", "--learners",
-             "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
-             "--seeds", "2", "--amount", "200", "--hidden-sizes", "4"]  # fmt: skip
+    words = [
+        "compare",
+        "sine",
+        "--learners",
+        "backprop,backprop[learning_rate=0.5;schedule=constant],evolution-strategy[population_size=4]",
+        "--seeds",
+        "2",
+        "--amount",
+        "200",
+        "--hidden-sizes",
+        "4",
+    ]
     assert main([*words, "--out", "a"]) == 0
     shown = capsys.readouterr()
     assert "mean target" in shown.out

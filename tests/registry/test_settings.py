@@ -72,9 +72,17 @@ def test_values_of_files_have_the_type_of_their_setting(kind, value, expected):
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(int, 0.5), (int, True), (float, "0.5"), (str, 3), (bool, 1), (tuple[int, int], [1, 2, 3]),
-     (Literal["a"], "c"), (tuple[int, ...], "two")],
-)  # fmt: skip
+    [
+        (int, 0.5),
+        (int, True),
+        (float, "0.5"),
+        (str, 3),
+        (bool, 1),
+        (tuple[int, int], [1, 2, 3]),
+        (Literal["a"], "c"),
+        (tuple[int, ...], "two"),
+    ],
+)
 def test_values_of_another_type_are_refused(kind, value):
     with pytest.raises(ValueError, match=r"x must be .*, got "):
         typed(Setting("x", kind, None, "", "run"), value)
