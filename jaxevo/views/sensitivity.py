@@ -24,7 +24,7 @@ import collections
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,49 +35,29 @@ from jaxevo.core.population import add_at_once, fitting, sum_members, trained_le
 from jaxevo.core.tree import named_leaves, tree_size
 from jaxevo.views import nodes
 from jaxevo.views.nodes import HiddenLayer, Layer
+from jaxevo.views.responses import (
+    Head,
+    Reduction,
+    as_tuple,
+    counted,
+    divergence,
+    identity,
+    num_counted,
+    responses,
+)
 
-Head = Callable[[Array], Array]
-Reduction = Literal["sum", "mean"]
+__all__ = [
+    "Head",
+    "Reduction",
+    "abs_sensitivity",
+    "divergence",
+    "identity",
+    "responses",
+    "so_sensitivity",
+    "sum_sensitivity",
+]
+
 ByPath = dict[str, Array]  # leaves of the params by path
-
-
-def identity(outputs: Array) -> Array:
-    """The head that takes outputs as they are."""
-    return outputs
-
-
-def responses(
-    model: Model, params: Params, inputs: Any, head: Head = identity
-) -> Float[Array, "*time I K"]:
-    """What a network answers to experiences: [I, K], or [T, I, K] for a step module."""
-    inputs = _as_tuple(inputs)
-    lead = jax.tree.leaves(inputs)[0].shape
-    if not has_carry(model):
-        return head(model.apply(params, *inputs)).reshape(lead[0], -1)
-    carry = model.initial_carry(params, lead[1:2])
-    outputs = jax.lax.scan(lambda carry, x: model.apply(params, carry, *x), carry, inputs)[1]
-    return head(outputs).reshape(*lead[:2], -1)
-
-
-def divergence(
-    before: Float[Array, "*time I K"],
-    after: Float[Array, "*time I K"],
-    mask: Any = None,
-    reduction: Reduction = "sum",
-) -> Float[Array, ""]:
-    """How far two networks' responses are apart: mean_i sum_k (before_ik - after_ik)^2.
-
-    Args:
-        before: `responses` of one network.
-        after: of the other, to the same experiences.
-        mask: which responses count; of a sequence, all steps that count are added up.
-        reduction: over outputs k: "sum" (the paper's equation) or "mean" (its code).
-    """
-    squares = (before - after) ** 2
-    num = before.shape[-2]
-    if mask is not None:
-        squares, num = _counted(squares, mask), _num_counted(mask)
-    return squares.sum() / (num if reduction == "sum" else num * before.shape[-1])
 
 
 def sum_sensitivity(
@@ -107,7 +87,7 @@ def sum_sensitivity(
         return jax.tree.map(_squared, gradient(batch.everywhere(cotangent)))
 
     found = _over_outputs(squares, outputs, tree_size(trained))
-    return _roots(found, trained, 1 if reduction == "sum" else _num_counted(batch.mask))
+    return _roots(found, trained, 1 if reduction == "sum" else num_counted(batch.mask))
 
 
 def so_sensitivity(
@@ -138,8 +118,8 @@ def so_sensitivity(
 
     _, tangents = jax.jvp(answers, (leaves,), (directions,))
     _, gradient = _pullback(model, params, batch, head, leaves)
-    product = gradient(_counted(tangents, batch.mask))
-    factor = 2 / _num_counted(batch.mask)
+    product = gradient(counted(tangents, batch.mask))
+    factor = 2 / num_counted(batch.mask)
     return _roots(jax.tree.map(lambda h: jnp.abs(factor * _wide(h)), product), trained)
 
 
@@ -180,7 +160,7 @@ def abs_sensitivity(
 
     if layers.outputs is not None:
         found |= _over_outputs(squares, layers.outputs, tree_size(trained))
-    return _roots(found, trained, _num_counted(batch.mask))
+    return _roots(found, trained, num_counted(batch.mask))
 
 
 class _Batch(NamedTuple):
@@ -194,13 +174,11 @@ class _Batch(NamedTuple):
 
     def everywhere(self, cotangent: Float[Array, " K"]) -> Float[Array, "*time I K"]:
         """One cotangent for all outputs that count."""
-        return _counted(
-            jnp.broadcast_to(cotangent, (*self.mask.shape, *cotangent.shape)), self.mask
-        )
+        return counted(jnp.broadcast_to(cotangent, (*self.mask.shape, *cotangent.shape)), self.mask)
 
 
 def _batch(model: Model, inputs: Any, mask: Any) -> _Batch:
-    inputs, axis = _as_tuple(inputs), int(has_carry(model))
+    inputs, axis = as_tuple(inputs), int(has_carry(model))
     lead = jax.tree.leaves(inputs)[0].shape[: axis + 1]
     mask = jnp.ones(lead, bool) if mask is None else jnp.asarray(mask, bool)
     return _Batch(inputs, mask, axis)
@@ -254,7 +232,7 @@ class _Layers:
             layer
             for layer in layers
             if all(uses[path] == 1 for path in _paths(layer))
-            and _is_product(layer, self.leaves, _as_tuple(shapes[layer]))
+            and _is_product(layer, self.leaves, as_tuple(shapes[layer]))
         ]
         self.others = [layer for layer in layers if layer not in self.products]
         self.outputs = None
@@ -294,7 +272,7 @@ class _Layers:
         sums = {}
         for layer in self.products:
             signal = jnp.abs(_rows(signals[layer]))
-            for path, given in zip(layer.spec.kernels, _as_tuple(self.seen[layer]), strict=True):
+            for path, given in zip(layer.spec.kernels, as_tuple(self.seen[layer]), strict=True):
                 sums[path] = jnp.matmul(
                     jnp.abs(_rows(given)).T, signal, preferred_element_type=_wide_dtype(signal)
                 )
@@ -399,7 +377,7 @@ def _squares_by_jacobian(
 
         def answer(leaves):
             outputs = responses(model, _replaced(params, leaves), inputs, head)
-            return _counted(outputs, mask).reshape(-1, outputs.shape[-1]).sum(0)
+            return counted(outputs, mask).reshape(-1, outputs.shape[-1]).sum(0)
 
         jacobian = jax.jacrev(answer)(leaves)
         return jax.tree.map(lambda j: jnp.abs(_wide(j)), jacobian), ()
@@ -425,16 +403,6 @@ def _over_outputs(squares: Callable[[Array], ByPath], outputs: Array, size: int)
 def _paths(layer: Layer) -> tuple[str, ...]:
     spec = layer.spec
     return spec.kernels if spec.bias is None else (*spec.kernels, spec.bias)
-
-
-def _counted(outputs: Float[Array, "*time I K"], mask: Any) -> Float[Array, "*time I K"]:
-    """`outputs`, 0 where they do not count."""
-    return jnp.where(jnp.asarray(mask, bool)[..., None], outputs, 0)
-
-
-def _num_counted(mask: Any) -> Any:
-    """How many experiences count, in full or in part; at least 1."""
-    return jnp.maximum(mask.reshape(-1, mask.shape[-1]).any(0).sum(), 1)
 
 
 def _replaced(params: Params, leaves: ByPath) -> Params:
@@ -466,7 +434,3 @@ def _wide_dtype(leaf: Array) -> Any:
 
 def _rows(leaf: Float[Array, "I ..."]) -> Float[Array, "I D"]:
     return leaf.reshape(leaf.shape[0], -1)
-
-
-def _as_tuple(inputs: Any) -> tuple:
-    return inputs if isinstance(inputs, tuple) else (inputs,)

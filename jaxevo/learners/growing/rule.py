@@ -88,8 +88,6 @@ class Birth:
     birth_norm: Scalar = 0.5
 
     def __post_init__(self):
-        known = ("random", "split")
-        require("newborn", f"one of {known}", self.newborn, lambda name: name in known)
         require("newborn_scale", "finite and > 0", self.newborn_scale, is_positive)
         require("birth_norm", "finite and >= 0", self.birth_norm, is_amount)
 
@@ -130,11 +128,6 @@ class Growth:
     resizes: bool = static(default=True)
 
     def __post_init__(self):
-        for name, known in (
-            ("kind", ("outgoing_l1", "multiplier")),
-            ("spared", ("random", "lowest", "youngest")),
-        ):
-            require(name, f"one of {known}", getattr(self, name), lambda v, known=known: v in known)
         require("penalty", "a Penalty(...)", self.penalty, lambda p: isinstance(p, Penalty))
         require("birth", "a Birth(...)", self.birth, lambda b: isinstance(b, Birth))
         if self.birth.newborn == "split" and self.kind == "multiplier":

@@ -109,11 +109,6 @@ class SafeMutation:
         require_integer("chunk_size", 1, self.chunk_size)
         rule = f"at most population_size ({self.population_size})"
         require("tournament_size", rule, self.tournament_size, lambda n: n <= self.population_size)
-        for name, known in (
-            ("victim", ("same_tournament", "own_tournament")),
-            ("experience_source", ("parent", "fixed", "latest")),
-        ):
-            require(name, f"one of {known}", getattr(self, name), lambda v, known=known: v in known)
 
     # ------------------------------------------------------------------------ one member
 

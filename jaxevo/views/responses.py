@@ -1,0 +1,70 @@
+"""What a network answers to experiences, and how far the answers of two networks are apart.
+
+Experiences are a batch of the network's inputs, an array or a tuple of them: [I, ...], or for a
+step module whole sequences, [T, I, ...], run from the initial hidden state.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxevo.core import Model, Params, has_carry
+
+Head = Callable[[Array], Array]
+Reduction = Literal["sum", "mean"]
+
+
+def identity(outputs: Array) -> Array:
+    """The head that takes outputs as they are."""
+    return outputs
+
+
+def responses(
+    model: Model, params: Params, inputs: Any, head: Head = identity
+) -> Float[Array, "*time I K"]:
+    """What a network answers to experiences: [I, K], or [T, I, K] for a step module."""
+    inputs = as_tuple(inputs)
+    lead = jax.tree.leaves(inputs)[0].shape
+    if not has_carry(model):
+        return head(model.apply(params, *inputs)).reshape(lead[0], -1)
+    carry = model.initial_carry(params, lead[1:2])
+    outputs = jax.lax.scan(lambda carry, x: model.apply(params, carry, *x), carry, inputs)[1]
+    return head(outputs).reshape(*lead[:2], -1)
+
+
+def divergence(
+    before: Float[Array, "*time I K"],
+    after: Float[Array, "*time I K"],
+    mask: Any = None,
+    reduction: Reduction = "sum",
+) -> Float[Array, ""]:
+    """How far two networks' responses are apart: mean_i sum_k (before_ik - after_ik)^2.
+
+    Args:
+        before: `responses` of one network.
+        after: of the other, to the same experiences.
+        mask: which responses count; of a sequence, all steps that count are added up.
+        reduction: over outputs k: "sum" (the paper's equation) or "mean" (its code).
+    """
+    squares = (before - after) ** 2
+    num = before.shape[-2]
+    if mask is not None:
+        squares, num = counted(squares, mask), num_counted(mask)
+    return squares.sum() / (num if reduction == "sum" else num * before.shape[-1])
+
+
+def counted(outputs: Float[Array, "*time I K"], mask: Any) -> Float[Array, "*time I K"]:
+    """`outputs`, 0 where they do not count."""
+    return jnp.where(jnp.asarray(mask, bool)[..., None], outputs, 0)
+
+
+def num_counted(mask: Any) -> Any:
+    """How many experiences count, in full or in part; at least 1."""
+    return jnp.maximum(mask.reshape(-1, mask.shape[-1]).any(0).sum(), 1)
+
+
+def as_tuple(inputs: Any) -> tuple:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
