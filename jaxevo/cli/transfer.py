@@ -7,6 +7,7 @@ from jaxevo.cli.options import learner_list, mistake, parse
 from jaxevo.cli.runs import (
     about,
     combination,
+    drawn,
     leading_names,
     new_folder,
     requested,
@@ -98,7 +99,7 @@ def studied(
         **place,
     )
     if study.folder is not None and not study.interrupted:
-        draw_transfer(study.folder)
+        drawn(draw_transfer, study.folder)
     if study.table:
         learner, task = built.settings["learner"], built.settings["task"]
         tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"
@@ -119,8 +120,8 @@ def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -
         for name in ("pairs", "tasks"):
             if values[name] < 1:
                 mistake(f"{name} must be >= 1, got {values[name]}")
-        drawn = first.sequences(values["pairs"], values["tasks"], values["seed"])
-        return [[Problem(task, model) for task in tasks] for tasks in drawn]
+        sequences = first.sequences(values["pairs"], values["tasks"], values["seed"])
+        return [[Problem(task, model) for task in tasks] for tasks in sequences]
     ((_, then, inner),) = learner_list(values["then"])
     learner, name = built.settings["learner"], built.settings["model"]
     known = {setting.name: setting for setting in registry.settings_of(learner, then, name)}

@@ -58,6 +58,18 @@ def test_train_leaves_a_folder_and_a_summary(in_empty_folder, capsys):
 
 
 @pytest.mark.e2e
+# red where a picture that fails ends a run that was trained
+def test_a_run_outlives_its_pictures(in_empty_folder, monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("jaxevo.plotting.draw_run", fails)
+    words = ["train", "backprop", "sine", "--steps", "1", "--hidden-sizes", "3", "--out", "r"]
+    assert main(words) == 0
+    assert "a picture is missing: RuntimeError('no ink')" in capsys.readouterr().err
+    assert (in_empty_folder / "r" / "params.safetensors").exists()
+
+
 def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
     assert (
         main(
