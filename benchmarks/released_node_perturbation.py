@@ -22,7 +22,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxevo import Backprop, GradientLearner, Problem, models, optimizer, registry, tasks, train
+from jaxevo import (
+    Backprop,
+    GradientLearner,
+    Problem,
+    models,
+    optimizer,
+    registry,
+    tasks,
+    train,
+)
 from jaxevo.learners.gradient import GradientLearner as Learner
 
 NUM_SERIES = 10
@@ -68,7 +77,8 @@ def learners(decorrelated: bool) -> dict[str, tuple[Any, np.ndarray]]:
         assert isinstance(learner, Learner)
         if decorrelated and name != "wp":
             estimator = dataclasses.replace(
-                learner.estimator, decorrelate="hidden", decorrelation_rate=1e-6
+                learner.estimator,
+                decorrelation=Decorrelation(decorrelate="hidden", decorrelation_rate=1e-6),
             )
             learner = dataclasses.replace(learner, estimator=estimator)
         if not decorrelated or name != "wp":

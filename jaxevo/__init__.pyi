@@ -50,6 +50,9 @@ from .estimators import (
     Backprop as Backprop,
 )
 from .estimators import (
+    Decorrelation as Decorrelation,
+)
+from .estimators import (
     EvolutionStrategy as EvolutionStrategy,
 )
 from .estimators import (
@@ -57,6 +60,9 @@ from .estimators import (
 )
 from .estimators import (
     NodePerturbation as NodePerturbation,
+)
+from .estimators import (
+    ReleasedNodePerturbation as ReleasedNodePerturbation,
 )
 from .estimators import (
     WeightPerturbation as WeightPerturbation,

@@ -36,14 +36,15 @@ class ForwardGradient:
     """The gradient of a batch's loss from its derivatives along K random directions.
 
     Attributes:
-        num_draws: K >= 1, directions, averaged.
-        noise: of their components, "gaussian" or "rademacher" (a smaller variance).
-        source: "mix" or "threefry".
+        num_draws: K, the number of directions that are averaged, >= 1.
+        distribution: the components of a direction are "gaussian", or "rademacher" (signs, which
+            have a smaller variance).
+        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
     """
 
     num_draws: int = static(default=1)
-    noise: Distribution = static(default="gaussian")
-    source: Source = static(default="mix")
+    distribution: Distribution = static(default="gaussian")
+    noise: Source = static(default="mix")
     requires = Supervised
 
     def __post_init__(self):
@@ -84,8 +85,8 @@ class ForwardGradient:
     def direction(self, key: Key[Array, ""], weights: Params) -> Params:
         leaves, structure = jax.tree.flatten(weights)
         draws = [
-            DISTRIBUTIONS[self.noise](
-                jax.random.fold_in(key, i), leaf.shape, leaf.dtype, self.source
+            DISTRIBUTIONS[self.distribution](
+                jax.random.fold_in(key, i), leaf.shape, leaf.dtype, self.noise
             )
             for i, leaf in enumerate(leaves)
         ]

@@ -11,12 +11,13 @@ from jaxtyping import Array, Float
 from jaxevo.core import Apply, Batch, Carry, Params, Problem, Sequence, Supervised
 
 
-class Moment(NamedTuple):
+class TimeStep(NamedTuple):
     """One time step of a batch.
 
     Attributes:
-        inputs: what the network is shown, beside its hidden state.
-        sample: what losses are taken against: (target, weight), or the whole batch without time.
+        inputs: the network's arguments beside its hidden state.
+        sample: what a loss compares the output with: (target, weight), or the whole batch of a
+            problem without time.
     """
 
     inputs: tuple
@@ -24,32 +25,33 @@ class Moment(NamedTuple):
 
 
 class Timeline:
-    """The time steps of one batch; lives while a step of an estimator is traced."""
+    """The time steps of one batch. It lives only while an estimate is traced."""
 
     def __init__(self, problem: Problem, batch: Batch):
-        assert isinstance(problem, Supervised)  # an estimator's `requires`, refused at the door
+        if not isinstance(problem, Supervised):
+            raise ValueError(f"problem must be a Supervised problem, got {type(problem).__name__}")
         self.problem, self.batch = problem, batch
         self.in_time = isinstance(problem, Sequence)
         shape = jax.eval_shape(problem.weights, batch).shape
         self.num_steps = shape[0] if self.in_time else 1
         self.num_samples = shape[-1]
 
-    def at(self, t: Any) -> Moment:
+    def at(self, t: Any) -> TimeStep:
         if not isinstance(self.problem, Sequence):
-            return Moment(self.problem.inputs(self.batch), self.batch)
+            return TimeStep(self.problem.inputs(self.batch), self.batch)
         inputs, *sample = self.problem.at(self.batch, t)
-        return Moment(inputs if isinstance(inputs, tuple) else (inputs,), tuple(sample))
+        return TimeStep(inputs if isinstance(inputs, tuple) else (inputs,), tuple(sample))
 
     def initial_carry(self, params: Params) -> Carry:
         if not isinstance(self.problem, Sequence):
             return ()
         return self.problem.initial_carry(params, self.batch)
 
-    def call(self, apply: Apply, params: Params, carry: Carry, moment: Moment) -> tuple[Carry, Any]:
+    def call(self, apply: Apply, params: Params, carry: Carry, now: TimeStep) -> tuple[Carry, Any]:
         """`apply` on one step: the next hidden state and the output."""
         if self.in_time:
-            return apply(params, carry, *moment.inputs)
-        return (), apply(params, *moment.inputs)
+            return apply(params, carry, *now.inputs)
+        return (), apply(params, *now.inputs)
 
     def losses(self, output: Any, sample: Any) -> Float[Array, " B"]:
         """Weighted losses: they sum over steps and samples to the loss of the batch."""

@@ -1,9 +1,15 @@
-"""What perturbed nodes do: two trajectories of one network, and how they differ at each step.
+"""Two trajectories of one network under noise, and how they differ at each time step.
 
-`jvp` takes the limit of small noise exactly: the second trajectory is a tangent, so no two
-losses are ever subtracted. The others run the network twice, on noise of standard deviation
-`sigma`: beside a clean run ("finite"), on opposite noise ("antithetic", second-order errors
-cancel), or on two independent draws ("two_noisy", no clean run at all).
+The method says how differences are taken. "jvp" takes the limit of small noise exactly: the
+second trajectory is a tangent, so no two losses are subtracted. The other methods run the network
+twice, on noise of standard deviation `sigma`:
+
+    method         first (base)    second (perturbed)    difference of noise
+    "finite"       clean           + noise               sigma e
+    "antithetic"   - noise         + noise               sigma e, after halving
+    "two_noisy"    + noise e'      + noise e             sigma (e - e')
+
+In "antithetic" the second-order errors cancel.
 """
 
 import warnings
@@ -18,10 +24,9 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import Carry, Scalar, noise
 from jaxevo.core.tree import tree_fill, tree_floats, tree_repeat, tree_where, tree_zeros
-from jaxevo.views.wiring import Wired
+from jaxevo.views.wiring import LayerWiring
 
 Method = Literal["jvp", "finite", "antithetic", "two_noisy"]
-METHODS = ("jvp", "finite", "antithetic", "two_noisy")
 Distribution = Literal["rademacher", "gaussian"]
 DISTRIBUTIONS = {"rademacher": noise.rademacher, "gaussian": noise.normal}
 
@@ -31,24 +36,31 @@ SMALLEST_COARSE_SIGMA = 1e-2
 Noise = dict[str, Float[Array, "..."]]
 
 
-class Run(NamedTuple):
-    """One step of the network under noise on its nodes."""
+class ForwardPass(NamedTuple):
+    """One step of the network under noise on its nodes.
+
+    Attributes:
+        carry: the next hidden state.
+        output: the network's output.
+        inputs: what each layer read, by layer.
+        preactivations: each layer's pre-activation, by layer.
+    """
 
     carry: Carry
     output: Any
-    inputs: dict  # by layer, what it read
-    preactivations: dict[str, Array]  # by layer
+    inputs: dict
+    preactivations: dict[str, Array]
 
 
-class Probe(NamedTuple):
+class Differences(NamedTuple):
     """How the two trajectories differ at one step, for each of D draws.
 
     Attributes:
         losses: loss differences, [D, B].
-        activities: by layer, pre-activation differences, [D, B, ...].
-        noise: by layer, noise differences, [D, B, ...].
-        inputs: by layer, what it read without noise, [B, ...].
-        output: without noise.
+        activities: pre-activation differences by layer, [D, B, ...].
+        noise: noise differences by layer, [D, B, ...].
+        inputs: what each layer read without noise, by layer, [B, ...].
+        output: the output without noise.
     """
 
     losses: Float[Array, "D B"]
@@ -58,41 +70,44 @@ class Probe(NamedTuple):
     output: Any
 
 
-class Pair(NamedTuple):
+class Trajectories(NamedTuple):
     """Hidden states of the two trajectories.
 
     Attributes:
-        base: [B, ...] clean states; or [D, B, ...] where both are noisy.
-        moved: [D, B, ...] noisy states; for `jvp` tangents.
+        base: clean states, [B, ...]; or [D, B, ...] where both trajectories are noisy.
+        perturbed: noisy states, [D, B, ...]; tangents for "jvp".
     """
 
     base: Carry
-    moved: Carry
+    perturbed: Carry
 
 
-def start(method: Method, initial: Carry, num_draws: int) -> Pair:
+def start(method: Method, initial: Carry, num_draws: int) -> Trajectories:
     """Both trajectories in the initial state."""
     many = tree_repeat(initial, num_draws)
     if method == "jvp":
-        return Pair(initial, tree_zeros(many))
-    return Pair(initial if method == "finite" else many, many)
+        return Trajectories(initial, tree_zeros(many))
+    return Trajectories(initial if method == "finite" else many, many)
 
 
-def restart(method: Method, reset: Any, pair: Pair, begun: Pair) -> Pair:
-    """Both trajectories, with those of the samples that `reset` [B] marks `begun` anew."""
+def restart(method: Method, reset: Any, states: Trajectories, begun: Trajectories) -> Trajectories:
+    """Both trajectories: `begun` for the samples that `reset` [B] marks, else `states`."""
     each = jax.vmap(lambda new, old: tree_where(reset, new, old))
     one = method in ("jvp", "finite")
-    base = tree_where(reset, begun.base, pair.base) if one else each(begun.base, pair.base)
-    return Pair(base, each(begun.moved, pair.moved))
+    base = tree_where(reset, begun.base, states.base) if one else each(begun.base, states.base)
+    return Trajectories(base, each(begun.perturbed, states.perturbed))
 
 
 def variance(method: Method, sigma: Scalar) -> Scalar:
-    """Of one component of `Probe.noise`."""
+    """The variance of one component of `Differences.noise`."""
     return {"jvp": 1.0, "two_noisy": 2 * sigma**2}.get(method, sigma**2)
 
 
 def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
-    """Tells why differences of nearly equal numbers would be noise. Runs while tracing."""
+    """Warns where rounding would drown the differences of nearly equal numbers.
+
+    It runs while an estimate is traced.
+    """
     known = not isinstance(sigma, Tracer)
     if known and np.all(np.asarray(sigma) >= SMALLEST_COARSE_SIGMA):
         return
@@ -112,13 +127,13 @@ def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
 
 
 def num_runs(method: Method, num_draws: int) -> int:
-    """Forward passes of one probe. A tangent costs about as much as a pass."""
+    """Forward passes of one step of both trajectories. A tangent costs about as much as a pass."""
     return num_draws + 1 if method in ("jvp", "finite") else 2 * num_draws
 
 
 def draw(
     key: Any,
-    layers: list[Wired],
+    layers: list[LayerWiring],
     num_draws: int,
     distribution: Distribution,
     source: noise.Source,
@@ -127,10 +142,14 @@ def draw(
     """Unit noise for the nodes of `layers`, [D, B, ...].
 
     Args:
-        apart: each layer has draws of its own, in which the others are silent: D is then
-            `num_draws` for each layer.
+        apart: whether each layer has draws of its own, in which the other layers are silent. D is
+            then `num_draws` for each layer:
+
+                             layer 0   layer 1
+                draw 0       noise     0
+                draw 1       0         noise
     """
-    found = {}
+    units = {}
     for i, wired in enumerate(layers):
         shape = (num_draws, *wired.shape)
         key_layer = noise.fold_in(key, i, source)
@@ -138,42 +157,42 @@ def draw(
         if apart:
             silent = jnp.zeros((len(layers), *shape), wired.dtype)
             unit = silent.at[i].set(unit).reshape(-1, *wired.shape)
-        found[wired.layer] = unit
-    return found
+        units[wired.layer] = unit
+    return units
 
 
-def probe(
+def perturbed_step(
     method: Method,
-    run: Callable[[Carry, Mapping[str, Array]], Run],
+    run: Callable[[Carry, Mapping[str, Array]], ForwardPass],
     differences: Callable[[Any, Any], Float[Array, " B"]],
     losses: Callable[[Any], Float[Array, " B"]],
-    pair: Pair,
+    states: Trajectories,
     units: tuple[Noise, Noise],
     sigma: Scalar,
-) -> tuple[Pair, Probe]:
+) -> tuple[Trajectories, Differences]:
     """One step of both trajectories.
 
     Args:
-        run: hidden state, noise by layer -> the network's step.
-        differences: new output, old output -> loss differences.
-        losses: output -> losses; `jvp` differentiates it.
-        units: unit noise; the second is read by "two_noisy" alone.
+        run: one step of the network, from a hidden state and noise by layer.
+        differences: loss differences [B], from a new and an old output.
+        losses: losses [B], from an output; "jvp" differentiates this function.
+        units: unit noise for each trajectory; only "two_noisy" reads the second.
     """
     if method == "jvp":
-        return _tangents(run, losses, pair, units[0])
+        return _tangents(run, losses, states, units[0])
     first = _scaled(sigma, units[0])
-    moved = jax.vmap(run)(pair.moved, first)
+    moved = jax.vmap(run)(states.perturbed, first)
     if method == "finite":
-        base = run(pair.base, {})
+        base = run(states.base, {})
         difference = jax.vmap(lambda new: differences(new, base.output))(moved.output)
         activities = _minus(moved.preactivations, base.preactivations)
-        seen = Probe(difference, activities, first, base.inputs, base.output)
-        return Pair(base.carry, moved.carry), seen
+        seen = Differences(difference, activities, first, base.inputs, base.output)
+        return Trajectories(base.carry, moved.carry), seen
     second = _scaled(-sigma if method == "antithetic" else sigma, units[method == "two_noisy"])
-    base = jax.vmap(run)(pair.base, second)
+    base = jax.vmap(run)(states.base, second)
     half = 0.5 if method == "antithetic" else 1.0
     middle = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), moved, base)
-    return Pair(base.carry, moved.carry), Probe(
+    return Trajectories(base.carry, moved.carry), Differences(
         half * jax.vmap(differences)(moved.output, base.output),
         _scaled(half, _minus(moved.preactivations, base.preactivations)),
         _scaled(half, _minus(first, second)),
@@ -182,13 +201,15 @@ def probe(
     )
 
 
-def _tangents(run: Any, losses: Any, pair: Pair, unit: Noise) -> tuple[Pair, Probe]:
+def _tangents(
+    run: Any, losses: Any, states: Trajectories, unit: Noise
+) -> tuple[Trajectories, Differences]:
     def along(tangent, direction):
         def outputs(floats, noise):  # a count of steps in the hidden state has no tangent
-            result = run(tree_fill(floats, pair.base), noise)
+            result = run(tree_fill(floats, states.base), noise)
             return (tree_floats(result.carry), result.output, result.preactivations), result
 
-        at = tree_floats(pair.base), tree_zeros(direction)
+        at = tree_floats(states.base), tree_zeros(direction)
         towards = tree_floats(tangent), direction
         _, moved, result = jax.jvp(outputs, at, towards, has_aux=True)
         carry, output, activities = moved
@@ -196,10 +217,10 @@ def _tangents(run: Any, losses: Any, pair: Pair, unit: Noise) -> tuple[Pair, Pro
         return result, tree_fill(carry, tangent), differences, activities
 
     base, carry, differences, activities = jax.vmap(along, out_axes=(None, 0, 0, 0))(
-        pair.moved, unit
+        states.perturbed, unit
     )
-    seen = Probe(differences, activities, unit, base.inputs, base.output)
-    return Pair(base.carry, carry), seen
+    seen = Differences(differences, activities, unit, base.inputs, base.output)
+    return Trajectories(base.carry, carry), seen
 
 
 def _scaled(factor: Scalar, tree: Any) -> Any:

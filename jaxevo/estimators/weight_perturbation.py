@@ -1,9 +1,9 @@
 """Weight perturbation: gradients from noise on the weights, and the change of the loss.
 
-Works on any network, whether its layers can be seen or not. One direction in weight space is
-tried by each draw, so the variance grows with the number of weights but not with time. Sources:
-Cauwenberghs (1993); Zuege et al. (2023); fresh noise at every step: Fernandez, Keemink and van
-Gerven (2024), their released code.
+The rule works on any network, whether its layers can be seen or not. Each draw tries one
+direction in weight space, so the variance grows with the number of weights but not with time.
+Sources: Cauwenberghs (1993); Zuege et al. (2023). Fresh noise at every step is the rule of the
+released code of Fernandez, Keemink and van Gerven (2024).
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import (
     Batch,
@@ -29,15 +29,14 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import SOURCES, Source, fold_in
+from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.tree import named_leaves, tree_fill, tree_floats, tree_where, tree_zeros
 from jaxevo.estimators.timeline import Timeline
 from jaxevo.estimators.trajectories import (
     DISTRIBUTIONS,
-    METHODS,
     Distribution,
     Method,
-    Pair,
+    Trajectories,
     num_runs,
     restart,
     start,
@@ -47,20 +46,17 @@ from jaxevo.estimators.trajectories import (
 from jaxevo.views.nodes import HiddenLayer
 from jaxevo.views.wiring import recurrent_kernels, wiring
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "every": ("window", "step", "trial"),
-    "method": METHODS,
-    "noise": tuple(DISTRIBUTIONS),
-    "source": SOURCES,
-    "noise_scale": ("inverse_variance", "inverse_sigma"),
-}
-
 
 class WeightCarry(NamedTuple):
-    """What is kept between windows."""
+    """What is kept between windows.
 
-    pair: Pair
-    units: tuple  # the trial's noise; () unless it outlives a window
+    Attributes:
+        trajectories: hidden states of both trajectories.
+        units: the trial's noise; () unless it outlives a window.
+    """
+
+    trajectories: Trajectories
+    units: tuple
 
 
 @learner
@@ -68,20 +64,23 @@ class WeightPerturbation:
     """The gradient of a batch's loss by noise on the weights, common to its samples.
 
     Attributes:
-        every: how often noise is drawn: once for a "window" (a batch), at every "step" (the
-            authors'), or once for a "trial": it then stays until all of `batch.reset`.
-        gamma: for noise of every "step": how far a step's noise is credited with later losses,
-            in [0, 1]; 0 is the authors' rule.
-        method: as in `NodePerturbation`.
-        sigma: standard deviation of the noise, > 0; without meaning for "jvp".
-        num_draws: K, independent draws, averaged, >= 1.
-        noise: "rademacher" or "gaussian".
-        noise_scale: "inverse_variance" (the scale of a gradient), or "inverse_sigma" (sigma times
-            that, the authors').
-        source: of the noise, "mix" or "threefry".
+        every: how often noise is drawn: once for a "window" (a batch), at every "step", or once
+            for a "trial", which lasts until `batch.reset` is set for all samples.
+        gamma: how far the noise of one step is credited with later losses, in [0, 1]. Only
+            every="step" reads it.
+        method: how differences are taken: "jvp" (the limit of small noise, by tangents),
+            "finite" (beside a clean run), "antithetic" or "two_noisy" (two noisy runs).
+        sigma: standard deviation of the noise, > 0. It does not change what "jvp" gives.
+        num_draws: K, the number of independent draws that are averaged, >= 1.
+        distribution: the noise is "rademacher" (signs) or "gaussian".
+        noise_scale: "inverse_variance" gives the scale of a gradient. "inverse_sigma" gives sigma
+            times that, as the released code has it.
+        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
 
-    Differs: the noise of recurrent kernels that a fresh hidden state cannot feel, at the first
-    step of a window that starts all samples anew, is left out, as the authors do.
+    Differs: at the first step of a window that resets all samples, recurrent kernels meet a hidden
+    state of zeros and cannot act. With every="step" their noise of that step is left out, as the
+    released code does. That code is every="step", gamma=0, method="finite",
+    distribution="gaussian", noise_scale="inverse_sigma".
     """
 
     every: Literal["window", "step", "trial"] = static(default="window")
@@ -89,14 +88,12 @@ class WeightPerturbation:
     method: Method = static(default="jvp")
     sigma: Scalar = 1e-3
     num_draws: int = static(default=1)
-    noise: Distribution = static(default="rademacher")
+    distribution: Distribution = static(default="rademacher")
     noise_scale: Literal["inverse_variance", "inverse_sigma"] = static(default="inverse_variance")
-    source: Source = static(default="mix")
+    noise: Source = static(default="mix")
     requires = Supervised
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
-            require(name, f"one of {', '.join(choices)}", getattr(self, name), choices.__contains__)
         require("gamma", "in [0, 1]", self.gamma, lambda g: (g >= 0) & (g <= 1))
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)
@@ -110,8 +107,8 @@ class WeightPerturbation:
                 self.method, Timeline(problem, batch).initial_carry(params), self.num_draws
             )
 
-        pair = tree_zeros(jax.eval_shape(begin, params, abstract_batch(problem)))
-        return WeightCarry(pair, self.draw(key, params) if self.every == "trial" else ())
+        states = tree_zeros(jax.eval_shape(begin, params, abstract_batch(problem)))
+        return WeightCarry(states, self.draw(key, params) if self.every == "trial" else ())
 
     def estimate(
         self,
@@ -122,75 +119,109 @@ class WeightPerturbation:
         batch: Batch,
         only: frozenset[str] | None = None,
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        """As every estimator's; `only` names the leaves to perturb, by path; None: all."""
+        """One estimate, as every estimator's.
+
+        Args:
+            only: paths of the leaves that are perturbed; None: all.
+        """
         timeline = Timeline(problem, batch)
-        pair, fresh, units = carry.pair, jnp.array(True), carry.units
+        fresh, units = jnp.array(True), carry.units
         if timeline.in_time:
             fresh = jnp.all(batch.reset)
         if self.every == "trial":
             units = tree_where(fresh, self.draw(key, params, only), units)
-        at_first = fold_in(key, 0, self.source) if self.every == "step" else key
-        noise = units or self.draw(at_first, params, only)
+        key_first = fold_in(key, 0, self.noise) if self.every == "step" else key
+        noise = units or self.draw(key_first, params, only)
+        states = carry.trajectories
         if timeline.in_time:
             begun = self.begin(timeline, params, noise)
-            pair = restart(self.method, batch.reset, pair, begun)
-            fresh &= jnp.all(
-                jnp.array([jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)])
-            )
-        times = jnp.arange(timeline.num_steps)
-        metrics = tree_zeros(jax.eval_shape(lambda: self.step(timeline, params, pair, noise, 0)[2]))
-        felt = _felt_at_first(timeline, params) if self.every == "step" else None
-
-        def known(total, t):  # the noise is one for all steps
-            pair, differences, metrics = total
-            pair, difference, more = self.step(timeline, params, pair, noise, t)
-            return (pair, differences + difference, jax.tree.map(jnp.add, metrics, more)), None
-
-        def anew(total, t):
-            pair, gradient, trace, metrics = total
-            noise = self.draw(fold_in(key, t, self.source), params, only)
-            first = fresh & (t == 0)
-            noise = tuple(
-                jax.tree.map(lambda e, felt: jnp.where(first & (not felt), 0, e), unit, felt)
-                for unit in noise
-            )
-            trace = jax.tree.map(
-                lambda e, n: (self.gamma * e + n).astype(e.dtype), trace, _difference(noise)
-            )
-            pair, difference, more = self.step(timeline, params, pair, noise, t)
-            gradient = jax.tree.map(jnp.add, gradient, _along(difference, trace))
-            return (pair, gradient, trace, jax.tree.map(jnp.add, metrics, more)), None
-
+            states = restart(self.method, batch.reset, states, begun)
+            zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)]
+            fresh &= jnp.all(jnp.array(zeros))
         if self.every == "step":
-            total = pair, tree_zeros(params), tree_zeros(_difference(noise)), metrics
-            (pair, gradient, _, metrics), _ = jax.lax.scan(anew, total, times)
+            draw = functools.partial(self.draw_for_step, key, params, only, timeline, fresh)
+            states, gradient, metrics = self.with_noise_of_steps(timeline, params, states, draw)
         else:
-            total = pair, jnp.zeros(self.num_draws), metrics
-            (pair, differences, metrics), _ = jax.lax.scan(known, total, times)
-            gradient = _along(differences, _difference(noise))
+            states, gradient, metrics = self.with_one_noise(timeline, params, states, noise)
         scale = self.scale() / self.num_draws
         gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient)
         loss = metrics.pop("loss")
-        return WeightCarry(pair, units), gradient, loss, metrics
+        return WeightCarry(states, units), gradient, loss, metrics
 
-    def begin(self, timeline: Timeline, params: Params, noise: tuple) -> Pair:
+    def with_one_noise(
+        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
+    ) -> tuple[Trajectories, Params, Metrics]:
+        """A window under one noise: its loss differences add up, and weight the noise once."""
+
+        def one(total, t):
+            states, differences, metrics = total
+            states, difference, more = self.step(timeline, params, states, noise, t)
+            return (states, differences + difference, jax.tree.map(jnp.add, metrics, more)), None
+
+        metrics = self.no_metrics(timeline, params, states, noise)
+        total = states, jnp.zeros(self.num_draws), metrics
+        times = jnp.arange(timeline.num_steps)
+        (states, differences, metrics), _ = jax.lax.scan(one, total, times)
+        return states, _along(differences, _difference(noise)), metrics
+
+    def with_noise_of_steps(
+        self, timeline: Timeline, params: Params, states: Trajectories, draw: Any
+    ) -> tuple[Trajectories, Params, Metrics]:
+        """A window with fresh noise at each step: each loss weights a fading trace of the noise.
+
+        Args:
+            draw: the noise of a step, from its time.
+        """
+        example = jax.eval_shape(draw, 0)
+
+        def one(total, t):
+            states, gradient, trace, metrics = total
+            noise = draw(t)
+            trace = jax.tree.map(
+                lambda e, n: (self.gamma * e + n).astype(e.dtype), trace, _difference(noise)
+            )
+            states, difference, more = self.step(timeline, params, states, noise, t)
+            gradient = jax.tree.map(jnp.add, gradient, _along(difference, trace))
+            return (states, gradient, trace, jax.tree.map(jnp.add, metrics, more)), None
+
+        metrics = self.no_metrics(timeline, params, states, example)
+        total = states, tree_zeros(params), tree_zeros(example[0]), metrics
+        times = jnp.arange(timeline.num_steps)
+        (states, gradient, _, metrics), _ = jax.lax.scan(one, total, times)
+        return states, gradient, metrics
+
+    def no_metrics(
+        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
+    ) -> Metrics:
+        """Zeros, shaped as the metrics of a step."""
+        return tree_zeros(
+            jax.eval_shape(
+                lambda states, noise: self.step(timeline, params, states, noise, 0)[2],
+                states,
+                noise,
+            )
+        )
+
+    def begin(self, timeline: Timeline, params: Params, noise: tuple) -> Trajectories:
         """Both trajectories in their initial states, which may be learned."""
         initial = timeline.initial_carry
         if self.method != "jvp":
             moved = jax.vmap(lambda unit: initial(self.moved(params, 1.0, unit)))(noise[0])
             if self.method == "finite":
-                return Pair(initial(params), moved)
+                return Trajectories(initial(params), moved)
             sign = -1.0 if self.method == "antithetic" else 1.0
-            return Pair(
+            return Trajectories(
                 jax.vmap(lambda unit: initial(self.moved(params, sign, unit)))(noise[-1]), moved
             )
-        pair, weights = start(self.method, initial(params), self.num_draws), tree_floats(params)
+        states, weights = start(self.method, initial(params), self.num_draws), tree_floats(params)
 
         def along(unit):
             floats = lambda weights: tree_floats(initial(tree_fill(weights, params)))
             return jax.jvp(floats, (weights,), (unit,))[1]
 
-        return Pair(pair.base, tree_fill(jax.vmap(along)(tree_floats(noise[0])), pair.moved))
+        return Trajectories(
+            states.base, tree_fill(jax.vmap(along)(tree_floats(noise[0])), states.perturbed)
+        )
 
     def moved(self, params: Params, sign: float, unit: Params) -> Params:
         """`params` with noise of standard deviation `sigma`."""
@@ -213,63 +244,81 @@ class WeightPerturbation:
             shape = (self.num_draws, *leaf.shape)
             if not wanted or not jnp.issubdtype(leaf.dtype, jnp.floating):
                 return jnp.zeros(shape, leaf.dtype)
-            return DISTRIBUTIONS[self.noise](key, shape, leaf.dtype, self.source)
+            return DISTRIBUTIONS[self.distribution](key, shape, leaf.dtype, self.noise)
 
         def tree(key):
-            keys = [fold_in(key, i, self.source) for i in range(len(leaves))]
+            keys = [fold_in(key, i, self.noise) for i in range(len(leaves))]
             return jax.tree.unflatten(structure, list(map(unit, keys, leaves, chosen)))
 
         runs = range(2 if self.method == "two_noisy" else 1)
-        return tuple(tree(fold_in(key, run, self.source)) for run in runs)
+        return tuple(tree(fold_in(key, run, self.noise)) for run in runs)
+
+    def draw_for_step(
+        self,
+        key: Any,
+        params: Params,
+        only: frozenset[str] | None,
+        timeline: Timeline,
+        fresh: Bool[Array, ""],
+        t: Any,
+    ) -> tuple:
+        """The noise of step t, with zeros for kernels that cannot act at a fresh first step."""
+        noise = self.draw(fold_in(key, t, self.noise), params, only)
+        first = fresh & (t == 0)
+        felt = _felt_at_first(timeline, params)
+        return tuple(
+            jax.tree.map(lambda e, felt: jnp.where(first & (not felt), 0, e), unit, felt)
+            for unit in noise
+        )
 
     def step(
-        self, timeline: Timeline, params: Params, pair: Pair, noise: tuple, t: Any
-    ) -> tuple[Pair, Float[Array, " K"], Metrics]:
+        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple, t: Any
+    ) -> tuple[Trajectories, Float[Array, " K"], Metrics]:
         """Both trajectories one time step on, the loss differences and the clean metrics."""
-        moment = timeline.at(t)
+        now = timeline.at(t)
 
         def run(params, carry):
-            return timeline.call(timeline.problem.model.apply, params, carry, moment)
+            return timeline.call(timeline.problem.model.apply, params, carry, now)
 
         def moved(sign, unit, carry):
             return run(self.moved(params, sign, unit), carry)
 
         def losses(output):
-            return timeline.losses(output, moment.sample).sum()
+            return timeline.losses(output, now.sample).sum()
 
         def differences(new, old):
-            return timeline.differences(new, old, moment.sample).sum()
+            return timeline.differences(new, old, now.sample).sum()
 
         if self.method == "jvp":
             weights = tree_floats(params)
 
             def along(tangent, unit):
                 def outputs(weights, floats):
-                    carry, output = run(tree_fill(weights, params), tree_fill(floats, pair.base))
+                    carry, output = run(tree_fill(weights, params), tree_fill(floats, states.base))
                     return (tree_floats(carry), output), (carry, output)
 
-                at, towards = (weights, tree_floats(pair.base)), (unit, tree_floats(tangent))
+                at, towards = (weights, tree_floats(states.base)), (unit, tree_floats(tangent))
                 _, (moved, change), (carry, output) = jax.jvp(outputs, at, towards, has_aux=True)
                 difference = jax.jvp(losses, (output,), (change,))[1]
                 return carry, output, tree_fill(moved, tangent), difference
 
             base, output, tangents, difference = jax.vmap(along, out_axes=(None, None, 0, 0))(
-                pair.moved, tree_floats(noise[0])
+                states.perturbed, tree_floats(noise[0])
             )
-            pair = Pair(base, tangents)
+            states = Trajectories(base, tangents)
         elif self.method == "finite":
-            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], pair.moved)
-            base, output = run(params, pair.base)
+            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], states.perturbed)
+            base, output = run(params, states.base)
             difference = jax.vmap(lambda new: differences(new, output))(new)
-            pair = Pair(base, carry)
+            states = Trajectories(base, carry)
         else:
             sign, half = (-1.0, 0.5) if self.method == "antithetic" else (1.0, 1.0)
-            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], pair.moved)
-            base, old = jax.vmap(functools.partial(moved, sign))(noise[-1], pair.base)
+            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], states.perturbed)
+            base, old = jax.vmap(functools.partial(moved, sign))(noise[-1], states.base)
             difference = half * jax.vmap(differences)(new, old)
             output = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), new, old)
-            pair = Pair(base, carry)
-        return pair, difference, {"loss": losses(output)} | timeline.metrics(output, moment.sample)
+            states = Trajectories(base, carry)
+        return states, difference, {"loss": losses(output)} | timeline.metrics(output, now.sample)
 
     def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
         return params

@@ -8,7 +8,8 @@ from jaxevo.registry.entries import Named, Preset, by_name
 _GRADIENT = "jaxevo.learners.gradient:GradientLearner"
 _BACKPROP = "jaxevo.estimators.backprop:Backprop"
 _ES = "jaxevo.estimators.evolution_strategy:EvolutionStrategy"
-_NODES = "jaxevo.estimators.node_perturbation.estimator:NodePerturbation"
+_NODES = "jaxevo.estimators.node_perturbation:NodePerturbation"
+_RELEASED_CLASS = "jaxevo.estimators.node_perturbation:ReleasedNodePerturbation"
 _WEIGHTS = "jaxevo.estimators.weight_perturbation:WeightPerturbation"
 
 ALIASES = {"node-perturbation": "anp"}
@@ -33,23 +34,15 @@ _WEIGHTS_ON = {
     for task, settings in _PERTURBED_ON.items()
 } | {"mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 1e-3}}
 # The released configuration (github.com/jesusgf96/NP_RNNs): every step an update by plain SGD.
-_RELEASED = {
+_RELEASED_NODES = {"optimizer": "sgd", "schedule": "constant", "clip_norm": None}
+_RELEASED_WEIGHTS = _RELEASED_NODES | {
+    "every": "step",
     "method": "finite",
     "sigma": 1e-3,
-    "noise": "gaussian",
+    "distribution": "gaussian",
     "gamma": 0.0,
-    "optimizer": "sgd",
-    "schedule": "constant",
-    "clip_norm": None,
-}
-_RELEASED_NODES = _RELEASED | {
-    "loss_share": "batch",
-    "readout": "perturbed",
-    "normalization": "batch_step_layer",
-    "node_count": "sqrt_nodes_and_inputs",
     "noise_scale": "inverse_sigma",
 }
-_RELEASED_WEIGHTS = _RELEASED | {"every": "step", "noise_scale": "inverse_sigma"}
 _RELEASED_ON = {
     "mackey-glass": {
         "direction": "released",
@@ -96,7 +89,7 @@ def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
         estimator=_NODES,
         preset=_PERTURBED,
         on=_PERTURBED_ON,
-        presets={"authors": Preset(_RELEASED_NODES, _RELEASED_ON | on)},
+        presets={"authors": Preset(_RELEASED_NODES, _RELEASED_ON | on, _RELEASED_CLASS)},
         fixed={"rule": rule},
     )
 

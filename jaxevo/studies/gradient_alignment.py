@@ -1,8 +1,8 @@
 """How well an estimated gradient points along the true one, by the number of draws averaged.
 
-Averages of an unbiased estimate tend to the gradient: cosine 1, norm ratio 1. Those of a biased
-one level off elsewhere; node perturbation that credits a step with nothing but its own loss tends
-to the gradient cut at every step, so that cut gradients are references too.
+Averages of an unbiased estimate tend to the gradient: cosine 1, norm ratio 1. Averages of a biased
+estimate level off elsewhere. Node perturbation with gamma 0 credits a step with its own loss only,
+and tends to the gradient cut at every step. So cut gradients are references, too.
 """
 
 import functools
@@ -27,12 +27,13 @@ class Alignment(NamedTuple):
     Axes are R repeats, D numbers of draws, K references.
 
     Attributes:
-        cosine: of average and reference, with all trainable weights as one vector, [R, D, K];
-            NaN where either is zero.
-        norm_ratio: norm of the average over that of the reference, [R, D, K].
-        leaf_cosine: cosines of each leaf of the params, by path, [R, D, K].
-        num_draws: estimates in an average, by D.
-        references: "full", then "k=1" and so on for gradients cut every k steps, by K.
+        cosine: the cosine of average and reference, with all trainable weights as one vector,
+            [R, D, K]; NaN where either is zero.
+        norm_ratio: the norm of the average over the norm of the reference, [R, D, K].
+        leaf_cosine: the cosine of each leaf of the params, by path, [R, D, K].
+        num_draws: the number of estimates in each of the D averages.
+        references: the names of the K references: "full", then "k=1" and so on for gradients cut
+            every k steps.
     """
 
     cosine: Float[Array, "R D K"]
@@ -57,24 +58,25 @@ def alignment(
 ) -> Alignment:
     """Cosines and norm ratios of averaged estimates with back-propagation on one batch.
 
-    Averages grow: that of 16 holds the draws of that of 4. Memory depends on neither the number
-    of draws nor that of repeats.
+    A larger average holds the draws of the smaller ones: the average of 16 draws starts with the
+    4 draws of the average before it. Memory depends neither on the number of draws nor on the
+    number of repeats.
 
     Args:
-        key: draw i of repeat r depends on it, r and i alone.
-        estimator: any (`jaxevo.estimators`); a draw is one call of its `estimate`.
-        problem: supervised.
-        params: one network.
-        num_draws: estimates in an average, rising, >= 1.
-        truncations: k of the references "k=..."; of no meaning without time.
-        num_repeats: R, independent repetitions, >= 1.
-        batch: whose hidden states all start anew; None: the problem's first.
-        carry: the estimator's; None: its first.
-        chunk_size: estimates made at once, >= 1.
+        key: the source of randomness. Draw i of repeat r depends on the key, r and i alone.
+        estimator: any estimator (`jaxevo.estimators`); a draw is one call of its `estimate`.
+        problem: a supervised problem.
+        params: the weights of one network.
+        num_draws: the numbers of estimates in an average, rising, each >= 1.
+        truncations: the k of the references "k=...". A problem without time ignores them.
+        num_repeats: R, the number of independent repetitions, >= 1.
+        batch: a batch that resets all its hidden states; None: the problem's first batch.
+        carry: the estimator's carry; None: its first one.
+        chunk_size: the number of estimates made at once, >= 1.
 
     Raises:
-        ValueError: a bad number, an estimator or problem of another kind, or a batch that goes on
-            from the one before it.
+        ValueError: a number is bad, the estimator or the problem is of another kind, or the batch
+            continues the hidden states of the batch before it.
     """
     core.check_key(key)
     if not isinstance(estimator, core.Estimator):
@@ -108,14 +110,14 @@ def alignment(
         carry = estimator.init(key_carry, params, problem)
     keys = jax.random.split(key_draws, num_repeats)
     ends, cuts = jnp.array(num_draws), jnp.array(cuts, float)
-    cosine, norm_ratio, leaf_cosine = _measured(
+    cosine, norm_ratio, leaf_cosine = _measure(
         keys, estimator, carry, params, problem, batch, ends, cuts, chunk_size
     )
     return Alignment(cosine, norm_ratio, leaf_cosine, num_draws, references)
 
 
 @functools.partial(jax.jit, static_argnames="chunk_size")
-def _measured(
+def _measure(
     keys: Key[Array, " R"],
     estimator: Any,
     carry: Carry,
@@ -129,7 +131,7 @@ def _measured(
     mask = problem.model.trainable(params)
 
     def gradient(estimator: Any, key: Any, carry: Carry) -> dict[str, Array]:
-        """By path; zero where nothing is trainable."""
+        """The gradient by path, with zeros where nothing is trainable."""
         _, gradient, _, _ = estimator.estimate(key, carry, params, problem, batch)
         gradient = tree_floats(tree_masked(mask, gradient, tree_zeros(gradient)))
         return {
@@ -175,11 +177,11 @@ def _compared(
 
     average = jax.tree.map(lambda leaf: leaf[None], average)
     inner, theirs = products(average, references), products(references, references)
-    own = products(average, average)
+    ours = products(average, average)
 
-    def cosine(inner, own, theirs):
-        return inner / (jnp.sqrt(own) * jnp.sqrt(theirs))
+    def cosine(inner, ours, theirs):
+        return inner / (jnp.sqrt(ours) * jnp.sqrt(theirs))
 
-    whole = [sum(parts.values()) for parts in (inner, own, theirs)]
-    by_leaf = {path: cosine(inner[path], own[path], theirs[path]) for path in inner}
+    whole = [sum(parts.values()) for parts in (inner, ours, theirs)]
+    by_leaf = {path: cosine(inner[path], ours[path], theirs[path]) for path in inner}
     return cosine(*whole), jnp.sqrt(whole[1] / whole[2]), by_leaf

@@ -7,11 +7,11 @@ sees a layer's inputs and the layer itself, and returns its pre-activation:
     hook(layer, inputs, linear) -> preactivation
 
 `linear(inputs)` is the layer on inputs of the hook's choice; `linear(inputs, kernel)` the layer
-with another kernel (same stride, padding and groups, any number of features) and without bias,
-so that `linear(x) + linear(x, dK)` is the layer whose kernel is K + dK.
+with another kernel (same stride, padding and groups, any number of features) and without bias.
+So `linear(x) + linear(x, dK)` is the layer whose kernel is K + dK.
 
-Pre-activation gradients times inputs are weight gradients (`contract`): node perturbation,
-per-weight sensitivities, low-rank populations and activity statistics all stand on this.
+Gradients at the pre-activations times inputs are weight gradients (`contract`). Node perturbation,
+per-weight sensitivities, low-rank populations and activity statistics are all built on this.
 """
 
 import contextlib
@@ -32,14 +32,15 @@ from jaxevo.core.tree import named_leaves
 
 
 class LayerSpec(NamedTuple):
-    """How a layer is found and run; hashable, holds no arrays.
+    """How a layer is found and run. It can be hashed, and holds no arrays.
 
     Attributes:
         name: path of the layer in the network, such as "hidden/0".
-        kind: "dense", "conv" or "norm", or a name of the user's own.
-        kernels: path in the params of the kernel that meets each input.
-        bias: path in the params, or None.
-        run: (kernels, bias or None, inputs) -> pre-activation; tuples as long as `kernels`.
+        kind: "dense", "conv" or "norm", or a name that the user registered.
+        kernels: for each input, the path in the params of the kernel that multiplies it.
+        bias: path of the bias in the params, or None.
+        run: the layer as a function, (kernels, bias or None, inputs) -> pre-activation. Kernels
+            and inputs are tuples as long as `kernels`.
     """
 
     name: str
@@ -71,7 +72,7 @@ class HiddenLayer(ValueError):
 
 
 class _View:
-    """What one hooked call of a network sees; lives while that call is traced."""
+    """What one hooked call of a network sees. It lives while that call is traced."""
 
     def __init__(self, hook: Hook | None, record: bool):
         self.hook = hook or (lambda layer, inputs, linear: linear(inputs))
@@ -85,20 +86,20 @@ class _View:
 
 
 _view: contextvars.ContextVar[_View | None] = contextvars.ContextVar("node_view", default=None)
-# jit, checkpoint and scan cache traces; a token that no other view has keeps a trace made under
-# one hook from being reused under another, or under none.
+# jit, checkpoint and scan cache traces. Without a token of its own, a trace made under one hook
+# would be used again under another hook, or under none.
 _token = jax.make_user_context(default_value=None)
 _tokens = itertools.count(1)
 
 
 def active() -> bool:
-    """Whether a network called now is to show its layers."""
+    """Whether a network that is called now shows its layers to a view."""
     return _view.get() is not None
 
 
 @contextlib.contextmanager
 def _in_force(view: _View | None) -> Iterator[None]:
-    """Shows the layers of the networks called to `view`; None: to no one, as everywhere else."""
+    """Inside, networks show their layers to `view`; None: to nobody."""
     reset = _view.set(view)
     try:
         with _token(view and view.token):
@@ -112,7 +113,7 @@ _path: contextvars.ContextVar[str] = contextvars.ContextVar("path", default="")
 
 @contextlib.contextmanager
 def within(key: str) -> Iterator[None]:
-    """Shows the layers called inside under `key`: for a model whose params hold another's there."""
+    """Inside, layers have `key` before their names: a model holds another's params there."""
     reset = _path.set(f"{_path.get()}{key}/")
     try:
         yield
@@ -132,7 +133,7 @@ def _placed(spec: LayerSpec) -> LayerSpec:
 
 
 def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Array:
-    """Runs one layer under the hook in force. For the doors of `jaxevo.models` only."""
+    """Runs one layer under the hook in force. Only the doors of `jaxevo.models` call it."""
     view = _view.get()
     if view is None:
         return spec.run(kernels, bias, inputs)
@@ -154,7 +155,8 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
             return spec.run(kernels, bias, inputs)
         return spec.run(kernel if isinstance(kernel, tuple) else (kernel,), None, inputs)
 
-    with _in_force(None):  # neither the layer's own call nor a network that the hook calls meets it
+    # The view must not see the layer's own call again, nor a network that the hook calls.
+    with _in_force(None):
         preactivation = view.hook(layer, inputs[0] if len(inputs) == 1 else inputs, linear)
     if view.record:
         view.preactivations[layer] = preactivation
@@ -186,12 +188,13 @@ def apply(
     """Runs a network and records its layers.
 
     Args:
-        hook: see the top of this file; None records the network as it is.
-        uncovered: "error" or "allow" parameters that no layer accounts for.
+        hook: the hook, as at the top of this file; None records the network as it is.
+        uncovered: whether parameters that no layer accounts for are an "error", or allowed
+            ("allow").
 
     Returns:
-        Outputs; by layer, the inputs its `linear` was last called with (a tuple for a layer of
-        several kernels); by layer, its pre-activation.
+        The outputs. Then, by layer, the inputs that its `linear` was last called with (a tuple for
+        a layer of several kernels). Then, by layer, its pre-activation.
 
     Raises:
         HiddenLayer: a layer is called inside a transform within the network.
@@ -213,7 +216,7 @@ def apply(
 def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     """`model.apply` under a hook, to hand to `problem.evaluate(..., apply=...)`.
 
-    Transforms inside the network are fine here: nothing is recorded.
+    Transforms inside the network are allowed here, as nothing is recorded.
     """
 
     _require_known(uncovered)
@@ -233,8 +236,10 @@ def contract(params: Params, inputs: Mapping[Layer, Any], signals: Mapping[str, 
     """Weight gradients from a signal for each pre-activation: sum of signal x input.
 
     Args:
-        inputs: as `apply` returned them, with any leading axes (batch, time): they are summed.
-        signals: by layer, of its pre-activation's shape; a layer without one adds nothing.
+        inputs: inputs by layer, as `apply` returned them. Any leading axes (batch, time) are
+            summed.
+        signals: a signal for each layer, of its pre-activation's shape. A layer without a signal
+            adds nothing.
 
     Returns:
         A tree like `params`. Each layer's own map is differentiated with respect to its own
@@ -265,7 +270,7 @@ def contract(params: Params, inputs: Mapping[Layer, Any], signals: Mapping[str, 
 
 
 def uncovered(model: Model, params: Params, *inputs: Any) -> list[str]:
-    """Paths of the parameters that no layer accounts for, when run on inputs of these shapes."""
+    """Paths of the parameters that no layer accounts for, run on inputs of these shapes."""
 
     def run(params, *inputs):
         view = _View(None, record=False)

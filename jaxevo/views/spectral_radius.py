@@ -1,9 +1,9 @@
 """The spectral radius of recurrent weights: followed as they train, and held below a limit.
 
-Training by perturbed nodes fails by growth of the recurrent matrix (1.2 to 1.5 in good runs,
-above 2 in bad ones). One product with a vector per update follows its largest eigenvalue: power
-iteration, with the logarithm of the growth averaged over the last updates, as the growth of a
-complex pair swings.
+Training by perturbed nodes fails where the recurrent matrix grows: its radius is 1.2 to 1.5 in good
+runs, and above 2 in bad ones. Power iteration follows the largest eigenvalue, by one product with
+a vector for each update. The vector's growth swings where the largest eigenvalues are a complex
+pair, so its logarithm is averaged over the last updates.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,18 @@ from jaxevo.core.tree import named_leaves
 from jaxevo.views.nodes import HiddenLayer
 from jaxevo.views.wiring import recurrent_kernels, wiring
 
-MEMORY = 50  # updates that the growth is averaged over
+MEMORY = 50  # the growth is averaged over about this many updates
 
 
 class Radius(NamedTuple):
-    """What is known of the m square blocks of one recurrent kernel, [H, m H]."""
+    """What is known of the m square blocks of one recurrent kernel, [H, m H].
 
-    vectors: Float[Array, "m H"]  # unit vectors, near the eigenvectors of the largest eigenvalues
+    Attributes:
+        vectors: unit vectors, near the eigenvectors of the largest eigenvalues.
+        log_radius: the logarithm of each block's spectral radius.
+    """
+
+    vectors: Float[Array, "m H"]
     log_radius: Float[Array, " m"]
 
 
@@ -31,7 +36,7 @@ Radii = dict[str, Radius]  # by path of the kernel
 
 
 def radii(params: Params, problem: Problem) -> Radii:
-    """Of all recurrent kernels of a network; {} without time or where no layer can be seen."""
+    """The radii of all recurrent kernels; {} without time, or where no layer can be seen."""
     if not isinstance(problem, Sequence):
         return {}
 
@@ -50,14 +55,14 @@ def radii(params: Params, problem: Problem) -> Radii:
 
 
 def follow(radii: Radii, params: Params) -> tuple[Radii, Float[Array, ""]]:
-    """The radii one update later, and the largest."""
+    """The radii one update later, and the largest of them."""
     kernels = named_leaves(params)
     radii = {path: _next(kernels[path], radius, 1 / MEMORY) for path, radius in radii.items()}
     return radii, jnp.exp(jnp.max(jnp.concatenate([r.log_radius for r in radii.values()])))
 
 
 def capped(radii: Radii, params: Params, limit: Scalar) -> tuple[Radii, Params]:
-    """Recurrent kernels with a larger radius scaled down to the limit."""
+    """The network, with recurrent kernels of a larger radius scaled down to the limit."""
     kernels = named_leaves(params)
     for path, radius in radii.items():
         excess = jnp.maximum(radius.log_radius - jnp.log(limit), 0)

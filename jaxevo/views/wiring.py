@@ -1,8 +1,16 @@
-"""How the layers of a network hang together: what each reads, and what its nodes can reach.
+"""How the layers of a network are connected: what each reads, and what its nodes can reach.
 
-Found once, from the network's own trace: no name is assumed and nothing is computed. Node
-perturbation asks which layers are read-outs and which reach a later time step; decorrelation
-asks which inputs are one activity; the spectral radius asks for the recurrent kernels.
+The network's own trace answers, so no name is assumed and nothing is computed. It is traced once
+for each network and shapes of its arguments. Node perturbation asks which layers are read-outs
+and which layers reach a later time step. Decorrelation asks which inputs are one activity. The
+spectral radius asks for the recurrent kernels. For a recurrent step module:
+
+    carry/0 (before) --> [hidden] --+
+                                    +--> tanh --> carry/0 (after) --> [readout] --> output
+    input/0 -----------> [inputs] --+
+
+Here "hidden" and "inputs" are twins: one addition alone reads both. "hidden" reads "carry/0"
+delayed, and "readout" reads it as this step made it.
 """
 
 import functools
@@ -18,22 +26,22 @@ from jaxevo.core.tree import named_leaves
 from jaxevo.views import nodes
 
 
-class Wired(NamedTuple):
+class LayerWiring(NamedTuple):
     """One layer, at one use, within a network.
 
     Attributes:
-        layer: its name, with its spec.
-        shape: of its pre-activation, batch first.
-        dtype: of its pre-activation.
-        inputs: the activity that each of its inputs is: "input/i" is the i-th input of the
-            network, "carry/i" the i-th leaf of the hidden state, whether of the step before or
-            of this one; any other activity bears the layer's own name, after "input/" where no
-            layer and no hidden state has a part in it.
+        layer: the layer's name, with its spec.
+        shape: shape of its pre-activation, batch first.
+        dtype: dtype of its pre-activation.
+        inputs: the name of the activity that each of its inputs is. "input/i" is the i-th input
+            of the network. "carry/i" is the i-th leaf of the hidden state, from this step or the
+            step before. Any other activity has the name of the layer that reads it, and
+            "input/<name>" if it is computed from the network's inputs without any layer.
         delayed: for each input, whether it is the hidden state of the step before.
         reaches_carry: whether its nodes change the next hidden state.
         is_readout: whether its nodes reach the outputs only, and through no other layer.
-        twin: the layer whose pre-activation this one's is added to before anything else reads
-            either, as in most recurrent cells: the two are one set of nodes.
+        twin: an earlier layer whose pre-activation is added to this one's before anything else
+            reads either, as in most recurrent cells: the two are one set of nodes. Else None.
     """
 
     layer: nodes.Layer
@@ -46,68 +54,26 @@ class Wired(NamedTuple):
     twin: nodes.Layer | None
 
 
-def wiring(model: Model, params: Params, *inputs: Any) -> list[Wired]:
+def wiring(model: Model, params: Params, *inputs: Any) -> list[LayerWiring]:
     """The layers of a network, by name.
 
     Args:
         params: arrays, or their shapes and dtypes.
-        inputs: of `model.apply`: (x,), or for a step module (carry, x); shapes and dtypes do.
+        inputs: the arguments of `model.apply`: (x,), or for a step module (carry, x). Shapes and
+            dtypes suffice.
 
     Raises:
         nodes.HiddenLayer: a layer is called inside a transform within the network.
     """
-    params, inputs = jax.tree.map(_abstract, (params, inputs))
-    found = jax.eval_shape(
-        lambda *args: nodes.apply(model, *args, uncovered="allow")[2], params, *inputs
-    )
-    names: dict[nodes.Layer, tuple[str, ...]] = {}
-    delayed: dict[nodes.Layer, tuple[bool, ...]] = {}
-    is_step = len(inputs) > 1
-
-    def run(added, params, *inputs):
-        def add(layer, x, linear):
-            return linear(x) + added[layer]
-
-        outputs, seen, preactivations = nodes.apply(
-            model, params, *inputs, hook=add, uncovered="allow"
-        )
-        before, after, shown = (inputs[0], outputs[0], inputs[1:]) if is_step else ((), (), inputs)
-        activities = {"carry": [before, after], "input": [shown]}
-        for layer, x in seen.items():
-            parts = x if isinstance(x, tuple) else (x,)
-            names[layer] = tuple(_activity(part, activities) or str(layer) for part in parts)
-            delayed[layer] = tuple(_position(part, before) is not None for part in parts)
-        carry, y = outputs if is_step else ((), outputs)
-        return preactivations, seen, carry, y
-
-    jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(found, params, *inputs)
-    jaxpr, structure = jaxpr.jaxpr, jax.tree.structure(shapes)
-    num_carry = len(jax.tree.leaves(inputs[0])) if is_step else 0
-    num_before = len(found) + len(jax.tree.leaves(params))
-    carries = jaxpr.invars[num_before : num_before + num_carry]
-    nodes_of, _, *shown = jax.tree.unflatten(structure, jaxpr.outvars)
-    twins = _twins(jaxpr, nodes_of, jax.tree.leaves(shown))
-    order = jax.tree.leaves(dict(zip(found, found, strict=True)))  # as jax sorts a dictionary
-    sources = [*jaxpr.invars[: len(order)], *carries]
-    _, seen, carry, _ = jax.tree.unflatten(structure, _reach(jaxpr, sources))
-    to_carry, to_layers = _union(carry), _union(seen)
-    for layer, bits in seen.items():  # what no layer and no hidden state reaches is an input
-        parts = zip(names[layer], bits if isinstance(bits, tuple) else (bits,), strict=True)
-        names[layer] = tuple(
-            f"input/{name}" if name == layer and not reached else name for name, reached in parts
-        )
-
-    def wired(layer):
-        bit = 1 << order.index(layer)
-        carries, is_readout = bool(to_carry & bit), not (to_carry | to_layers) & bit
-        shape, dtype = found[layer].shape, found[layer].dtype
-        twin = twins.get(layer)
-        return Wired(layer, shape, dtype, names[layer], delayed[layer], carries, is_readout, twin)
-
-    return [wired(layer) for layer in found]
+    return list(_wiring(model, *_shapes_of(params, inputs)))
 
 
-def recurrent_kernels(layers: list[Wired], params: Params) -> dict[str, int]:
+def uncovered_leaves(model: Model, params: Params, *inputs: Any) -> tuple[str, ...]:
+    """Paths of the parameters that no layer accounts for; arguments as those of `wiring`."""
+    return _uncovered(model, *_shapes_of(params, inputs))
+
+
+def recurrent_kernels(layers: list[LayerWiring], params: Params) -> dict[str, int]:
     """Paths of the kernels that map a hidden state to units of its own size, and that size.
 
     A kernel of several gates, [H, m H], counts as m square ones.
@@ -121,8 +87,85 @@ def recurrent_kernels(layers: list[Wired], params: Params) -> dict[str, int]:
     return found
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+def _shapes_of(params: Params, inputs: tuple) -> tuple:
+    """The arguments as something that can be hashed; dtypes of a trace hang on enable_x64, too."""
+    leaves, structure = jax.tree.flatten((params, inputs))
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    return structure, shapes, bool(jax.config.values["jax_enable_x64"])
+
+
+@functools.lru_cache(maxsize=256)
+def _uncovered(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[str, ...]:
+    params, inputs = jax.tree.unflatten(structure, shapes)
+    return tuple(nodes.uncovered(model, params, *inputs))
+
+
+@functools.lru_cache(maxsize=256)
+def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[LayerWiring, ...]:
+    params, inputs = jax.tree.unflatten(structure, shapes)
+    preactivations = jax.eval_shape(
+        lambda *args: nodes.apply(model, *args, uncovered="allow")[2], params, *inputs
+    )
+    names: dict[nodes.Layer, tuple[str, ...]] = {}
+    delayed: dict[nodes.Layer, tuple[bool, ...]] = {}
+    is_step = len(inputs) > 1
+
+    # The network is traced with zeros `added` to each pre-activation. These arguments stand for
+    # the layers' nodes: what depends on one of them in the program is what its nodes reach.
+    #
+    #     invars:  added (sorted by layer) | params | carry before, x
+    #     outvars: preactivations | what each layer reads | carry after | output
+    def run(added, params, *inputs):
+        def add(layer, x, linear):
+            return linear(x) + added[layer]
+
+        outputs, read, preactivations = nodes.apply(
+            model, params, *inputs, hook=add, uncovered="allow"
+        )
+        before, after, shown = (inputs[0], outputs[0], inputs[1:]) if is_step else ((), (), inputs)
+        activities = {"carry": [before, after], "input": [shown]}
+        # names are found here, while activities can be told apart as objects of the trace
+        for layer, x in read.items():
+            parts = x if isinstance(x, tuple) else (x,)
+            names[layer] = tuple(_activity(part, activities) or str(layer) for part in parts)
+            delayed[layer] = tuple(_position(part, before) is not None for part in parts)
+        carry, y = outputs if is_step else ((), outputs)
+        return preactivations, read, carry, y
+
+    jaxpr, results = jax.make_jaxpr(run, return_shape=True)(preactivations, params, *inputs)
+    jaxpr, result_structure = jaxpr.jaxpr, jax.tree.structure(results)
+    num_carry = len(jax.tree.leaves(inputs[0])) if is_step else 0
+    num_before = len(preactivations) + len(jax.tree.leaves(params))
+    carry_vars = jaxpr.invars[num_before : num_before + num_carry]
+    node_vars, _, *shown = jax.tree.unflatten(result_structure, jaxpr.outvars)
+    twins = _twins(jaxpr, node_vars, jax.tree.leaves(shown))
+
+    # As sets of bits: bit i is layer order[i], and the bits above them are the hidden state.
+    order = jax.tree.leaves({layer: layer for layer in preactivations})  # as jax sorts a dictionary
+    sources = [*jaxpr.invars[: len(order)], *carry_vars]
+    _, read, carry, _ = jax.tree.unflatten(result_structure, _reach(jaxpr, sources))
+    to_carry, to_layers = _union(carry), _union(read)
+    for layer, bits in read.items():  # what no layer and no hidden state reaches is an input
+        parts = zip(names[layer], bits if isinstance(bits, tuple) else (bits,), strict=True)
+        names[layer] = tuple(
+            f"input/{name}" if name == layer and not reached else name for name, reached in parts
+        )
+
+    def wired(layer):
+        bit = 1 << order.index(layer)
+        shape, dtype = preactivations[layer].shape, preactivations[layer].dtype
+        return LayerWiring(
+            layer,
+            shape,
+            dtype,
+            names[layer],
+            delayed[layer],
+            reaches_carry=bool(to_carry & bit),
+            is_readout=not (to_carry | to_layers) & bit,
+            twin=twins.get(layer),
+        )
+
+    return tuple(wired(layer) for layer in preactivations)
 
 
 def _position(value: Any, tree: Any) -> int | None:
@@ -156,22 +199,22 @@ def _reach(jaxpr: Any, sources: list) -> list[int]:
 
 
 def _twins(
-    jaxpr: Any, nodes_of: dict[nodes.Layer, Any], shown: list
+    jaxpr: Any, node_vars: dict[nodes.Layer, Any], shown: list
 ) -> dict[nodes.Layer, nodes.Layer]:
-    """Second layer -> first, of each pair whose pre-activations are read by one addition only.
+    """Second layer -> first, for each pair whose pre-activations are read by one addition only.
 
-    What is `shown`, as hidden state or output, is read by the world outside.
+    A pre-activation that is `shown`, as hidden state or output, has a reader outside the program.
     """
-    readers: dict[Any, list] = {var: [] for var in nodes_of.values()}
+    readers: dict[Any, list] = {var: [] for var in node_vars.values()}
     uses = [(var, equation) for equation in jaxpr.eqns for var in equation.invars]
     for var, reader in [*uses, *zip(shown, shown, strict=True)]:
         if not isinstance(var, Literal) and var in readers:
             readers[var].append(reader)
     twins: dict[nodes.Layer, nodes.Layer] = {}
-    layers = list(nodes_of)
+    layers = list(node_vars)
     for i, first in enumerate(layers):
         for second in layers[i + 1 :]:
-            a, b = nodes_of[first], nodes_of[second]
+            a, b = node_vars[first], node_vars[second]
             both = [*readers[a], *readers[b]]
             alone = len(readers[a]) == len(readers[b]) == 1 and both[0] is both[1]
             same = alone and both[0].primitive.name in ("add", "add_any")

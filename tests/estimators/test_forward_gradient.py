@@ -44,17 +44,17 @@ def problems():
 
 
 @pytest.mark.parametrize(
-    ("name", "noise"),
+    ("name", "distribution"),
     [
         ("in time", "gaussian"),
         pytest.param("in time", "rademacher", marks=pytest.mark.slow),
         ("without time", "gaussian"),
     ],
 )
-def test_the_mean_is_the_gradient(name, noise):
+def test_the_mean_is_the_gradient(name, distribution):
     problem = problems()[name]
     params = scattered(problem)
-    estimator = ForwardGradient(num_draws=MANY, noise=noise)
+    estimator = ForwardGradient(num_draws=MANY, distribution=distribution)
     assert_mean_is(replicates(estimator, problem, params), true_gradient(problem, params))
 
 
@@ -122,8 +122,8 @@ def test_cost_and_settings():
     for settings, message in (
         ({"num_draws": 0}, "num_draws must be an integer >= 1, got 0"),
         ({"num_draws": 1.5}, "num_draws must be an integer >= 1, got 1.5"),
-        ({"noise": "x"}, "noise must be one of rademacher, gaussian, got 'x'"),
-        ({"source": "x"}, "source must be one of threefry, mix, got 'x'"),
+        ({"distribution": "x"}, "distribution must be one of rademacher, gaussian, got 'x'"),
+        ({"noise": "x"}, "noise must be one of threefry, mix, got 'x'"),
     ):
         with pytest.raises(ValueError, match=f"ForwardGradient: {message}"):
             made_unchecked(ForwardGradient, **settings)
@@ -133,8 +133,8 @@ def test_sources_differ_and_keys_repeat():
     problem = in_time(RNN)
     params = scattered(problem)
     mix, again, other = (
-        flat(estimate(ForwardGradient(source=source), problem, params))
-        for source in ("mix", "mix", "threefry")
+        flat(estimate(ForwardGradient(noise=noise), problem, params))
+        for noise in ("mix", "mix", "threefry")
     )
     np.testing.assert_array_equal(mix, again)
     assert not np.allclose(mix, other)

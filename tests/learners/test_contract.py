@@ -16,9 +16,11 @@ from jaxevo.core.descent import Optimizer
 from jaxevo.estimators import (
     ActorCritic,
     Backprop,
+    Decorrelation,
     EvolutionStrategy,
     ForwardGradient,
     NodePerturbation,
+    ReleasedNodePerturbation,
     WeightPerturbation,
 )
 from jaxevo.learners import (
@@ -120,6 +122,10 @@ TABLE = {
     ),
     "deep-ga": (DeepGA(operator=Mutation(variant="control"), **SMALL_GA), feed_forward),
     "anp": (GradientLearner(estimator=NodePerturbation(), learning_rate=0.01), in_time),
+    "released": (
+        GradientLearner(estimator=ReleasedNodePerturbation(), learning_rate=0.01),
+        in_time,
+    ),
     "np": (
         GradientLearner(
             estimator=NodePerturbation(rule="np", method="finite", accumulate="per_sequence"),
@@ -134,7 +140,9 @@ TABLE = {
     ),
     "anp, decorrelated": (
         GradientLearner(
-            estimator=NodePerturbation(decorrelate="all", method="antithetic", sigma=0.1),
+            estimator=NodePerturbation(
+                decorrelation=Decorrelation(decorrelate="all"), method="antithetic", sigma=0.1
+            ),
             learning_rate=0.01,
         ),
         in_time,

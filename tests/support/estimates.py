@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxevo import tasks
 from jaxevo.core import Problem
 from jaxevo.core.tree import named_leaves
 from jaxevo.estimators import Backprop
-from jaxevo.models import FusedCell, from_nnx
+from jaxevo.models import FusedCell, from_linen, from_nnx, recurrent
 
 KEY = jax.random.key(0)
 INPUTS, HIDDEN, OUTPUTS, SAMPLES = 4, 5, 2, 3
@@ -130,6 +130,22 @@ def assert_mean_is(samples, expected):
     assert abs(np.linalg.norm(mean) / np.linalg.norm(wanted) - 1) < 0.05
 
 
+class Gain(nnx.Module):
+    """A learned scale that no layer accounts for."""
+
+    def __init__(self, rngs):
+        self.cell = FusedCell(INPUTS, HIDDEN, rngs=rngs)
+        self.gain = nnx.Param(jnp.ones(HIDDEN))
+        self.readout = nnx.Linear(HIDDEN, OUTPUTS, rngs=rngs)
+
+    def __call__(self, h, x):
+        h, x = self.cell(h, x)
+        return h, self.readout(x * jnp.broadcast_to(self.gain[...], x.shape))
+
+    def initialize_carry(self, input_shape, rngs):
+        return self.cell.initialize_carry(input_shape)
+
+
 class LearnedStart(nnx.Module):
     """The initial hidden state is learned."""
 
@@ -144,6 +160,30 @@ class LearnedStart(nnx.Module):
 
     def initialize_carry(self, input_shape, rngs):
         return jnp.broadcast_to(self.start[...], (*input_shape[:-1], HIDDEN))
+
+
+class LinenNet(linen.Module):
+    def setup(self):
+        self.cell = linen.GRUCell(4)
+        self.head = linen.Dense(4)
+        self.out = linen.Dense(OUTPUTS)
+
+    def __call__(self, carry, x):
+        carry, x = self.cell(carry, x)
+        return carry, self.out(jnp.tanh(self.head(x)))
+
+    @linen.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros((*input_shape[:-1], 4))
+
+
+RECURRENT = {
+    "rnn": recurrent((INPUTS,), OUTPUTS, hidden_sizes=(5,)),
+    "lstm": recurrent((INPUTS,), OUTPUTS, cell="lstm", hidden_sizes=(3,)),
+    "gru": recurrent((INPUTS,), OUTPUTS, cell="gru", hidden_sizes=(4,)),
+    "stacked": recurrent((INPUTS,), OUTPUTS, hidden_sizes=(4, 3)),
+    "linen": from_linen(LinenNet(), input_shape=(INPUTS,)),
+}
 
 
 # ------------------------------------------------- the authors' network and step, in NumPy

@@ -322,6 +322,22 @@ def test_a_layer_within_a_transform_is_refused_by_name():
         wires(from_nnx(Jitted))
 
 
+def test_a_network_is_traced_once_for_each_shape():
+    """Every estimate asks for the wiring: a cache that misses doubles the time of a trace."""
+    traces = []
+
+    def run(params, x):
+        traces.append(x.shape)
+        return x @ params["w"]
+
+    model = from_functions(lambda key: {"w": jnp.ones((INPUTS, 2))}, run)
+    params = {"w": jnp.ones((INPUTS, 2))}
+    assert wiring(model, params, jnp.ones((4, INPUTS))) == []
+    first = len(traces)
+    assert wiring(model, params, jnp.zeros((4, INPUTS))) == [] and len(traces) == first > 0
+    assert wiring(model, params, jnp.zeros((5, INPUTS))) == [] and len(traces) > first
+
+
 def test_arrays_and_shapes_are_wired_alike():
     model = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(5,))
     assert wires(model, model.init(jax.random.key(0))) == wires(model)

@@ -1,5 +1,7 @@
 """Node perturbation in the time domain."""
 
+from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation
 from jaxevo.estimators.node_perturbation.estimator import NodePerturbation
+from jaxevo.estimators.node_perturbation.released import ReleasedNodePerturbation
 
-__all__ = ["NodePerturbation"]
+__all__ = ["Decorrelation", "NodePerturbation", "ReleasedNodePerturbation"]

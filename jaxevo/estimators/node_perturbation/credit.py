@@ -1,34 +1,43 @@
 """Credit in time: signals of each step, weighted by the losses that follow, summed to a gradient.
 
-A step's credit is w[t] = sum_{u >= t} gamma^(u - t) dl[u], which is known only later. Three ways
-to the same sum: keep the signals and wait ("store"); run the window twice, first for the credits
-alone ("two_pass"); or turn the sum around and credit each loss to a fading trace of the signals
-before it ("per_sequence"). The memory of the last two does not grow with time.
+The credit of step t is w[t] = sum_{u >= t} gamma^(u - t) dl[u], with dl the loss differences. It is
+known only later. There are three ways to the same sum:
+
+- "store" keeps the signals of all steps until the credits are known (`in_blocks`, one block);
+- "two_pass" runs the window twice, and the first run finds the credits (`in_blocks`);
+- "per_sequence" turns the sum around: each loss credits a fading trace of the signals before it
+  (`by_traces`).
+
+The memory of the last two does not grow with time.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxevo.core import Params, Scalar
 from jaxevo.core.tree import tree_zeros
+from jaxevo.estimators.node_perturbation.signals import quotient
 from jaxevo.views.nodes import contract
 
-Walk = Any  # what goes on from step to step
+ScanCarry = Any  # what one step hands to the next
 
 
-class Glance(NamedTuple):
-    """What one step leaves for the gradient, for each of D draws.
+class Contribution(NamedTuple):
+    """What one step contributes to the gradient, for each of D draws.
 
     Attributes:
         losses: loss differences, [D, B].
-        signals: by layer, to be multiplied with the credit and the layer's input, [D, B, ...].
-        errors: by layer, to be multiplied with its input as they are, [B, ...].
-        inputs: by layer, [B, ...].
-        metrics: to be summed over time.
+        signals: what credit multiplies, by layer, [D, B, ...], already divided by the number of
+            draws. The product with the layer's input is a gradient.
+        errors: by layer, [B, ...]. Their product with the layer's input is a gradient without any
+            credit.
+        inputs: what each layer read, by layer, [B, ...].
+        metrics: metrics that are summed over time.
     """
 
     losses: Float[Array, "D B"]
@@ -38,19 +47,19 @@ class Glance(NamedTuple):
     metrics: Any
 
 
-Step = Callable[[Walk, Any], tuple[Walk, Glance]]
+Step = Callable[[ScanCarry, Any], tuple[ScanCarry, Contribution]]
 
 
-class Credited(NamedTuple):
-    """A window's sum.
+class WindowGradient(NamedTuple):
+    """The sum over a window.
 
     Attributes:
-        walk: after the last step.
-        gradient: a tree like the params; signals averaged over draws.
-        metrics: summed over time.
+        carry: what the last step hands on.
+        gradient: a tree like the params, averaged over draws.
+        metrics: metrics, summed over time.
     """
 
-    walk: Walk
+    carry: ScanCarry
     gradient: Params
     metrics: Any
 
@@ -59,6 +68,7 @@ def discounted(
     losses: Float[Array, "T D B"], gamma: Scalar, later: Float[Array, "D B"]
 ) -> Float[Array, "T D B"]:
     """sum_{u >= t} gamma^(u - t) dl[u], with `later` the sum from the step after the last."""
+    chex.assert_equal_shape([losses[0], later])
 
     def back(later, loss):
         credit = loss + gamma * later
@@ -69,142 +79,177 @@ def discounted(
 
 def in_blocks(
     step: Step,
-    walk: Walk,
+    carry: ScanCarry,
     params: Params,
     num_steps: int,
     block: int,
     gamma: Scalar,
     delayed: frozenset[str],
-) -> Credited:
+) -> WindowGradient:
     """The gradient by blocks of steps, with one product for each layer and block.
 
-    One block is "store". With more of them the window is run twice, unless gamma is 0: what is
-    kept of the first run is one discounted sum for each block.
+    A window of T = 10 steps in blocks of 4 (`rest` = 2):
+
+        step          0  1  2  3 | 4  5  6  7 | 8  9
+        first run     sum s0     | sum s1     | sum s2      s = sum of gamma^i dl[i] in a block
+        credit after  later[0]   | later[1]   | 0           later[0] = s1 + gamma^4 s2, and so on
+        second run    signals x credits of the block, contracted with the block's inputs
+
+    A block's credits need the losses of all later blocks, so the first run finds these sums, and
+    keeps one number for each block, draw and sample. The second run makes the same noise again. If
+    gamma is 0 nothing is needed from later blocks, and one block knows its own credits: the first
+    run is left out.
 
     Args:
-        step: walk, time -> walk, what the step leaves.
-        block: steps of a block; a shorter one ends the window where it does not divide.
-        delayed: layers whose signals are credited with later losses too; others with the loss of
-            their own step.
+        step: one time step, from what the step before hands on and the time.
+        block: the number of steps in a block; a shorter one ends the window where it does not
+            divide `num_steps`.
+        delayed: layers whose signals are credited with later losses too. Signals of other layers
+            are credited with the loss of their own step.
     """
     num_blocks, rest = divmod(num_steps, block)
     starts = jnp.arange(num_blocks) * block
-    abstract = jax.eval_shape(lambda walk: step(walk, 0)[1], walk)
+    abstract = _abstract(step, carry)
     nothing = tree_zeros(abstract.losses)
 
-    def losses_of(walk, start, length):
-        def one(walk, t):
-            walk, glance = step(walk, t)
-            return walk, glance.losses
+    def sum_of_block(carry, start, length):
+        def one(carry, t):
+            carry, contribution = step(carry, t)
+            return carry, contribution.losses
 
-        walk, losses = jax.lax.scan(one, walk, start + jnp.arange(length))
-        return walk, discounted(losses, gamma, nothing)[0]
+        carry, losses = jax.lax.scan(one, carry, start + jnp.arange(length))
+        return carry, discounted(losses, gamma, nothing)[0]
 
     def first_run():
-        after, sums = jax.lax.scan(lambda w, t: losses_of(w, t, block), walk, starts)
-        end = losses_of(after, num_blocks * block, rest)[1] if rest else nothing
+        """For each whole block, the discounted sum of all losses after it."""
+        after, sums = jax.lax.scan(lambda c, t: sum_of_block(c, t, block), carry, starts)
+        end = sum_of_block(after, num_blocks * block, rest)[1] if rest else nothing
 
         def back(later, block_sum):
             return block_sum + gamma**block * later, later
 
         return jax.lax.scan(back, end, sums, reverse=True)[1]
 
-    def unseen():
+    def no_run():
         return jnp.zeros((num_blocks, *nothing.shape), nothing.dtype)
 
     one_block = num_blocks + (rest > 0) == 1
-    later = unseen() if one_block else jax.lax.cond(gamma > 0, first_run, unseen)
+    later = no_run() if one_block else jax.lax.cond(gamma > 0, first_run, no_run)
 
-    def add(total, start, length, later):
-        def one(walk, t):
-            walk, glance = step(walk, t)
-            return walk, glance
-
-        walk, gradient, metrics = total
-        walk, glances = jax.lax.scan(one, walk, start + jnp.arange(length))
-        credits = discounted(glances.losses, gamma, later)
+    def add_block(total, start, length, later):
+        carry, gradient, metrics = total
+        carry, steps = jax.lax.scan(step, carry, start + jnp.arange(length))
+        credits = discounted(steps.losses, gamma, later)
         signals = {
-            name: _averaged(credits if name in delayed else glances.losses, signal)
-            for name, signal in glances.signals.items()
+            name: _averaged(credits if name in delayed else steps.losses, signal)
+            for name, signal in steps.signals.items()
         }
-        more = contract(params, glances.inputs, signals | glances.errors)
+        more = contract(params, steps.inputs, signals | steps.errors)
         gradient = jax.tree.map(jnp.add, gradient, more)
-        metrics = jax.tree.map(lambda m, new: m + new.sum(0), metrics, glances.metrics)
-        return walk, gradient, metrics
+        metrics = jax.tree.map(lambda m, new: m + new.sum(0), metrics, steps.metrics)
+        return carry, gradient, metrics
 
-    total = walk, tree_zeros(params), tree_zeros(abstract.metrics)
+    total = carry, tree_zeros(params), tree_zeros(abstract.metrics)
     if num_blocks:
         total, _ = jax.lax.scan(
-            lambda total, xs: (add(total, xs[0], block, xs[1]), None), total, (starts, later)
+            lambda total, xs: (add_block(total, xs[0], block, xs[1]), None), total, (starts, later)
         )
     if rest:
-        total = add(total, num_blocks * block, rest, nothing)
-    return Credited(*total)
+        total = add_block(total, num_blocks * block, rest, nothing)
+    return WindowGradient(*total)
 
 
 def by_traces(
     step: Step,
-    walk: Walk,
+    carry: ScanCarry,
     params: Params,
     num_steps: int,
     gamma: Scalar,
     delayed: frozenset[str],
-    shared: bool,
-) -> Credited:
+) -> WindowGradient:
     """The gradient by one trace of the weights for each draw and sample: E <- gamma E + u x^T.
 
-    Args:
-        shared: all samples have one loss difference, so that one trace serves them.
+    Signals of layers that are not `delayed` meet the loss of their own step, without a trace.
     """
-    abstract = jax.eval_shape(lambda walk: step(walk, 0)[1], walk)
-    shape = abstract.losses.shape[: 1 if shared else 2]
+    abstract = _abstract(step, carry)
+    shape = abstract.losses.shape
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), params)
 
     def one_sample(inputs, signals):
         return contract(params, *jax.tree.map(lambda x: x[None], (inputs, signals)))
 
     def products(inputs, signals):
-        """u x^T for each draw, and for each sample unless all share one trace."""
-        each = contract_all if shared else jax.vmap(one_sample)
-        return jax.vmap(each, in_axes=(None, 0))(inputs, signals)
-
-    def contract_all(inputs, signals):
-        return contract(params, inputs, signals)
+        """u x^T for each draw and sample; zeros where no layer is delayed."""
+        if not signals:
+            return zeros
+        return jax.vmap(jax.vmap(one_sample), in_axes=(None, 0))(inputs, signals)
 
     def one(total, t):
-        walk, gradient, traces, metrics = total
-        walk, glance = step(walk, t)
-        late = {name: s for name, s in glance.signals.items() if name in delayed}
+        carry, gradient, traces, metrics = total
+        carry, new = step(carry, t)
+        late = {name: signal for name, signal in new.signals.items() if name in delayed}
         now = {
-            name: _averaged(glance.losses, s)
-            for name, s in glance.signals.items()
+            name: _averaged(new.losses, signal)
+            for name, signal in new.signals.items()
             if name not in delayed
         }
         traces = jax.tree.map(
-            lambda e, new: (gamma * e + new).astype(e.dtype), traces, products(glance.inputs, late)
+            lambda e, product: (gamma * e + product).astype(e.dtype),
+            traces,
+            products(new.inputs, late),
         )
-        losses = glance.losses[:, 0] if shared else glance.losses
-        axes = list(range(losses.ndim))
-        more = contract(params, glance.inputs, now | glance.errors)
+        more = contract(params, new.inputs, now | new.errors)
         gradient = jax.tree.map(
-            lambda g, e, m: g + jnp.tensordot(losses, e, (axes, axes)).astype(g.dtype) + m,
+            lambda g, e, m: g + jnp.tensordot(new.losses, e, ([0, 1], [0, 1])).astype(g.dtype) + m,
             gradient,
             traces,
             more,
         )
-        metrics = jax.tree.map(jnp.add, metrics, glance.metrics)
-        return (walk, gradient, traces, metrics), None
+        metrics = jax.tree.map(jnp.add, metrics, new.metrics)
+        return (carry, gradient, traces, metrics), None
 
-    traces = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), params)
-    total = walk, tree_zeros(params), traces, tree_zeros(abstract.metrics)
-    (walk, gradient, _, metrics), _ = jax.lax.scan(one, total, jnp.arange(num_steps))
-    return Credited(walk, gradient, metrics)
+    total = carry, tree_zeros(params), zeros, tree_zeros(abstract.metrics)
+    (carry, gradient, _, metrics), _ = jax.lax.scan(one, total, jnp.arange(num_steps))
+    return WindowGradient(carry, gradient, metrics)
+
+
+def normalized_by_window(
+    step: Step, carry: ScanCarry, num_steps: int, length: Callable[[dict], Array], count: Any
+) -> Step:
+    """`step`, with loss differences times `count` over the squared length of a whole window.
+
+    A further run of the window finds these lengths, [D, B].
+
+    Args:
+        length: the squared length of one step's signals, [D, B].
+    """
+
+    def add(total, t):
+        carry, lengths = total
+        carry, new = step(carry, t)
+        return (carry, lengths + length(new.signals)), None
+
+    zeros = jnp.zeros(_abstract(step, carry).losses.shape)
+    (_, lengths), _ = jax.lax.scan(add, (carry, zeros), jnp.arange(num_steps))
+    factor = quotient(count, lengths)
+
+    def normalized(carry, t):
+        carry, new = step(carry, t)
+        return carry, new._replace(losses=new.losses * factor)
+
+    return normalized
+
+
+def _abstract(step: Step, carry: ScanCarry) -> Contribution:
+    """Shapes of one step's contribution."""
+    contribution = jax.eval_shape(lambda carry: step(carry, 0)[1], carry)
+    chex.assert_rank(contribution.losses, 2)
+    chex.assert_tree_shape_prefix(contribution.signals, contribution.losses.shape)
+    return contribution
 
 
 def _averaged(credit: Float[Array, "... D B"], signal: Array) -> Array:
-    """credit times signal, [..., D, B, ...], summed over draws.
-
-    Signals come divided by the number of draws.
-    """
+    """credit times signal, [..., D, B, ...], summed over draws."""
     axis = credit.ndim - 2
     credit = credit.reshape(credit.shape + (1,) * (signal.ndim - credit.ndim))
     return jnp.sum(credit * signal, axis).astype(signal.dtype)

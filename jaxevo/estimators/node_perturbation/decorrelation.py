@@ -1,31 +1,95 @@
-"""Decorrelated activities: a matrix D beside each activity, so that layers read D x.
+"""Decorrelated activities: a matrix D beside each activity x, so that layers read D x.
 
 The correlations C of D x, off the diagonal, are driven to zero: D <- D - rate C D (rule "CD"),
 or D <- D - rate C (rule "C"). Source: Fernandez, Keemink and van Gerven (2024), their code of
-October 2024; the rule "C" is that of their code before. Differs: where D changes at every step,
-the hidden state is kept as it left its units and met by the D of the moment it is read; theirs
-keeps the D of the moment it arose.
+October 2024; their code before that month has the rule "C".
+
+Differs: where D changes at every step, the hidden state x is kept without D, and is multiplied by
+the D of the step that reads it. The released code multiplies it by the D of the step that made it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxevo.core import Params, Scalar
-from jaxevo.core.tree import named_leaves
-from jaxevo.views.wiring import Wired
+from jaxevo.core import Metrics, Params, Scalar, learner, require, static
+from jaxevo.core.tree import named_leaves, tree_zeros
+from jaxevo.views.wiring import LayerWiring
 
 Matrices = dict[str, Float[Array, "n n"]]
 
 
-def dense(layers: list[Wired]) -> list[Wired]:
-    """The layers that read decorrelated activities; others may read the same ones as they are."""
+@learner
+class Decorrelation:
+    """Which activities are decorrelated, and how their matrices change.
+
+    Attributes:
+        decorrelate: the activities of dense layers that get a matrix: "off" for none, "hidden"
+            for those inside the network, or "all", with the network's inputs.
+        decorrelation_rate: the step size of the matrices' own rule, >= 0.
+        decorrelation_rule: "CD" is the rule of the released code of October 2024, D - rate C D.
+            "C" is the rule before it, D - rate C.
+        decorrelation_every: "step" changes the matrices at every time step; "window" changes them
+            once a window, by its mean correlations.
+    """
+
+    decorrelate: Literal["off", "hidden", "all"] = static(default="off")
+    decorrelation_rate: Scalar = 1e-4
+    decorrelation_rule: Literal["CD", "C"] = static(default="CD")
+    decorrelation_every: Literal["step", "window"] = static(default="step")
+
+    def __post_init__(self):
+        require(
+            "decorrelation_rate",
+            "finite and >= 0",
+            self.decorrelation_rate,
+            lambda rate: (rate >= 0) & (rate < float("inf")),
+        )
+
+    def init(self, layers: list[LayerWiring], params: Params) -> Matrices:
+        """Identity matrices, by activity; {} where nothing is decorrelated."""
+        return identities(layers, self.decorrelate, params)
+
+    def sums(self, matrices: Matrices) -> Matrices:
+        """Zeros, for the correlations that a window sums up; {} where each step changes D."""
+        return tree_zeros(matrices) if self.decorrelation_every == "window" else {}
+
+    def step(
+        self, layers: list[LayerWiring], matrices: Matrices, sums: Matrices, inputs: dict
+    ) -> tuple[Matrices, Matrices, Metrics]:
+        """The matrices, the summed correlations and the metrics after one time step."""
+        if not matrices:
+            return matrices, sums, {}
+        seen = activities(inputs, layers, matrices)
+        if self.decorrelation_every == "window":
+            return matrices, jax.tree.map(jnp.add, sums, correlations(seen)), {}
+        rule, rate = self.decorrelation_rule, self.decorrelation_rate
+        matrices, correlation = changed(matrices, seen, rule, rate)
+        return matrices, sums, {"correlation": correlation}
+
+    def end(
+        self, matrices: Matrices, sums: Matrices, num_steps: int, metrics: Metrics
+    ) -> tuple[Matrices, Metrics]:
+        """The matrices and the metrics after a window; `metrics` are sums over its steps."""
+        if not matrices:
+            return matrices, metrics
+        if self.decorrelation_every == "step":
+            return matrices, metrics | {"correlation": metrics["correlation"] / num_steps}
+        mean = jax.tree.map(lambda c: c / num_steps, sums)
+        rule, rate = self.decorrelation_rule, self.decorrelation_rate
+        matrices, correlation = changed_by(matrices, mean, rule, rate)
+        return matrices, metrics | {"correlation": correlation}
+
+
+def dense(layers: list[LayerWiring]) -> list[LayerWiring]:
+    """The layers that read D x. Layers of other kinds read the same activities x without D."""
     return [wired for wired in layers if wired.layer.spec.kind == "dense"]
 
 
-def matrices(layers: list[Wired], which: str, params: Params) -> Matrices:
+def identities(layers: list[LayerWiring], which: str, params: Params) -> Matrices:
     """Identities for the activities that dense layers read: "hidden" ones, or "all" of them.
 
     Raises:
@@ -38,11 +102,11 @@ def matrices(layers: list[Wired], which: str, params: Params) -> Matrices:
         for path, name in zip(wired.layer.spec.kernels, wired.inputs, strict=True):
             if readers.setdefault(path, name) != name:
                 raise ValueError(
-                    f"decorrelation must be 'off' for a network that reuses {path}: it reads "
+                    f"decorrelate must be 'off' for a network that reuses {path}: it reads "
                     f"both {readers[path]} and {name}"
                 )
             if which == "all" or not name.startswith("input/"):
-                # small rates are lost in fewer bits than these
+                # a small rate changes nothing in a dtype of fewer bits
                 dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
                 found[name] = jnp.eye(leaves[path].shape[0], dtype=dtype)
     return found
@@ -57,8 +121,12 @@ def decorrelated(x: Any, names: tuple[str, ...], matrices: Matrices) -> Any:
     return tuple(parts) if isinstance(x, tuple) else parts[0]
 
 
-def activities(inputs: dict, layers: list[Wired], matrices: Matrices) -> dict[str, Array]:
-    """Each decorrelated activity once, [m, n]; of this step where a layer reads it at this step."""
+def activities(inputs: dict, layers: list[LayerWiring], matrices: Matrices) -> dict[str, Array]:
+    """Each decorrelated activity D x once, as rows [m, n].
+
+    A hidden state may be read twice in a step: as the step before left it, and as this step
+    makes it. The second pass over the layers overwrites the first, so that this step's counts.
+    """
     found = {}
     for late in (True, False):
         for wired in dense(layers):
@@ -76,9 +144,10 @@ def changed(
 ) -> tuple[Matrices, Float[Array, ""]]:
     """The matrices after one step of their rule, and the mean square of C off its diagonal.
 
-    `activities` are [m, n], and C averages over the m rows. C D is formed as
-    X^T (X D) / m - diag(mean x^2) D, in O(m n^2).
+    `activities` are [m, n], and C averages over the m rows. C D is computed as
+    X^T (X D) / m - diag(mean x^2) D, in O(m n^2), so that C [n, n] is never made.
     """
+    chex.assert_rank(list(activities.values()), 2)
     new, energy = {}, []
     for name, matrix in matrices.items():
         x = activities[name]
@@ -94,14 +163,14 @@ def changed(
 
 
 def correlations(activities: dict[str, Array]) -> dict[str, Array]:
-    """By activity [m, n], the mean of X^T X over its rows, [n, n]."""
+    """The mean of x x^T over the rows of each activity [m, n]: [n, n]."""
     return {name: x.T @ x / len(x) for name, x in activities.items()}
 
 
 def changed_by(
     matrices: Matrices, correlations: dict[str, Array], rule: str, rate: Scalar
 ) -> tuple[Matrices, Float[Array, ""]]:
-    """As `changed`, from mean correlations C, [n, n], whose diagonal is disregarded."""
+    """As `changed`, from mean correlations C, [n, n], whose diagonal does not count."""
     new, energy = {}, []
     for name, matrix in matrices.items():
         off = correlations[name] * (1 - jnp.eye(len(matrix), dtype=matrix.dtype))
@@ -111,12 +180,8 @@ def changed_by(
     return new, jnp.mean(jnp.stack(energy))
 
 
-def _off_diagonal(total: Float[Array, ""], matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    return total / max(matrix.size - len(matrix), 1)
-
-
-def folded(matrices: Matrices, layers: list[Wired], params: Params) -> Params:
-    """The network without matrices that computes the same: kernels D^T K."""
+def folded(matrices: Matrices, layers: list[LayerWiring], params: Params) -> Params:
+    """A network without matrices that computes the same: its kernels are D^T K."""
     leaves = named_leaves(params)
     done = set()
     for wired in dense(layers):
@@ -125,3 +190,8 @@ def folded(matrices: Matrices, layers: list[Wired], params: Params) -> Params:
                 leaves[path] = (matrices[name].T @ leaves[path]).astype(leaves[path].dtype)
                 done.add(path)
     return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))
+
+
+def _off_diagonal(total: Float[Array, ""], matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+    """A sum over the entries off the diagonal, as a mean."""
+    return total / max(matrix.size - len(matrix), 1)

@@ -113,7 +113,8 @@ class DifferentiableStructure:
         if self.optimizer is None:
             object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.growth.kind]))
         require_learning_rate(self.learning_rate)
-        decorrelates = getattr(self.estimator, "decorrelate", "off")
+        decorrelation = getattr(self.estimator, "decorrelation", None)
+        decorrelates = getattr(decorrelation, "decorrelate", "off")
         rule = "'off' where nodes come and go"
         require("estimator's decorrelate", rule, decorrelates, lambda choice: choice == "off")
 

@@ -12,8 +12,7 @@ import pytest
 from jaxevo import tasks
 from jaxevo.core import Problem
 from jaxevo.core.tree import tree_size
-from jaxevo.estimators import NodePerturbation
-from jaxevo.estimators.node_perturbation.estimator import Plan
+from jaxevo.estimators import Decorrelation, NodePerturbation
 from jaxevo.learners import Birth, DifferentiableStructure, Growth, Penalty
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent
 from jaxevo.models.growing import capacity
@@ -154,9 +153,9 @@ def test_node_perturbation_leaves_dead_slots_alone(name, rule):
     grown = Problem(task, model)
     params = grown.init(jax.random.key(0))
     batch = grown.sample(jax.random.key(1), 0)
-    plan = Plan(NodePerturbation(rule=rule), params, grown, batch)
+    plan = NodePerturbation(rule=rule).plan(params, grown, batch)
     dense, weights = compact(model, params)
-    plain = Plan(NodePerturbation(rule=rule), weights, Problem(task, dense), batch)
+    plain = NodePerturbation(rule=rule).plan(weights, Problem(task, dense), batch)
     assert plan.num_nodes == plain.num_nodes
     assert {name: int(size) for name, size in plan.sizes.items()} == plain.sizes
     assert not plain.units
@@ -170,13 +169,15 @@ def test_node_perturbation_leaves_dead_slots_alone(name, rule):
     if name != "mlp":  # where f(0) = 0
         for masked, leaf in zip(weights(dead), weights(gradient), strict=True):
             np.testing.assert_array_equal(masked, leaf)
-        for state in jax.tree.leaves(carry.pair):
+        for state in jax.tree.leaves(carry.trajectories):
             assert not np.asarray(state)[..., 5:8].any()
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="estimator's decorrelate must be 'off'"):
-        DifferentiableStructure(estimator=NodePerturbation(decorrelate="hidden"))
+        DifferentiableStructure(
+            estimator=NodePerturbation(decorrelation=Decorrelation(decorrelate="hidden"))
+        )
     with pytest.raises(ValueError, match="newborn must be 'random' for kind='multiplier'"):
         Growth(kind="multiplier", birth=Birth(newborn="split"))
     settings: dict[str, Any] = {"growth": 3}

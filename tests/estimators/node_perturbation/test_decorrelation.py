@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxevo import nodes, tasks
 from jaxevo.core import Problem
-from jaxevo.estimators import NodePerturbation
+from jaxevo.estimators import Decorrelation, NodePerturbation
 from jaxevo.estimators.node_perturbation import decorrelation
 from jaxevo.models import convnet, from_nnx, mlp, recurrent
 from jaxevo.views.wiring import wiring
@@ -42,7 +42,7 @@ def layers_of(model):
 
 
 def names(model, which):
-    return set(decorrelation.matrices(*split(model, which)))
+    return set(decorrelation.identities(*split(model, which)))
 
 
 def split(model, which):
@@ -157,14 +157,14 @@ def test_inputs_are_no_hidden_activity_when_reshaped():
     model = mlp((2, 2), OUTPUTS, hidden_sizes=(5,))
     params = model.init(KEY)
     layers = wiring(model, params, jnp.zeros((SAMPLES, 2, 2)))
-    assert set(decorrelation.matrices(layers, "hidden", params)) == {"readout"}
+    assert set(decorrelation.identities(layers, "hidden", params)) == {"readout"}
 
 
 def test_convolutions_and_norms_read_what_they_read():
     model = convnet((6, 6), 3, channels=(2,))
     params = model.init(KEY)
     layers = wiring(model, params, jnp.zeros((SAMPLES, 36)))
-    assert set(decorrelation.matrices(layers, "all", params)) == {"readout"}
+    assert set(decorrelation.identities(layers, "all", params)) == {"readout"}
 
 
 class Reused(nnx.Module):
@@ -184,8 +184,9 @@ def test_a_kernel_that_reads_two_activities_is_refused():
     params = problem.init(KEY)
     message = "'off' for a network that reuses layer/kernel: it reads both input/0 and layer#1"
     for which in ("hidden", "all"):
+        estimator = NodePerturbation(decorrelation=Decorrelation(decorrelate=which))
         with pytest.raises(ValueError, match=message):
-            NodePerturbation(decorrelate=which).init(KEY, params, problem)
+            estimator.init(KEY, params, problem)
     NodePerturbation().init(KEY, params, problem)
 
 
@@ -195,7 +196,7 @@ def test_activities_are_those_of_this_step(model):
     layers, params = layers_of(model)
     carry = jax.tree.map(lambda leaf: leaf + 0.5, model.initial_carry(params, (SAMPLES,)))
     (after, _), seen, _ = nodes.apply(model, params, carry, jnp.ones((SAMPLES, INPUTS)))
-    matrices = decorrelation.matrices(layers, "hidden", params)
+    matrices = decorrelation.identities(layers, "hidden", params)
     found = decorrelation.activities(seen, layers, matrices)
     np.testing.assert_array_equal(found["carry/0"], after[0])
     np.testing.assert_array_equal(found["carry/1"], after[1])
@@ -253,7 +254,9 @@ FOLDED = {
 def test_folding_gives_a_network_that_computes_the_same(name):
     problem = problem_of(name)
     params, batch = scattered(problem), first_batch(problem)
-    estimator = NodePerturbation(decorrelate=FOLDED[name], decorrelation_rate=0.0)
+    estimator = NodePerturbation(
+        decorrelation=Decorrelation(decorrelate=FOLDED[name], decorrelation_rate=0.0)
+    )
     carry = with_matrices(estimator, problem, params)
     _, _, loss, _ = jax.jit(estimator.estimate)(KEY, carry, params, problem, batch)
     folded = estimator.fold(carry, params, problem)
@@ -267,7 +270,10 @@ def test_the_gradient_is_that_of_the_decorrelated_network():
     problem = problem_of("rnn")
     params, batch = scattered(problem), first_batch(problem)
     estimator = NodePerturbation(
-        rule="np", gamma=1.0, num_draws=2048, decorrelate="all", decorrelation_rate=0.0
+        rule="np",
+        gamma=1.0,
+        num_draws=2048,
+        decorrelation=Decorrelation(decorrelate="all", decorrelation_rate=0.0),
     )
     carry = with_matrices(estimator, problem, params)
 
@@ -298,12 +304,13 @@ def test_correlations_fall_and_matrices_stay_finite(version):
     task = tasks.stream(inputs, np.zeros((60, SAMPLES, OUTPUTS)), window=6, test=0.0)
     problem = Problem(task, RNN)
     params = scattered(problem)
-    estimator = NodePerturbation(
+    decorrelation = Decorrelation(
         decorrelate="all",
         decorrelation_rate=0.02,
         decorrelation_rule=rule,
         decorrelation_every=every,
     )
+    estimator = NodePerturbation(decorrelation=decorrelation)
 
     @jax.jit
     def run():
@@ -336,7 +343,11 @@ def test_rates_share_one_program_and_zero_changes_nothing():
         return estimator.estimate(KEY, carry, params, problem, batch)[0].matrices
 
     still, slow, fast = (
-        matrices(NodePerturbation(decorrelate="all", decorrelation_rate=rate))
+        matrices(
+            NodePerturbation(
+                decorrelation=Decorrelation(decorrelate="all", decorrelation_rate=rate)
+            )
+        )
         for rate in (0, 1e-4, np.float32(1e-2))
     )
     assert len(traces) == 1
@@ -352,9 +363,10 @@ def test_every_position_of_a_sample_counts():
     x = np.asarray(batch.inputs).reshape(-1, INPUTS)
     expected = direct(np.eye(INPUTS), x.T @ x / len(x), "CD", 0.1)
     for every in ("step", "window"):
-        estimator = NodePerturbation(
+        decorrelation = Decorrelation(
             decorrelate="all", decorrelation_rate=0.1, decorrelation_every=every
         )
+        estimator = NodePerturbation(decorrelation=decorrelation)
         carry = estimator.init(KEY, params, problem)
         after, *_ = jax.jit(estimator.estimate)(KEY, carry, params, problem, batch)
         (matrix,) = (m for m in after.matrices.values() if len(m) == INPUTS)

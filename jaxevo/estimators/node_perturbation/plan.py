@@ -1,0 +1,252 @@
+"""What a rule must know of a network before noise is added: its layers, their nodes, their sizes.
+
+A `Plan` is made of shapes alone, while an estimate is traced. The network's wiring, which takes
+traces of the network, is found once for each network and shapes (`jaxevo.views.wiring`).
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from jaxevo.core import Batch, Carry, Params, Problem
+from jaxevo.core.population import left_out
+from jaxevo.core.tree import named_leaves, tree_zeros
+from jaxevo.estimators.node_perturbation import decorrelation
+from jaxevo.estimators.node_perturbation.signals import squared_length
+from jaxevo.estimators.timeline import Timeline, TimeStep
+from jaxevo.estimators.trajectories import (
+    Differences,
+    ForwardPass,
+    Method,
+    Trajectories,
+    restart,
+    start,
+)
+from jaxevo.views import nodes
+from jaxevo.views.wiring import LayerWiring, uncovered_leaves, wiring
+
+Readout = Literal["exact", "perturbed"]
+Uncovered = Literal["error", "freeze", "wp"]
+
+
+class StepCarry(NamedTuple):
+    """What one step hands to the next.
+
+    Attributes:
+        trajectories: hidden states of both trajectories.
+        matrices: the decorrelation matrices, by activity.
+        correlations: sums over the window's steps so far; {} unless a window's mean is used.
+    """
+
+    trajectories: Trajectories
+    matrices: decorrelation.Matrices
+    correlations: decorrelation.Matrices
+
+
+class Plan:
+    """The layers of a network, as a node-perturbation rule sees them.
+
+    Attributes:
+        layers: all layers of the network.
+        readouts: the layers whose error is taken exactly, without noise.
+        noisy: the layers that bear noise: all others, except second twins.
+        sizes: the number of nodes that bear noise, by noisy layer, for one sample and step.
+        num_nodes: the sum of `sizes`.
+        units: by noisy layer, which of its units learn. A layer whose units all learn has no
+            entry. Frozen units and the empty slots of a growing network bear no noise and do not
+            count.
+        num_inputs: the number of the network's inputs, for one sample and step.
+        uncovered: paths of the parameters that no layer accounts for and that are perturbed as
+            weights.
+        num_draws: D, the number of draws of noise. Where each layer has draws of its own, D is
+            K for each noisy layer.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        problem: Problem,
+        batch: Batch,
+        *,
+        readout: Readout,
+        uncovered: Uncovered,
+        num_draws: int,
+        apart: bool,
+    ):
+        self.model, self.timeline, self.apart = problem.model, Timeline(problem, batch), apart
+        inputs = self._example(params)
+        self.layers = wiring(self.model, params, *inputs)
+        if not self.layers:
+            raise ValueError(
+                "the network has no layer to perturb: the node view sees dense, convolution and "
+                "normalisation layers of nnx and linen modules; use WeightPerturbation"
+            )
+        self._check_samples()
+        self.uncovered = self._uncovered(params, inputs, uncovered)
+        self.num_inputs = sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(inputs[-1]))
+        exact = readout == "exact" and not all(wired.is_readout for wired in self.layers)
+        self.readouts = [w for w in self.layers if exact and w.is_readout]
+        self.noisy = [w for w in self.layers if w not in self.readouts and w.twin is None]
+        self.sizes: dict[str, Any] = {w.layer: math.prod(w.shape[1:]) for w in self.noisy}
+        self.num_floats = sum(self.sizes.values()) * self.timeline.num_samples
+        masks = {w.layer: self._learning_units(w, params) for w in self.noisy}
+        self.units = {layer: mask for layer, mask in masks.items() if mask is not None}
+        for layer, mask in self.units.items():
+            self.sizes[layer] = self.sizes[layer] // mask.size * mask.sum()
+        self.num_nodes = sum(self.sizes.values())
+        self.num_draws = num_draws * (max(len(self.noisy), 1) if apart else 1)
+
+    # ------------------------------------------------------------- both trajectories
+
+    def blank(self, method: Method, params: Params) -> Trajectories:
+        """Hidden states of both trajectories, all zero, from the shapes of a batch alone."""
+
+        def begin(params, batch):
+            initial = Timeline(self.timeline.problem, batch).initial_carry(params)
+            return start(method, initial, self.num_draws)
+
+        return tree_zeros(jax.eval_shape(begin, params, self.timeline.batch))
+
+    def restart(self, method: Method, params: Params, states: Trajectories) -> Trajectories:
+        """Both trajectories; samples that the batch resets are in the initial hidden state."""
+        if not self.timeline.in_time:
+            return states
+        begun = start(method, self.timeline.initial_carry(params), self.num_draws)
+        return restart(method, self.timeline.batch.reset, states, begun)
+
+    def forward(
+        self,
+        params: Params,
+        matrices: decorrelation.Matrices,
+        now: TimeStep,
+        carry: Carry,
+        noise: Mapping[str, Array],
+    ) -> ForwardPass:
+        """One step of the network, with noise on its nodes and its activities decorrelated."""
+        names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
+
+        def hook(layer, x, linear):
+            if layer in names:
+                x = decorrelation.decorrelated(x, names[layer], matrices)
+            preactivation = linear(x)
+            return preactivation + noise[layer] if layer in noise else preactivation
+
+        def apply(params, *inputs):
+            outputs, *recorded = nodes.apply(
+                self.model, params, *inputs, hook=hook, uncovered="allow"
+            )
+            views.extend(recorded)
+            return outputs
+
+        views: list[Any] = []
+        carry, output = self.timeline.call(apply, params, carry, now)
+        return ForwardPass(carry, output, *views)
+
+    # ----------------------------------------------------------------- values at nodes
+
+    def of_learning(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Values at nodes, with zeros at the nodes that learn nothing."""
+
+        def silenced(layer, value):
+            mask = self.units.get(layer)
+            if mask is None:
+                return value
+            return jnp.where(jnp.broadcast_to(mask, value.shape), value, jnp.zeros_like(value))
+
+        return {layer: silenced(layer, value) for layer, value in values.items()}
+
+    def activities(self, seen: Differences) -> dict[str, Array]:
+        """Activity differences of the noisy layers; a twin's is added to its first's."""
+        values: dict[str, Array] = {w.layer: seen.activities[w.layer] for w in self.noisy}
+        for wired in self.layers:
+            if wired.twin is not None and wired.twin in values:
+                values[wired.twin] = values[wired.twin] + seen.activities[wired.layer]
+        return self.of_learning(values)
+
+    def with_twins(self, signals: dict[str, Array]) -> dict[str, Array]:
+        """Signals by layer, where second twins have the signals of their firsts."""
+        return signals | {w.layer: signals[w.twin] for w in self.layers if w.twin in signals}
+
+    def noisy_length(self, num_draws: int, signals: Mapping[str, Array]) -> Array:
+        """The squared length of all noisy layers' signals, [D, B], which come divided by K."""
+        each = [squared_length(signals[wired.layer] * num_draws) for wired in self.noisy]
+        return functools.reduce(jnp.add, each)
+
+    def readout_errors(self, run: Any, states: Trajectories, now: TimeStep) -> dict[str, Array]:
+        """Derivatives of the step's losses at the read-outs' pre-activations, [B, ...] by layer.
+
+        Without a clean run they are the mean over both trajectories and all draws.
+        """
+        if not self.readouts:
+            return {}
+        zeros = {w.layer: jnp.zeros(w.shape, w.dtype) for w in self.readouts}
+
+        def loss(added, carry):
+            return self.timeline.losses(run(carry, added).output, now.sample).sum()
+
+        base = jax.tree.leaves(states.base)
+        both_noisy = base and base[0].ndim == jax.tree.leaves(states.perturbed)[0].ndim
+        if not both_noisy or not self.timeline.in_time:
+            return jax.grad(loss)(zeros, states.base)
+        each = jax.vmap(jax.grad(loss), in_axes=(None, 0))
+        both = each(zeros, states.base), each(zeros, states.perturbed)
+        return jax.tree.map(lambda one, other: ((one + other) / 2).mean(0), *both)
+
+    # ----------------------------------------------------------------------- helpers
+
+    def _example(self, params: Params) -> tuple:
+        """The shapes of the network's arguments at one step."""
+
+        def arguments(params, batch):
+            timeline = Timeline(self.timeline.problem, batch)
+            inputs = timeline.at(0).inputs
+            return (timeline.initial_carry(params), *inputs) if timeline.in_time else inputs
+
+        return jax.eval_shape(arguments, params, self.timeline.batch)
+
+    def _check_samples(self) -> None:
+        """Refuses a layer that mixes samples: a sample's loss would not be that of its nodes."""
+        for wired in self.layers:
+            if wired.shape[:1] != (self.timeline.num_samples,):
+                raise ValueError(
+                    f"layer {str(wired.layer)!r} must have the {self.timeline.num_samples} "
+                    f"samples of the batch as its first axis, got {wired.shape}"
+                )
+
+    def _uncovered(self, params: Params, inputs: tuple, policy: Uncovered) -> frozenset[str]:
+        """Trainable leaves that no layer accounts for; empty if they are to be frozen."""
+        found = frozenset(uncovered_leaves(self.model, params, *inputs))
+        untrained = named_leaves(left_out(self.model, params))
+        found -= {path for path, is_out in untrained.items() if is_out}
+        if policy == "error" and found:
+            raise ValueError(
+                f"no layer accounts for the parameters {', '.join(sorted(found))}: set "
+                "uncovered='freeze' to leave them as they are; NodePerturbation can perturb them "
+                "as weights, with uncovered='wp'"
+            )
+        return found if policy == "wp" else frozenset()
+
+    def _learning_units(self, wired: LayerWiring, params: Params) -> Array | None:
+        """Which units of a set of nodes have a trained weight of their own; None: all."""
+        masks, leaves = named_leaves(self.model.trainable(params)), named_leaves(params)
+        layers = [wired.layer, *(w.layer for w in self.layers if w.twin == wired.layer)]
+        learning = jnp.zeros(wired.shape[-1:], bool)
+        for layer in layers:
+            for path in filter(None, (*layer.spec.kernels, layer.spec.bias)):
+                if not isinstance(masks[path], Tracer) and np.all(masks[path]):
+                    return None
+                mask = jnp.broadcast_to(jnp.asarray(masks[path], bool), leaves[path].shape)
+                sizes = {math.prod(mask.shape[axis:]) for axis in range(mask.ndim)}
+                if learning.size not in sizes:
+                    return None  # a layer of the user's own, whose kernel is laid out otherwise
+                # a kernel ends in the axis of units; modules' units lie side by side:
+                #     [in, modules, units]  ->  [in, modules * units]  ->  any over `in`
+                learning |= mask.reshape(-1, learning.size).any(0)
+        return learning

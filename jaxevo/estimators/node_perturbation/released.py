@@ -1,0 +1,218 @@
+"""Node perturbation as its authors run it: the update of their released code.
+
+Source: github.com/jesusgf96/NP_RNNs (October 2024), the code of Fernandez, Keemink and van Gerven
+(2024), arXiv 2405.08967. A clean and a noisy trajectory run side by side. With e the noise added
+to the pre-activations a of a layer, x its input, and dl the difference of the losses of one step:
+
+    NP     sum over steps of  (dl / sigma) e^T x
+    ANP    sum over steps of  sqrt(N) dl da^T x / ||da||^2,   da = a(noisy) - a(clean)
+
+The norm is taken over a layer's units in the whole batch, and dl is one number for the batch. N
+counts all units, the network's inputs among them. Noise is never credited with later losses.
+
+This is no gradient step. It sees at most one step into the future. Its hidden weights move
+sqrt(N) / (B H) times as far as a gradient would move them, and its read-out sqrt(N) / (B K), so
+that the read-out learns about H / K times as fast. The options below that are not the code's own
+are those of the same group's feed-forward code (decorbp and MTJ-Node-Perturbation, 2024).
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Cost,
+    Metrics,
+    Params,
+    Problem,
+    Scalar,
+    Supervised,
+    abstract_batch,
+    abstract_key,
+    learner,
+    num_samples,
+    require,
+    static,
+)
+from jaxevo.core.noise import Source, fold_in
+from jaxevo.estimators.node_perturbation.credit import Contribution, in_blocks
+from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
+from jaxevo.estimators.node_perturbation.plan import Plan, StepCarry
+from jaxevo.estimators.node_perturbation.signals import Extent, measured, quotient, scaled
+from jaxevo.estimators.trajectories import (
+    Differences,
+    Trajectories,
+    draw,
+    num_runs,
+    perturbed_step,
+    warn_of_low_precision,
+)
+
+BLOCK = 25  # steps whose signals are kept at once
+
+
+class ReleasedCarry(NamedTuple):
+    """What is kept between windows: both hidden states, and the decorrelation matrices."""
+
+    trajectories: Trajectories
+    matrices: Matrices
+
+
+@learner
+class ReleasedNodePerturbation:
+    """The update of the released code, as a gradient: use it with plain SGD.
+
+    Noise is Gaussian and drawn once, read-outs are perturbed as any other layer, and differences
+    are finite. Every window of a stream continues the last one.
+
+    Attributes:
+        rule: "anp" or "np", as above. "inp" perturbs one layer at a time, with one pass for each:
+            n dl e^T x / ||e||^2 for a sample, with n the number of the layer's units.
+        sigma: standard deviation of the noise, > 0.
+        normalization: the nodes whose squared length divides ANP's differences: a layer's in the
+            whole batch ("batch_step_layer"), a layer's of one sample ("sample_step_layer"), or
+            all of one sample ("sample_step_global").
+        node_count: what multiplies a normalised difference: the root of the number of all nodes
+            and inputs ("sqrt_nodes_and_inputs"), the root of the number of all nodes
+            ("sqrt_nodes"), the number of nodes that were measured ("nodes"), or 1 ("none").
+        noise_scale: the scale of NP: "inverse_sigma" divides by sigma, "inverse_variance" by its
+            square, which is the scale of a gradient.
+        loss_share: "batch" credits all samples with the batch's loss difference, "per_sample"
+            credits each with its own.
+        uncovered: "error" refuses parameters that no layer covers, "freeze" leaves them as they
+            are.
+        decorrelation: which activities are decorrelated, and how.
+        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
+
+    Differs: losses are weighted so that they sum to 1 over a batch, where the released code
+    averages over a step's samples and sums over steps. The code divides online updates by B once
+    more.
+    """
+
+    rule: Literal["anp", "np", "inp"] = static(default="anp")
+    sigma: Scalar = 1e-3
+    normalization: Extent = static(default="batch_step_layer")
+    node_count: Literal["sqrt_nodes_and_inputs", "sqrt_nodes", "nodes", "none"] = static(
+        default="sqrt_nodes_and_inputs"
+    )
+    noise_scale: Literal["inverse_sigma", "inverse_variance"] = static(default="inverse_sigma")
+    loss_share: Literal["batch", "per_sample"] = static(default="batch")
+    uncovered: Literal["error", "freeze"] = static(default="error")
+    decorrelation: Decorrelation = dataclasses.field(default_factory=Decorrelation)
+    noise: Source = static(default="mix")
+    requires = Supervised
+
+    def __post_init__(self):
+        require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
+        require(
+            "decorrelation",
+            "a Decorrelation(...)",
+            self.decorrelation,
+            lambda d: isinstance(d, Decorrelation),
+        )
+
+    def signals(self, plan: Plan, seen: Differences) -> dict[str, Array]:
+        """What a step's loss difference multiplies, [D, B, ...] by layer."""
+        if self.rule == "np":
+            scale = 1 / (self.sigma if self.noise_scale == "inverse_sigma" else self.sigma**2)
+            return scaled(seen.noise, dict.fromkeys(seen.noise, scale))
+        if self.rule == "inp":
+            lengths = measured(seen.noise, plan.sizes, "sample_step_layer")
+            return scaled(seen.noise, {layer: quotient(*both) for layer, both in lengths.items()})
+        changes = plan.activities(seen)
+        lengths = measured(changes, plan.sizes, self.normalization)
+        factors = {
+            layer: quotient(self.count(plan, num_measured), square)
+            for layer, (num_measured, square) in lengths.items()
+        }
+        return scaled(changes, factors)
+
+    def count(self, plan: Plan, num_measured: Any) -> Any:
+        """What multiplies a normalised difference."""
+        if self.node_count in ("nodes", "none"):
+            return num_measured if self.node_count == "nodes" else 1
+        inputs = plan.num_inputs if self.node_count == "sqrt_nodes_and_inputs" else 0
+        return (plan.num_nodes + inputs) ** 0.5
+
+    def step(
+        self, plan: Plan, key: Key[Array, ""], params: Params, carry: StepCarry, t: Any
+    ) -> tuple[StepCarry, Contribution]:
+        """One time step of the clean and the noisy trajectory."""
+        trajectories, matrices, sums = carry
+        timeline, now = plan.timeline, plan.timeline.at(t)
+        key_step = fold_in(key, t, self.noise)
+        unit = plan.of_learning(draw(key_step, plan.noisy, 1, "gaussian", self.noise, plan.apart))
+        trajectories, seen = perturbed_step(
+            "finite",
+            functools.partial(plan.forward, params, matrices, now),
+            lambda noisy, clean: timeline.differences(noisy, clean, now.sample),
+            lambda output: timeline.losses(output, now.sample),
+            trajectories,
+            (unit, unit),
+            self.sigma,
+        )
+        change = seen.losses
+        if self.loss_share == "batch":
+            change = jnp.broadcast_to(change.sum(1, keepdims=True), change.shape)
+        metrics = {"loss": timeline.losses(seen.output, now.sample).sum()}
+        metrics |= timeline.metrics(seen.output, now.sample)
+        matrices, sums, more = self.decorrelation.step(plan.layers, matrices, sums, seen.inputs)
+        signals = plan.with_twins(self.signals(plan, seen))
+        contribution = Contribution(change, signals, {}, seen.inputs, metrics | more)
+        return StepCarry(trajectories, matrices, sums), contribution
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+        warn_of_low_precision(type(self).__name__, params, self.sigma)
+        plan = self.plan(params, problem, abstract_batch(problem))
+        matrices = self.decorrelation.init(plan.layers, params)
+        return ReleasedCarry(plan.blank("finite", params), matrices)
+
+    def estimate(
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        plan = self.plan(params, problem, batch)
+        num_steps = plan.timeline.num_steps
+        trajectories = plan.restart("finite", params, carry.trajectories)
+        first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
+        step = functools.partial(self.step, plan, key, params)
+        at_once = frozenset()  # no layer is credited with later losses
+        last, gradient, metrics = in_blocks(step, first, params, num_steps, BLOCK, 0.0, at_once)
+        trajectories, matrices, sums = last
+        matrices, metrics = self.decorrelation.end(matrices, sums, num_steps, metrics)
+        loss = metrics.pop("loss")
+        return ReleasedCarry(trajectories, matrices), gradient, loss, metrics
+
+    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+        if not carry.matrices:
+            return params
+        plan = self.plan(params, problem, abstract_batch(problem))
+        return folded(carry.matrices, plan.layers, params)
+
+    def cost(self, problem: Problem) -> Cost:
+        counted = []
+        batch = abstract_batch(problem)
+
+        def count(key, batch):
+            plan = self.plan(problem.model.init(key), problem, batch)
+            counted.append(num_runs("finite", plan.num_draws))
+
+        jax.eval_shape(count, abstract_key(), batch)
+        return Cost(counted[0], 0, num_samples(problem, batch))
+
+    def plan(self, params: Params, problem: Problem, batch: Batch) -> Plan:
+        """What the rule must know of a network; arrays may be given as shapes."""
+        return Plan(
+            params,
+            problem,
+            batch,
+            readout="perturbed",
+            uncovered=self.uncovered,
+            num_draws=1,
+            apart=self.rule == "inp",
+        )

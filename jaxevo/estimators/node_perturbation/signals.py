@@ -1,0 +1,54 @@
+"""Signals at the nodes: noise or activity differences, [D, B, ...] by layer, and their lengths."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Extent = Literal["sample_step_global", "sample_step_layer", "batch_step_layer"]
+
+
+def squared_length(signal: Float[Array, "D B ..."]) -> Float[Array, "D B"]:
+    """The sum of a sample's squares, for each draw."""
+    return jnp.sum(signal**2, axis=tuple(range(2, signal.ndim)))
+
+
+def measured(
+    signals: Mapping[str, Array], sizes: Mapping[str, Any], extent: Extent
+) -> dict[str, tuple[Any, Float[Array, "D #B"]]]:
+    """By layer, the number of nodes that a length is taken over, and the squared length.
+
+    Args:
+        sizes: the number of nodes of each layer, for one sample.
+        extent: the nodes that count: all of a sample, those of its layer, or those of the layer
+            in the whole batch.
+    """
+    squares = {name: squared_length(signal) for name, signal in signals.items()}
+    if extent == "sample_step_global":
+        whole = sum(sizes.values()), functools.reduce(jnp.add, squares.values())
+        return dict.fromkeys(squares, whole)
+    if extent == "sample_step_layer":
+        return {name: (sizes[name], square) for name, square in squares.items()}
+    return {
+        name: (sizes[name] * square.shape[1], square.sum(1, keepdims=True))
+        for name, square in squares.items()
+    }
+
+
+def quotient(count: Any, length: Float[Array, "..."]) -> Float[Array, "..."]:
+    """count / length; 0 where nothing moved."""
+    tiny = jnp.finfo(length.dtype).tiny
+    return jnp.where(length > tiny, count / jnp.maximum(length, tiny), 0)
+
+
+def scaled(signals: Mapping[str, Array], factors: Mapping[str, Any]) -> dict[str, Array]:
+    """Signals times a factor for each layer: a number, [D, B] or [D, 1]."""
+
+    def one(signal, factor):
+        factor = jnp.asarray(factor, signal.dtype)
+        missing = signal.ndim - factor.ndim if factor.ndim else 0
+        return signal * factor.reshape(factor.shape + (1,) * missing)
+
+    return {name: one(signal, factors[name]) for name, signal in signals.items()}
