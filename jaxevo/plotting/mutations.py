@@ -119,8 +119,8 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
     """The fraction of runs solved by a number of evaluations, with Wilson's 95 % intervals.
 
     Args:
-        evaluations: of each method, at which each of its runs was solved; infinite or NaN where it
-            never was.
+        evaluations: for each method, at which evaluation each of its runs was solved; infinite or
+            NaN where a run never was.
         budget: evaluations that each run had, > 0: where the lines end.
 
     Raises:

@@ -31,9 +31,9 @@ def growth(
     Over several seeds, medians with the range between the quartiles.
 
     Args:
-        rows: of `run`, with `step`, `nodes`, `loss`, and the numbers of `births` and `deaths` so
-            far; lists over seeds.
-        floors: least losses that there are, by name.
+        rows: records of `run`, with `step`, `nodes`, `loss`, and the numbers of `births` and
+            `deaths` so far; lists over seeds.
+        floors: the least losses that there are, by name.
         switches: steps at which the task changes, drawn across all panels.
 
     Raises:
@@ -143,8 +143,8 @@ def sizes(
 
     Args:
         fixed: losses of the seeds of each size, [S].
-        nodes: that each growing network ended with, [G].
-        losses: of the growing networks, in the same order, [G].
+        nodes: how many nodes each growing network ended with, [G].
+        losses: losses of the growing networks, in the same order, [G].
         floor: the least loss there is.
 
     Raises:

@@ -17,8 +17,8 @@ class Offspring(NamedTuple):
     """Children of one network, and itself, on one batch.
 
     Attributes:
-        divergence: of each child's outputs from its parent's, on what the parent met, [n].
-        metrics: of each child, `loss` among them, [n].
+        divergence: how far each child's outputs are from its parent's, on what the parent met, [n].
+        metrics: each child's metrics, `loss` among them, [n].
         parent: the parent's metrics.
     """
 
@@ -54,7 +54,7 @@ def offspring(
 
     Args:
         operator: a `Mutation`, such as the `operator` of a learner.
-        params: of the parent.
+        params: the parent.
         num_children: n, >= 1.
         chunk_size: children at once; None: as many as fit a CPU core's cache.
 

@@ -45,9 +45,9 @@ def divergence(
 
     Args:
         before: `responses` of one network.
-        after: of the other, to the same experiences.
-        mask: which responses count; of a sequence, all steps that count are added up.
-        reduction: over outputs k: "sum" (the paper's equation) or "mean" (its code).
+        after: responses of the other network to the same experiences.
+        mask: which responses count; all steps of a sequence that count are added up.
+        reduction: how outputs k are taken: "sum" (the paper's equation) or "mean" (its code).
     """
     squares = (before - after) ** 2
     num = before.shape[-2]

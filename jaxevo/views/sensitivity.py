@@ -75,9 +75,9 @@ def sum_sensitivity(
 
     Args:
         inputs: experiences, see the top of this file.
-        mask: which of them count.
+        mask: which of the experiences count.
         reduction: "sum" (the paper) grows with the number of experiences; "mean" does not.
-        head: of the outputs, such as `jax.nn.softmax`.
+        head: what the outputs go through, such as `jax.nn.softmax`.
     """
     trained = trained_leaves(model, params)
     batch = _batch(model, inputs, mask)
@@ -106,7 +106,7 @@ def so_sensitivity(
         direction: v, a tree like `params` or like the result. Scaling it by c scales the result
             by the root of c.
         mask: which experiences count.
-        head: of the outputs.
+        head: what the outputs go through.
     """
     trained = trained_leaves(model, params)
     batch = _batch(model, inputs, mask)
@@ -142,8 +142,8 @@ def abs_sensitivity(
 
     Args:
         inputs: experiences, see the top of this file.
-        mask: which of them count.
-        head: of the outputs.
+        mask: which of the experiences count.
+        head: what the outputs go through.
         chunk_size: experiences whose gradients are held at once, where there is no product; None:
             as many as fit in fast memory.
     """

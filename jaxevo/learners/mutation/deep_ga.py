@@ -1,12 +1,12 @@
 """Deep genetic algorithm: truncation selection, Gaussian mutations, one elite, no crossover.
 
-The best T networks of a generation have the N - 1 children of the next; the elite goes on
-unchanged. It is the best of a few candidates by their mean loss over several batches, because the
-best of many single evaluations is mostly the luckiest. Only the T parents are ever stored:
-children are made again from integers where they are needed.
+The best T networks of a generation have the N - 1 children of the next, and the elite goes on
+unchanged. The elite is the best of a few candidates by their mean loss over several batches,
+because the best of many single evaluations is mostly the luckiest. Only the T parents are ever
+stored: children are made again from integers where they are needed.
 Source: Such et al., arXiv 1712.06567, and its released code (elite). Differs: children may come
-from any operator of `jaxevo.mutation`; where they depend on a parent's experiences, all children
-of a parent share one draw of these, and so one sensitivity.
+from any `Mutation`. Where they depend on a parent's experiences, all children of a parent share one
+draw of these, and so one sensitivity.
 """
 
 import dataclasses
@@ -48,15 +48,15 @@ class Lineage(NamedTuple):
     """How to make a network: a founder, then mutations one after another, as integers."""
 
     founder: Int[Array, "*T"]  # row of the state's params
-    seeds: UInt32[Array, "*T L 2"]  # of each mutation's noise
-    scales: Float[Array, "*T L"]  # that it was multiplied by
+    seeds: UInt32[Array, "*T L 2"]  # each mutation's noise
+    scales: Float[Array, "*T L"]  # what each noise was multiplied by
     length: Int[Array, "*T"]  # mutations so far, at most L
 
 
 class DeepGAState(NamedTuple):
-    params: Params  # of the parents, [T, ...], the elite first; or where their lineages begin
-    lineage: Lineage | None  # of each parent, [T]
-    experiences: Experiences | None  # of each parent, [T, ...], or the same for all
+    params: Params  # the parents, [T, ...], the elite first; or where their lineages begin
+    lineage: Lineage | None  # each parent's, [T]
+    experiences: Experiences | None  # each parent's, [T, ...], or the same for all
     solved_at: Float[Array, ""]  # networks evaluated when one first solved the task, or inf
     step: Int[Array, ""]  # generations done
 
@@ -82,13 +82,14 @@ class DeepGA:
         operator: how a child's weights come from its parent's; "control", which is plain noise,
             is the source's algorithm. See `Mutation`.
         population_size: N members of a generation, the elite among them, >= 2.
-        num_parents: T that have children, from 1 to N.
-        elite_candidates: for the elite: the last one and the best of the generation, from 1 to N.
+        num_parents: T, the members that have children, from 1 to N.
+        elite_candidates: members that may become the elite, from 1 to N: the last elite and the
+            best of the generation.
         elite_evaluations: batches that each candidate is measured on, >= 0; 0 takes the member
             with the lowest loss, as suits a deterministic task.
-        chain_length: 0 stores the parents' weights. Above 0 they are stored as lineages, at most
-            this many mutations from stored networks; then these are brought forward. Weights are
-            the same, bit for bit. Only for the variants "control" and "rescale".
+        chain_length: 0 stores the parents' weights. Above 0 the parents are lineages, at most this
+            many mutations from stored networks; full lineages are turned into weights. Weights are
+            the same, bit for bit. It is for the variants "control" and "rescale" only.
         chunk_size: members at once; None: as many as fit a CPU core's cache.
     """
 
@@ -216,7 +217,7 @@ class DeepGA:
         return self.rebuilt(tree_row(state.lineage, 0), state.params, problem)
 
     def cost(self, problem: Problem) -> Cost:
-        """Passes over experiences count as passes over a batch."""
+        """What a step costs; passes over experiences count as passes over a batch."""
         forward, backward = self.operator.passes(problem)
         measured = self.num_parents if self.operator.shares else self.population_size - 1
         again = self.num_parents if self.meets_again(problem) else 0
@@ -225,7 +226,7 @@ class DeepGA:
 
     @property
     def per_generation(self) -> int:
-        """Networks evaluated, those of the election included."""
+        """Networks evaluated in a generation, with the candidates for the elite."""
         return self.population_size + self.elite_candidates * self.elite_evaluations
 
     # -------------------------------------------------------------------------------- selection
@@ -236,9 +237,9 @@ class DeepGA:
         """The next parents, the elite first and then the best of the others.
 
         Args:
-            network: the weights of a member, by index.
-            losses: on the one batch of the generation, [N].
-            order: the lowest are candidates for the elite, [N].
+            network: returns the weights of a member, by index.
+            losses: losses on the one batch of the generation, [N].
+            order: numbers by which members are candidates for the elite, lowest first, [N].
 
         Returns:
             Indices; weights, [T, ...]; the elite's mean loss.
@@ -302,8 +303,8 @@ class DeepGA:
     ) -> tuple[Params, Experiences | None]:
         """New parents, [T, ...], with the statistics and the experiences of their evaluation.
 
-        Where networks meet what others do not they are evaluated once more, on the same batch:
-        to keep what all N met would take far more memory.
+        Where networks meet what others do not, they are evaluated once more on the same batch: to
+        keep what all N met would take far more memory.
         """
         if not self.meets_again(problem):
             return networks, self.operator.common_experiences(problem, batch)

@@ -1,9 +1,10 @@
 """Mutations that look at what a network does before they change its weights.
 
-    SM-G:     w' = w + sigma * noise / s,  s the sensitivity of each weight (`jaxevo.sensitivity`)
+    SM-G:     w' = w + sigma * noise / s,  s the sensitivity of each weight
     SM-R:     w' = w + m * noise, with m such that the responses move by a set divergence
     control:  w' = w + sigma * noise
 
+`jaxevo.sensitivity` measures s.
 An operator needs a model, its parameters and any batch of experiences, such as states from a
 replay buffer: there need be no environment.
 
@@ -58,7 +59,7 @@ HEADS: dict[str, Head] = {
 }
 
 GRID = range(-8, 7)  # powers of 2: the lengths of a step that are tried first
-TOLERANCE = 0.05  # of a divergence, as a fraction
+TOLERANCE = 0.05  # how far from its target a divergence may be, as a fraction
 
 
 class Mutated(NamedTuple):
@@ -69,16 +70,16 @@ class Mutated(NamedTuple):
     """
 
     params: Params
-    seed: UInt32[Array, "2"]  # of its noise
-    scale: Float[Array, ""]  # that the noise was multiplied by
+    seed: UInt32[Array, "2"]  # makes its noise
+    scale: Float[Array, ""]  # what the noise was multiplied by
     converged: Bool[Array, ""]  # whether "rescale" came near its divergence; else True
 
 
 class Rescaled(NamedTuple):
     """What the line search of SM-R found."""
 
-    scale: Float[Array, ""]  # to multiply the direction by
-    divergence: Float[Array, ""]  # that this scale makes
+    scale: Float[Array, ""]  # what to multiply the direction by
+    divergence: Float[Array, ""]  # what this scale makes
     converged: Bool[Array, ""]  # whether it is within 5 % of the target
 
 
@@ -124,21 +125,23 @@ class Mutation:
         variant: "abs", "sum" or "so" divide each weight's noise by its sensitivity; "rescale"
             (SM-R) makes the noise so long that responses move by a set divergence; "control" is
             plain noise.
-        sigma: standard deviation of the noise before it is divided, >= 0; of "rescale" the
+        sigma: standard deviation of the noise before it is divided, >= 0; for "rescale" it is the
             divergence that a child is to have.
-        num_experiences: of the parent that a child is measured on, >= 1; drawn without replacement.
+        num_experiences: the parent's experiences that a child is measured on, >= 1; they are drawn
+            without replacement.
         head: what the outputs go through before they are compared: "identity", "softmax" or
             "sigmoid".
-        experience_reduction: of "sum": the "sum" of gradients over experiences or their "mean".
-        zero_sensitivity: taken in place of a sensitivity of exactly 0, > 0: a plain step.
+        experience_reduction: for the variant "sum": the "sum" of gradients over experiences, or
+            their "mean".
+        zero_sensitivity: what takes the place of a sensitivity of exactly 0, > 0: a plain step.
         min_sensitivity: least divisor of any weight's noise, > 0, applied after that.
         max_step: largest change of a weight in one mutation, > 0; None: any.
         normalize: "tensor" or "network": the divided noise is made as long as the plain noise was,
             tensor by tensor or all together; "max": sensitivities are divided by their largest
             before the two rules above; None: as it is.
-        unit_direction: of "so": measure along the noise at length 1, as the source's code does, or
-            at its own length times sigma, as its text has it. Steps then grow with the root of
-            sigma.
+        unit_direction: whether "so" measures along the noise at length 1, as the source's code
+            does. Its text has the noise at its own length times sigma; steps then grow with the
+            root of sigma.
         search: how "rescale" finds the length of its noise; see `LineSearch`.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
     """
@@ -193,8 +196,8 @@ class Mutation:
         Args:
             inputs: experiences, [I, ...] or [T, I, ...], see `jaxevo.sensitivity`; "control" needs
                 none.
-            mask: which of them count.
-            sensitivity: of `params`, where it is known; None: it is measured.
+            mask: which of the experiences count.
+            sensitivity: the sensitivity of `params` where it is known; None: it is measured.
         """
         key_noise, key_target = jax.random.split(key)
         seed = jax.random.bits(key_noise, (2,), jnp.uint32)
@@ -238,7 +241,7 @@ class Mutation:
         mask: Any = None,
         direction: Params | None = None,
     ) -> Params:
-        """Of the variants "abs", "sum" and "so"; see `jaxevo.sensitivity`.
+        """The sensitivity for the variants "abs", "sum" and "so"; see `jaxevo.sensitivity`.
 
         Args:
             direction: the noise of one child, for "so".
@@ -323,14 +326,14 @@ def rescaled(
     sensitivities combines SM-G and SM-R.
 
     Args:
-        direction: of any length, a tree like `params` with None in place of what is not trained.
+        direction: a tree like `params` of any length, with None for what is not trained.
         inputs: experiences, see `jaxevo.sensitivity`.
         target: divergence to reach, >= 0, see `jaxevo.sensitivity.divergence`.
         mask: which experiences count.
         max_step: largest change of a weight; None: any.
-        reduction: of the divergence over outputs.
-        head: of the outputs.
-        rounds: bisections.
+        reduction: how the divergence is taken over outputs.
+        head: what the outputs go through.
+        rounds: how many bisections there are.
 
     Source: the line search is Brent's method in the released code. Differs: in its fixed cost.
     """
