@@ -32,12 +32,12 @@ class Setting(NamedTuple):
     """One number, word or size that can be set by its own name.
 
     Attributes:
-        name: what the command line and a run's config.json call it.
-        type: the type of its value; `Scalar` is read as a float.
-        default: the value where nobody gives one; `REQUIRED` if somebody must.
-        help: a sentence for a person.
-        owner: "learner", "task", "model" or "run".
-        path: names of fields from the owner down to the setting, as ("estimator", "sigma").
+        name: The command line and a run's config.json call it so.
+        type: Its value has this type; a `Scalar` is read as a float.
+        default: Its value where nobody gives one is this; `REQUIRED` if somebody must.
+        help: A sentence explains it to a person.
+        owner: It belongs to the "learner", "task", "model" or "run".
+        path: Fields lead from the owner down to it, as ("estimator", "sigma").
     """
 
     name: str
@@ -63,11 +63,11 @@ class Part:
     """A class or function with its settings, and the parts inside it by field.
 
     Attributes:
-        make: takes all of them by name.
-        settings: the plain ones.
-        parts: the others; each is made first.
-        fixed: arguments that the registry's entry decides.
-        takes_steps: whether `make` also takes the number of training steps, as `num_steps`.
+        make: The class or function takes settings, parts and fixed arguments by name.
+        settings: These are the plain ones: numbers, words, sizes.
+        parts: Each of these, by field, is made before the whole.
+        fixed: The registry's entry decides these arguments.
+        takes_steps: `make` also takes the number of training steps, as `num_steps`.
     """
 
     make: Callable[..., Any]

@@ -23,7 +23,7 @@ TASKS = by_name(
     Named(
         "sine-30",
         "jaxevo.tasks:sine",
-        "the same on [0, 1) for 30 hidden units without output bias, all weights near 0",
+        "a sine on [0, 1) for 30 hidden units without output bias, all weights near 0",
         model="mlp",
         preset=_WHOLE_SINE
         | {"hidden_sizes": (30,), "output_bias": False, "first_weights": "normal"},
@@ -32,7 +32,7 @@ TASKS = by_name(
     Named(
         "sine-40",
         "jaxevo.tasks:sine",
-        "the same on [-1, 1] for 40 hidden units, first weights as PyTorch's",
+        "a sine on [-1, 1] for 40 hidden units, first weights as PyTorch's",
         model="mlp",
         preset=_WIDE_SINE | {"hidden_sizes": (40,), "first_weights": "uniform"},
         peers=_CHAINS,
@@ -40,7 +40,7 @@ TASKS = by_name(
     Named(
         "sine-256",
         "jaxevo.tasks:sine",
-        "the same on [0, 1) for 256 hidden units",
+        "a sine on [0, 1) for 256 hidden units",
         model="mlp",
         preset=_WHOLE_SINE
         | {"hidden_sizes": (256,), "output_bias": False, "first_weights": "normal"},
@@ -49,7 +49,7 @@ TASKS = by_name(
     Named(
         "sine-deep",
         "jaxevo.tasks:sine",
-        "the same on [-1, 1] for 8 hidden layers of 32 units",
+        "a sine on [-1, 1] for 8 hidden layers of 32 units",
         model="mlp",
         preset=_WIDE_SINE | {"hidden_sizes": (32,) * 8, "first_weights": "uniform"},
         peers=_CHAINS,
@@ -96,7 +96,7 @@ TASKS = by_name(
     Named(
         "mnist-layernorm",
         "jaxevo.tasks:mnist",
-        "the same for four layers of 64 units behind LayerNorm, standardised pixels, all at once",
+        "MNIST for four layers of 64 units behind LayerNorm, standardised, in one batch",
         model="mlp",
         preset={
             "standardize": "data",
@@ -127,7 +127,7 @@ TASKS = by_name(
     Named(
         "binary-digits",
         "jaxevo.tasks:binary_digits",
-        "the same with the packaged digits of 8x8 pixels",
+        "two digits of 8x8 pixels to tell apart under salt and pepper",
         model="modular",
         peers="pathnet,backprop",
     ),
@@ -176,7 +176,7 @@ TASKS = by_name(
     Named(
         "toy-washout",
         "jaxevo.tasks:toy_washout",
-        "the same on two rows whose gradients cancel",
+        "two weights of unequal sensitivity, on two rows whose gradients cancel",
         model="poorly-conditioned",
         peers=_MUTATIONS,
     ),
@@ -212,7 +212,7 @@ TASKS = by_name(
     Named(
         "cartpole-masked",
         "jaxevo.tasks:cartpole_masked",
-        "the same without its velocities: for policies with a memory",
+        "a pole on a cart without its velocities, for policies with a memory",
         model="elman",
         preset={"hidden_sizes": (16,)},
         peers=_MUTATIONS,
