@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxevo.models.initializers import uniform
+from jaxevo.models.layers import uniform
 
 
 class ElmanCell(nnx.Module):

@@ -10,11 +10,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require_integer
-from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.cells import TwoBiasLSTMCell
 from jaxevo.models.flax import NNXModel, from_nnx
-from jaxevo.models.initializers import uniform, xavier, xavier_linear
-from jaxevo.models.mlp import require_activation, require_sizes
+from jaxevo.models.layers import (
+    ACTIVATIONS,
+    require_activation,
+    require_sizes,
+    uniform,
+    xavier,
+    xavier_linear,
+)
 
 
 class ConvLSTM(nnx.Module):
@@ -83,11 +88,12 @@ def conv_lstm(
 
     Args:
         input_shape: (height, width, channels) of one time step.
-        num_outputs: outputs at every step.
+        num_outputs: K outputs at every step.
         num_layers: 3x3 convolutions after the two 5x5 ones, >= 0.
         width: channels of every convolution.
-        hidden_sizes: units of each LSTM cell, stacked.
-        activation: of the convolutions: tanh, relu, selu, gelu, silu, sigmoid or identity.
+        hidden_sizes: units of each of the stacked LSTM cells.
+        activation: activation of the convolutions: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
     """
     require_sizes("input_shape", input_shape)
     require_sizes("hidden_sizes", hidden_sizes, at_least=1)
@@ -96,7 +102,7 @@ def conv_lstm(
     for name, value in (("num_outputs", num_outputs), ("width", width)):
         require_integer(name, 1, value)
     require_integer("num_layers", 0, num_layers)
-    require_activation(activation)
+    require_activation("activation", activation)
     return from_nnx(
         ConvLSTM,
         num_channels=input_shape[-1],

@@ -6,10 +6,9 @@ import math
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxevo.core import require
-from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.core import require_integer
 from jaxevo.models.flax import NNXModel, from_nnx
-from jaxevo.models.mlp import is_size, require_activation, require_sizes
+from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes
 
 
 class ConvNet(nnx.Module):
@@ -66,7 +65,7 @@ def convnet(
         input_shape: (height, width, channels), (height, width), or the pixels of a square grey
             image as one row.
         num_outputs: linear outputs.
-        channels: of each convolution; every one halves height and width.
+        channels: channels of each convolution; every one halves height and width.
         activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
         pool: average over positions before the read-out, or keep them apart.
 
@@ -75,8 +74,8 @@ def convnet(
     """
     require_sizes("channels", channels, at_least=1)
     require_sizes("input_shape", input_shape)
-    require("num_outputs", "an integer >= 1", num_outputs, is_size)
-    require_activation(activation)
+    require_integer("num_outputs", 1, num_outputs)
+    require_activation("activation", activation)
     shape = tuple(input_shape)
     if len(shape) == 1 and math.isqrt(shape[0]) ** 2 == shape[0]:
         shape = (math.isqrt(shape[0]),) * 2

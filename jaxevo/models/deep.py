@@ -13,10 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
-from jaxevo.models.activations import ACTIVATIONS
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
-from jaxevo.models.initializers import xavier_linear
-from jaxevo.models.mlp import MLP, require_activation, require_sizes
+from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes, xavier_linear
+from jaxevo.models.mlp import MLP
 
 
 class Deep(MLP):
@@ -59,13 +58,14 @@ def deep(
     With 11 inputs and 2 outputs it has 1,266 weights.
 
     Args:
-        input_shape: of one example; flattened.
-        num_outputs: outputs.
+        input_shape: shape of one example, which is flattened.
+        num_outputs: K outputs.
         num_layers: square layers between the input layer and the read-out, >= 0.
-        width: units of each.
-        activation: of the hidden layers: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        residual: layers that each skip connection spans, after the input layer; 0: none. What
-            is left over at the end has no skip.
+        width: units of each layer.
+        activation: activation of the hidden layers: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
+        residual: layers that each skip connection spans, after the input layer; 0 makes no
+            skips. Layers that are left over at the end have none.
         output: activation of the outputs.
     """
     require_sizes("input_shape", input_shape)
@@ -73,8 +73,8 @@ def deep(
         require_integer(name, 1, value)
     require_integer("num_layers", 0, num_layers)
     require_integer("residual", 0, residual)
-    require_activation(activation)
-    require("output", f"one of {', '.join(ACTIVATIONS)}", output, lambda name: name in ACTIVATIONS)
+    require_activation("activation", activation)
+    require_activation("output", output)
     return from_nnx(
         Deep,
         input_shape=tuple(input_shape),

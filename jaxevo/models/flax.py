@@ -41,7 +41,8 @@ def register_layer(cls: type, *, kind: str, kernels: tuple[str, ...] = ("kernel"
     """Makes an nnx module class of your own a layer of the node view.
 
     Args:
-        cls: called with one input for each kernel; linear in its kernels and its `bias`.
+        cls: module class, called with one input for each kernel. It must be linear in its
+            kernels and its `bias`.
         kind: what hooks see as `layer.spec.kind`.
         kernels: names of the `nnx.Param` attributes, in the order of the inputs.
     """
@@ -53,7 +54,7 @@ def _layer_kind(cls: type) -> tuple[str, tuple[str, ...]] | None:
 
 
 def all_trainable(params: Params) -> Mask:
-    """1 for every floating leaf: integers and keys are no weights."""
+    """A mask with 1 for every floating leaf: integers and keys are no weights."""
     return jax.tree.map(lambda leaf: np.bool_(jnp.issubdtype(leaf.dtype, jnp.floating)), params)
 
 
@@ -70,7 +71,12 @@ class NNXModel:
 
     @functools.cached_property
     def _built(self) -> tuple:
-        """Graph as the user wrote it, graph whose layers call the hook, abstract params."""
+        """The graph as the user wrote it, one whose layers call the hook, and abstract params.
+
+        Layers of the second graph have a subclass of their own class, which calls the hook:
+
+            Linear(kernel, bias)  ->  HookedLinear(kernel, bias, spec)
+        """
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
         for path, part in nnx.iter_modules(module):
             if isinstance(part, (nnx.RNN, nnx.Bidirectional)):
@@ -137,9 +143,9 @@ def from_nnx(
     Args:
         constructor: called as `constructor(rngs=nnx.Rngs(key), **settings)`. A step module takes
             `(carry, x)` and has flax's `initialize_carry(input_shape, rngs)`.
-        trainable: params -> 0/1 for each leaf, broadcastable to it. A function with a name: a
-            fresh lambda at every call would compile anew.
-        settings: keyword arguments of the constructor, hashable.
+        trainable: params -> 0/1 for each leaf, broadcastable to it. Give a function with a name: a
+            fresh lambda at every call would compile again.
+        settings: keyword arguments of the constructor, which must be hashable.
 
     Raises:
         ValueError: at first use, if the module has random streams or mutable statistics
@@ -274,8 +280,8 @@ def from_linen(
     Args:
         module: takes `x`, or as a step module `(carry, x)` with flax's
             `initialize_carry(rng, input_shape)`.
-        input_shape: of one example at one time step, without batch axes.
-        input_dtype: of the inputs.
+        input_shape: shape of one example at one time step, without batch axes.
+        input_dtype: dtype of the inputs.
         trainable: as in `from_nnx`.
 
     Raises:
@@ -391,7 +397,7 @@ def _join(path: tuple) -> str:
 
 
 def _refuse_keywords(name: str, keywords: dict[str, Any]) -> None:
-    """A hook does not see them, and a mask that is dropped would change the network."""
+    """Refuses keywords: a hook does not see them, and a dropped mask would change the network."""
     if keywords:
         raise ValueError(
             f"layer {name!r} is called with the keyword arguments {', '.join(keywords)}, which "

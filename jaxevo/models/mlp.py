@@ -1,18 +1,25 @@
 """Feed-forward networks of dense layers."""
 
 import itertools
-import operator
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxevo.core import require
-from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.core import require, require_integer
+from jaxevo.core.pytree import require_choice
 from jaxevo.models.flax import NNXModel, from_nnx
-from jaxevo.models.initializers import NormalLinear, uniform_linear
+from jaxevo.models.layers import (
+    ACTIVATIONS,
+    NormalLinear,
+    require_activation,
+    require_sizes,
+    uniform_linear,
+)
 from jaxevo.models.unit_by_unit import MAX_UNITS, UnitByUnit
+
+Initializer = Literal["lecun", "uniform", "normal"]
 
 
 class MLP(nnx.Module):
@@ -88,32 +95,31 @@ def mlp(
     norm: bool = False,
     hidden_bias: bool = True,
     output_bias: bool = True,
-    first_weights: Literal["lecun", "uniform", "normal"] = "lecun",
+    first_weights: Initializer = "lecun",
     weight_scale: float = 0.01,
 ) -> NNXModel:
     """A multi-layer perceptron.
 
     Args:
-        input_shape: of one example; flattened.
-        num_outputs: linear outputs.
+        input_shape: shape of one example, which is flattened.
+        num_outputs: K linear outputs.
         hidden_sizes: width of each hidden layer; () is a linear map.
         activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        residual: layers that each skip connection spans, after the first hidden layer; 0: none.
-            Hidden layers must then all be as wide.
+        residual: layers that each skip connection spans, after the first hidden layer; 0 makes no
+            skips. With skips all hidden layers must be of one width.
         norm: LayerNorm between each hidden layer and its activation.
-        hidden_bias: whether hidden layers have biases; those of LayerNorm are not meant.
-        output_bias: whether the output has one.
-        first_weights: "lecun" (normal, biases 0), "uniform" (weights and biases as PyTorch draws
-            them) or "normal" (weights and biases from one normal distribution).
-        weight_scale: standard deviation of "normal" first weights, > 0.
+        hidden_bias: whether hidden layers have biases. LayerNorm keeps its own.
+        output_bias: whether the output layer has a bias.
+        first_weights: initializer, "lecun" (normal, biases 0), "uniform" (weights and biases as
+            PyTorch draws them) or "normal" (weights and biases from one normal distribution).
+        weight_scale: standard deviation of the initializer "normal", > 0.
     """
     require_sizes("input_shape", input_shape)
     require_sizes("hidden_sizes", hidden_sizes)
-    require("num_outputs", "an integer >= 1", num_outputs, is_size)
-    require_activation(activation)
-    require("residual", "an integer >= 0", residual, lambda r: operator.index(r) >= 0)
-    require("first_weights", "'lecun', 'uniform' or 'normal'", first_weights,
-            lambda name: name in ("lecun", "uniform", "normal"))  # fmt: skip
+    require_integer("num_outputs", 1, num_outputs)
+    require_activation("activation", activation)
+    require_integer("residual", 0, residual)
+    require_choice("first_weights", get_args(Initializer), first_weights)
     require("weight_scale", "finite and > 0", weight_scale, lambda s: 0 < s < float("inf"))
     linears = {"lecun": nnx.Linear, "uniform": uniform_linear, "normal": NormalLinear(weight_scale)}
     hidden_sizes = tuple(hidden_sizes)
@@ -133,16 +139,3 @@ def mlp(
         hidden_bias=hidden_bias,
         output_bias=output_bias,
     )
-
-
-def is_size(n: Any) -> bool:
-    return operator.index(n) >= 1  # a TypeError unless n is an integer
-
-
-def require_sizes(name: str, sizes: Any, at_least: int = 0) -> None:
-    rule = "integers >= 1" + f", {at_least} of them or more" * (at_least > 0)
-    require(name, rule, sizes, lambda s: len(s) >= at_least and all(map(is_size, s)))
-
-
-def require_activation(name: str) -> None:
-    require("activation", f"one of {', '.join(ACTIVATIONS)}", name, lambda n: n in ACTIVATIONS)

@@ -25,8 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
-from jaxevo.models.initializers import uniform
-from jaxevo.models.mlp import require_sizes
+from jaxevo.models.layers import require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
 

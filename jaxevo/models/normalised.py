@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Carry, Mask, Model, Params, require
-from jaxevo.models.mlp import require_sizes
+from jaxevo.models.layers import require_sizes
 from jaxevo.views import nodes
 
 Moments = dict[str, Float[Array, "..."]]
@@ -83,7 +83,7 @@ def normalised(model: Any, input_shape: tuple[int, ...], *, clip: float = 10.0) 
 
     Args:
         model: feed-forward, or a step module.
-        input_shape: of one observation.
+        input_shape: shape of one observation.
         clip: standard deviations beyond which an observation is cut off, > 0.
     """
     if not isinstance(model, Model):

@@ -3,19 +3,20 @@
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxevo.core import require
-from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.core import require, require_integer
+from jaxevo.core.pytree import require_choice
 from jaxevo.models.cells import ElmanCell
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
-from jaxevo.models.initializers import uniform_linear
-from jaxevo.models.mlp import is_size, require_activation, require_sizes
+from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes, uniform_linear
+
+ReadoutInit = Literal["zeros", "uniform"]
 
 
 class RecurrentLinear(nnx.Module):
@@ -131,27 +132,28 @@ def recurrent(
     activation: str = "tanh",
     radius: float = 0.9,
     input_scale: float = 0.5,
-    readout: Literal["zeros", "uniform"] = "zeros",
+    readout: ReadoutInit = "zeros",
 ) -> NNXModel:
     """A recurrent network as a step module.
 
     Args:
-        input_shape: (I,), of one time step.
+        input_shape: (I,), the shape of one time step.
         num_outputs: linear outputs at every step.
         cell: "rnn" (our fused cell: one node per unit), "gru", "lstm" or "simple" (flax's), or
             "elman" (two biases, all weights uniform at the start, as in PyTorch).
-        hidden_sizes: units of each cell, stacked.
-        activation: of the fused cell.
-        radius: of the fused cell's recurrent matrix at the start, orthogonal times this, > 0.
+        hidden_sizes: units of each of the stacked cells.
+        activation: activation of the fused cell.
+        radius: spectral radius of the fused cell's recurrent matrix, at the start an orthogonal
+            matrix times this, > 0.
         input_scale: standard deviation of the fused cell's input weights at the start, > 0.
-        readout: first weights of the read-out: "zeros", which gradients leave at once, or
+        readout: initializer of the read-out: "zeros", which gradients leave at once, or
             "uniform" as PyTorch draws them, for a population that is to differ from the start.
     """
-    require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
-    require("readout", "'zeros' or 'uniform'", readout, lambda r: r in ("zeros", "uniform"))
+    require_choice("cell", CELLS, cell)
+    require_choice("readout", get_args(ReadoutInit), readout)
     require_sizes("hidden_sizes", hidden_sizes, at_least=1)
-    require("num_outputs", "an integer >= 1", num_outputs, is_size)
-    require_activation(activation)
+    require_integer("num_outputs", 1, num_outputs)
+    require_activation("activation", activation)
     require("radius", "finite and > 0", radius, lambda r: 0 < r < float("inf"))
     require("input_scale", "finite and > 0", input_scale, lambda s: 0 < s < float("inf"))
     if len(input_shape) != 1:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Carry, Mask, Params
-from jaxevo.models.activations import ACTIVATIONS
+from jaxevo.models.layers import ACTIVATIONS
 from jaxevo.views import nodes
 
 MAX_UNITS = 256  # Each unit is a few lines of the program, and more of them compile slowly.

@@ -503,7 +503,7 @@ def test_bad_arguments_are_refused_in_one_line(network, changes, message):
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
     if "tan" in changes.values():
-        assert str(error.value).endswith(", got 'tan'")
+        assert str(error.value).endswith(", got 'tan' (did you mean tanh?)")
 
 
 def test_lists_and_numpy_integers_do_for_sizes():
