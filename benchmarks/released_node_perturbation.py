@@ -24,6 +24,7 @@ from flax import nnx
 
 from jaxevo import (
     Backprop,
+    Decorrelation,
     GradientLearner,
     Problem,
     models,

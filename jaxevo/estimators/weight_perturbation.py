@@ -98,56 +98,6 @@ class WeightPerturbation:
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
-        if self.method != "jvp":
-            warn_of_low_precision(type(self).__name__, params, self.sigma)
-
-        def begin(params, batch):
-            return start(
-                self.method, Timeline(problem, batch).initial_carry(params), self.num_draws
-            )
-
-        states = tree_zeros(jax.eval_shape(begin, params, abstract_batch(problem)))
-        return WeightCarry(states, self.draw(key, params) if self.every == "trial" else ())
-
-    def estimate(
-        self,
-        key: Key[Array, ""],
-        carry: Carry,
-        params: Params,
-        problem: Problem,
-        batch: Batch,
-        only: frozenset[str] | None = None,
-    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        """One estimate, as every estimator's.
-
-        Args:
-            only: paths of the leaves that are perturbed; None: all.
-        """
-        timeline = Timeline(problem, batch)
-        fresh, units = jnp.array(True), carry.units
-        if timeline.in_time:
-            fresh = jnp.all(batch.reset)
-        if self.every == "trial":
-            units = tree_where(fresh, self.draw(key, params, only), units)
-        key_first = fold_in(key, 0, self.noise) if self.every == "step" else key
-        noise = units or self.draw(key_first, params, only)
-        states = carry.trajectories
-        if timeline.in_time:
-            begun = self.begin(timeline, params, noise)
-            states = restart(self.method, batch.reset, states, begun)
-            zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)]
-            fresh &= jnp.all(jnp.array(zeros))
-        if self.every == "step":
-            draw = functools.partial(self.draw_for_step, key, params, only, timeline, fresh)
-            states, gradient, metrics = self.with_noise_of_steps(timeline, params, states, draw)
-        else:
-            states, gradient, metrics = self.with_one_noise(timeline, params, states, noise)
-        scale = self.scale() / self.num_draws
-        gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient)
-        loss = metrics.pop("loss")
-        return WeightCarry(states, units), gradient, loss, metrics
-
     def with_one_noise(
         self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
     ) -> tuple[Trajectories, Params, Metrics]:
@@ -319,6 +269,56 @@ class WeightPerturbation:
             output = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), new, old)
             states = Trajectories(base, carry)
         return states, difference, {"loss": losses(output)} | timeline.metrics(output, now.sample)
+
+    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+        if self.method != "jvp":
+            warn_of_low_precision(type(self).__name__, params, self.sigma)
+
+        def begin(params, batch):
+            return start(
+                self.method, Timeline(problem, batch).initial_carry(params), self.num_draws
+            )
+
+        states = tree_zeros(jax.eval_shape(begin, params, abstract_batch(problem)))
+        return WeightCarry(states, self.draw(key, params) if self.every == "trial" else ())
+
+    def estimate(
+        self,
+        key: Key[Array, ""],
+        carry: Carry,
+        params: Params,
+        problem: Problem,
+        batch: Batch,
+        only: frozenset[str] | None = None,
+    ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        """One estimate, as every estimator's.
+
+        Args:
+            only: paths of the leaves that are perturbed; None: all.
+        """
+        timeline = Timeline(problem, batch)
+        fresh, units = jnp.array(True), carry.units
+        if timeline.in_time:
+            fresh = jnp.all(batch.reset)
+        if self.every == "trial":
+            units = tree_where(fresh, self.draw(key, params, only), units)
+        key_first = fold_in(key, 0, self.noise) if self.every == "step" else key
+        noise = units or self.draw(key_first, params, only)
+        states = carry.trajectories
+        if timeline.in_time:
+            begun = self.begin(timeline, params, noise)
+            states = restart(self.method, batch.reset, states, begun)
+            zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)]
+            fresh &= jnp.all(jnp.array(zeros))
+        if self.every == "step":
+            draw = functools.partial(self.draw_for_step, key, params, only, timeline, fresh)
+            states, gradient, metrics = self.with_noise_of_steps(timeline, params, states, draw)
+        else:
+            states, gradient, metrics = self.with_one_noise(timeline, params, states, noise)
+        scale = self.scale() / self.num_draws
+        gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient)
+        loss = metrics.pop("loss")
+        return WeightCarry(states, units), gradient, loss, metrics
 
     def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
         return params
