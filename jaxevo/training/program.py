@@ -163,16 +163,16 @@ class Program:
         shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
         setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
         request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
-        if request in _executables:
-            _executables.move_to_end(request)
-            return _executables[request]
+        if request in executables:
+            executables.move_to_end(request)
+            return executables[request]
         started = time.perf_counter()
         program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
-        _executables[request] = compiled = program.lower(*arguments).compile()
+        executables[request] = compiled = program.lower(*arguments).compile()
         self.compile_seconds += time.perf_counter() - started
         self.compiles += 1
-        if len(_executables) > 64:
-            _executables.popitem(last=False)
+        if len(executables) > 64:
+            executables.popitem(last=False)
         return compiled
 
 
@@ -184,7 +184,8 @@ _SETUP = (
     "jax_default_device",
     "jax_platforms",
 )
-_executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+# The compiled programs of this process, the one used last at the end.
+executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 
 def _first(key, learner, problem, params):

@@ -215,14 +215,14 @@ def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
 def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     """Resized with the blocked chunk taken again, a run is what it would have been with slots
     enough from the start; steps are compiled once for each number of slots."""
-    monkeypatch.setattr(program, "_executables", collections.OrderedDict())
+    monkeypatch.setattr(program, "executables", collections.OrderedDict())
     learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
     key = jax.random.key(4)
     settings = {"num_steps": 30, "record_every": 10, "progress": False}
     grown = run(key, learner, problem(4), **settings)
     capacity = named_leaves(grown.params)[f"{STRUCTURE}/layer0/alive"].size
     assert capacity >= 16
-    compiled = [request[0] for request in program._executables]
+    compiled = [request[0] for request in program.executables]
     assert compiled.count(run_chunk) == 1 + np.log2(capacity / 4)
     enough = run(key, learner, problem(128), **settings)
     for name in ("births", "deaths", "nodes", "blocked"):

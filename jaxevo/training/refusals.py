@@ -1,0 +1,63 @@
+"""What `run` refuses before it compiles anything, each in one line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxevo.core import Learner, Params, Problem, require
+from jaxevo.core.tree import named_leaves
+from jaxevo.training.loop import zero_sums
+
+SOLVED = "solved"  # a metric of training: 1 from the step on at which a run solved its task
+
+
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to resume another run than the one that was stopped.
+
+    Raises:
+        ValueError: naming what changed, from what, to what.
+    """
+    odd = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if odd:
+        changes = "; ".join(
+            f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in odd
+        )
+        raise ValueError(f"a resumed run must be the run that was stopped, but {changes}")
+
+
+def check_target(target: Mapping[str, float], learner: Learner, problem: Problem) -> None:
+    """Refuses what no record will show, before anything is compiled."""
+    if not target:
+        return
+    test, known = problem.held_out(), []
+    if test is not None:
+
+        def evaluate(test, key):
+            return test.evaluate(test.init(key), test.sample(key, 0)).metrics
+
+        known = ["loss", *jax.eval_shape(evaluate, test, jax.random.key(0))]
+    if SOLVED in target:
+        state = jax.eval_shape(learner.init, jax.random.key(0), problem)
+        known += [name for name in zero_sums(learner, problem, state) if name == SOLVED]
+    for name, level in target.items():
+        if name not in known:
+            raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
+        require(f"target {name}", "a finite number", level, np.isfinite)
+
+
+def check_params(params: Params, problem: Problem) -> None:
+    """Refuses a first network that is not the model's, whatever axes it leads with."""
+    got = {name: np.shape(leaf) for name, leaf in named_leaves(params).items()}
+    like = named_leaves(jax.eval_shape(problem.init, jax.random.key(0)))
+    wanted = {name: leaf.shape for name, leaf in like.items()}
+    for name in sorted({**wanted, **got}):
+        shape, own = got.get(name), wanted.get(name)
+        if shape is None or own is None or shape[max(0, len(shape) - len(own)) :] != own:
+            raise ValueError(f"params must hold {name} as {own}, got {shape}")
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 100 else f"{text[:48]} ... {text[-48:]}"
