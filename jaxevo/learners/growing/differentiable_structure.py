@@ -35,8 +35,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import (
     CosineDecay,
-    Follower,
-    guarded_step,
+    descend,
     optimizer,
     require_learning_rate,
     schedule_value,
@@ -45,6 +44,7 @@ from jaxevo.core.noise import member_key
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
     named_leaves,
+    tree_finite,
     tree_floats,
     tree_row,
     tree_where,
@@ -145,31 +145,35 @@ class DifferentiableStructure:
             moved = growth.clamped(moved, groups) if by_multiplier else growth.shrunk(moved, groups)
             return moved, None
 
-        after, report = guarded_step(
-            key_estimate,
-            self.estimator,
+        carry, gradient, loss, metrics = self.estimator.estimate(
+            key_estimate, member.carry, params, problem, batch
+        )
+        descent = descend(
             transform,
-            Follower(params, member.optimizer, member.carry),
-            problem,
-            batch,
+            gradient,
+            member.optimizer,
+            params,
+            problem.model.trainable(params),
             penalty=penalty if by_multiplier else None,
             constrain=constrain,
         )
-        average = SMOOTHING * member.loss + (1 - SMOOTHING) * report.loss
-        average = jnp.where(jnp.isnan(member.loss), report.loss, average)
-        network, change, ledger, found = growth.events(
-            key_events, after.params, member.ledger, step, problem
+        finite = jnp.isfinite(loss) & descent.finite & tree_finite(carry)
+        average = SMOOTHING * member.loss + (1 - SMOOTHING) * loss
+        average = jnp.where(jnp.isnan(member.loss), loss, average)
+        moved, change, ledger, found = growth.events(
+            key_events, descent.params, member.ledger, step, problem
         )
-        moments, memory = after.optimizer, self.newborn_memory
+        moments, memory = descent.optimizer, self.newborn_memory
         new = Member(
-            network,
-            capacity.reset_moments(groups, moments, network, change, memory),
-            capacity.reset_states(groups, after.carry, _hidden_state(problem), change),
+            moved,
+            capacity.reset_moments(groups, moments, moved, change, memory),
+            capacity.reset_states(groups, carry, _hidden_state(problem), change),
             ledger,
             average,
         )
-        metrics = {"loss": report.loss} | report.metrics | found | {"finite": report.finite}
-        return tree_where(report.finite, new, member), metrics
+        # One guard for step and events: a member whose step is not finite has no events either.
+        metrics = {"loss": loss} | metrics | found | {"finite": finite}
+        return tree_where(finite, new, member), metrics
 
     def with_penalty(
         self, gradient: Params, params: Params, groups: tuple[Group, ...], num_steps: int
