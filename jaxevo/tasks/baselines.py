@@ -92,9 +92,9 @@ def reservoir(
     Args:
         task: with a held-out split, and targets for squared error.
         num_units: H >= 1.
-        radius: of the recurrent matrix, orthogonal times this.
+        radius: the recurrent matrix is orthogonal times this.
         input_scale: standard deviation of the input weights.
-        bias_scale: of the biases.
+        bias_scale: the standard deviation of the biases.
 
     Raises:
         ValueError: the task has no held-out split, or no unit is asked for.

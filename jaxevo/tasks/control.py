@@ -36,7 +36,7 @@ class Environment:
         settings: gymnax's params of the environment: numbers, which may be swept.
         scales: what the observed numbers are multiplied by, of `input_shape`; None: nothing.
         observed: indices of the numbers that the policy sees; None: the observation as it is.
-        input_shape: of what the policy sees.
+        input_shape: the shape of what the policy sees.
         num_outputs: actions, or numbers in a continuous action.
         continuous: actions are the tanh of the outputs, stretched to their bounds.
         stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
@@ -193,10 +193,10 @@ def cartpole(
         num_episodes: in a batch, for a generation in common.
         max_steps: in an episode, and so the highest return.
         stochastic: draw actions with the softmax of the outputs; else take the greatest.
-        half_length: of the pole, in metres, > 0.
+        half_length: half the length of the pole, in metres, > 0.
         pole_mass: in kilograms, > 0.
         cart_mass: in kilograms, > 0.
-        force: of a push, in newtons; a negative one turns the pushes around.
+        force: the force of a push, in newtons; a negative one turns the pushes around.
     """
     for name, value in {
         "half_length": half_length, "pole_mass": pole_mass, "cart_mass": cart_mass,

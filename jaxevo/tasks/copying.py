@@ -29,7 +29,7 @@ class Copying(TimedTask):
     Attributes:
         tokens: [L, B]: the sequences of every batch; None: `batch_size` new ones each time, every
             token uniform in 1 to n.
-        test_tokens: of the held-out sequences, [L, B'], or None.
+        test_tokens: the tokens of the held-out sequences, [L, B'], or None.
         length: L >= 1, tokens to be kept.
         delay: D >= 0, steps between the last token and the recall.
         batch_size: B >= 1, of new sequences.
@@ -122,7 +122,7 @@ def copying(
         fresh: new sequences for every batch. False: one sequence for training and one held out,
             as in the authors' code, where the training loss is that of one sequence learned by
             heart.
-        seed: of the held-out sequences, and of the training sequence where it is fixed.
+        seed: the seed of the held-out sequences, and of a fixed training sequence.
     """
     require_integer("num_symbols", 2, num_symbols)
     require_integer("length", 1, length)

@@ -138,7 +138,7 @@ def examples(
             (regression, squared error).
         test: arrays (inputs, targets), or the fraction of the examples to hold out, in [0, 1).
         batch_size: examples in a batch; None for all of them.
-        seed: of the shuffle before the split.
+        seed: the seed of the shuffle before the split.
 
     Raises:
         ValueError: arrays of different length, that are not finite, or a bad fraction.

@@ -49,7 +49,7 @@ def hard_text(key: Key[Array, ""], length: int, num_letters: int = 6) -> Int[Arr
 
     Args:
         length: characters, static.
-        num_letters: of a group, static.
+        num_letters: the letters of a group, static.
     """
     num = length // (num_letters + 2) + 1
     first = (FIRST * (num_letters // len(FIRST) + 1))[:num_letters]
@@ -194,9 +194,9 @@ def grammar_easy(
     Args:
         p: probability of another "ab" after each, in [0, 1); 0.6 in the source's code, 0.75 in
             its text.
-        num_characters: of the text, which is shown again and again.
+        num_characters: the length of the text, which is shown again and again.
         window: characters of a step.
-        seed: of the text.
+        seed: the seed of the text.
     """
     return _grammar(("easy",), p, num_characters, window, 1, seed)
 
@@ -207,10 +207,10 @@ def grammar_hard(
     """The hard grammar: six letters that are the six before in reverse but for one.
 
     Args:
-        num_letters: of a group, >= 1; the more, the more must be remembered.
-        num_characters: of the text, which is shown again and again.
+        num_letters: the letters of a group, >= 1; the more, the more must be remembered.
+        num_characters: the length of the text, which is shown again and again.
         window: characters of a step.
-        seed: of the text.
+        seed: the seed of the text.
     """
     return _grammar(("hard",), 0.6, num_characters, window, 1, seed, num_letters)
 
@@ -226,11 +226,11 @@ def grammar_easy_hard_easy(
     """The easy grammar, then the hard one, then the easy one again.
 
     Args:
-        p: of the easy grammar, in [0, 1).
+        p: the probability p of the easy grammar, in [0, 1).
         phase_steps: steps (windows) of each phase.
-        num_characters: of each text, shown again and again.
+        num_characters: the length of each text, shown again and again.
         window: characters of a step.
-        seed: of the texts.
+        seed: the seed of the texts.
     """
     return _grammar(("easy", "hard", "easy"), p, num_characters, window, phase_steps, seed)
 
@@ -246,11 +246,11 @@ def grammar_hard_easy(
     """The hard grammar, then the easy one.
 
     Args:
-        p: of the easy grammar, in [0, 1).
+        p: the probability p of the easy grammar, in [0, 1).
         phase_steps: steps (windows) of each phase.
-        num_characters: of each text, shown again and again.
+        num_characters: the length of each text, shown again and again.
         window: characters of a step.
-        seed: of the texts.
+        seed: the seed of the texts.
     """
     return _grammar(("hard", "easy"), p, num_characters, window, phase_steps, seed)
 

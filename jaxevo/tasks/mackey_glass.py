@@ -65,7 +65,7 @@ def mackey_glass(
         horizon: steps between input and target, >= 1.
         num_skipped: first held-out steps that do not count: the state does not fit the new
             series yet, which costs every learner about 9e-4.
-        seed: of the series.
+        seed: the seed of the series.
     """
     require(
         "direction",

@@ -62,7 +62,7 @@ class Maze:
 
     Attributes:
         walls: their ends x1, y1, x2, y2, [W, 4].
-        start: of the robot, which heads along x, [2].
+        start: the place of the robot, which heads along x, [2].
         goal: [2].
         distances: length of the way from each cell of the grid to the goal, infinite where there
             is none, [400, 400].
@@ -192,7 +192,7 @@ def maze(
 
     Args:
         walls: ends of straight walls, [W, 4] as x1, y1, x2, y2, within [0, 400).
-        start: of the robot, x and y. It needs 8 units to every wall.
+        start: the place of the robot, x and y. It needs 8 units to every wall.
         goal: x and y.
         goal_radius: how near to the goal is there.
         episode_steps: steps of the simulator in an episode.

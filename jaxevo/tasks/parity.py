@@ -29,7 +29,7 @@ def recurrent_parity(*, num_bits: int = 4) -> BitStrings:
     There is nothing beside these strings, so the held-out split is the strings themselves.
 
     Args:
-        num_bits: of a string, >= 1, which makes 2^num_bits of them.
+        num_bits: the length of a string, >= 1, which makes 2^num_bits of them.
     """
     require_integer("num_bits", 1, num_bits)
     numbers = np.arange(2**num_bits)[:, None]

@@ -152,7 +152,7 @@ def permuted_mnist(
         num_test: held-out images that are used, the first of them; None: all. Every evaluation
             runs them through all time steps.
         split: "published", or "random": all images found, a fifth held out.
-        seed: of the random split.
+        seed: the seed of the random split.
 
     Raises:
         FileNotFoundError: a file is nowhere; says which, and where to put it.

@@ -31,7 +31,7 @@ def pixel_digits(
 
     Args:
         source: "digits" (packaged, 64 time steps, a fifth held out) or "mnist" (784).
-        data_dir: of "mnist", as for `mnist`; None: the cache, then a download.
+        data_dir: the folder of "mnist", as for `mnist`; None: the cache, then a download.
         num_classes: digits that are used, from 2 to 10.
         pool: side of the blocks that are averaged, a divisor of the image's side, 8 or 28.
         threshold: above it a pixel in [0, 1] is white; shown as one of two inputs that is 1.
@@ -39,8 +39,8 @@ def pixel_digits(
         loss_at: "last": the label is asked for at the last step. "every_step": at each.
         batch_size: images in a batch; None: all of them.
         num_test: held-out images that are used, the first of them; None: all.
-        split: of "mnist": "published", or "random".
-        seed: of the split.
+        split: the split of "mnist": "published", or "random".
+        seed: the seed of the split.
 
     Raises:
         FileNotFoundError: MNIST is nowhere; says where to put it.

@@ -270,7 +270,7 @@ def sequences(
             floats or [n] labels: then only the last step counts.
         test: arrays (inputs, targets), or the fraction of sequences to hold out, in [0, 1).
         batch_size: sequences in a batch; None for all of them.
-        seed: of the shuffle before the split.
+        seed: the seed of the shuffle before the split.
 
     Raises:
         ValueError: arrays that do not fit each other, are not finite, or a bad number.

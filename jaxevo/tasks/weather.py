@@ -88,7 +88,7 @@ def weather(
         num_train: first rows, to train on; None: 33,600 of WTH.csv and of the stand-in, and four
             fifths of any other file.
         num_skipped: first held-out hours of each stretch that do not count.
-        seed: of the stand-in.
+        seed: the seed of the stand-in.
 
     Raises:
         FileNotFoundError: no file of that name.

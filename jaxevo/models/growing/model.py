@@ -258,7 +258,7 @@ def growing_recurrent(
         weight_scale: standard deviation of the first weights, > 0, biases being 0; None: as the
             network of fixed size draws them.
         multipliers: whether the output of each node to the next layer has a multiplier.
-        activation: of the fused cell.
+        activation: the activation of the fused cell.
     """
     require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
     return _dynamic(
@@ -282,7 +282,7 @@ def growing_mlp(
     """A multi-layer perceptron whose hidden nodes come and go.
 
     Args:
-        input_shape: of one example; flattened.
+        input_shape: the shape of one example; flattened.
         num_outputs: linear outputs.
         num_layers: hidden layers, >= 1.
         capacity: slots for nodes in each, >= `num_nodes`; a run makes more where they run out.
@@ -313,7 +313,7 @@ def growing_convnet(
     """A convolutional network whose channels come and go.
 
     Args:
-        input_shape: of an image.
+        input_shape: the shape of an image.
         num_outputs: linear outputs.
         num_layers: convolutions, >= 1.
         capacity: slots for channels in each, >= `num_nodes`; a run makes more where they run out.
