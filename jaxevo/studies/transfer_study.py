@@ -158,7 +158,8 @@ class _Study:
             generation, working = self.look(phase)
             while working and not interrupted:
                 started = time.perf_counter()
-                phases.advance(phase, min(generation + stride, phases.limit(phase)))
+                mark = (generation // self.record_every + 1) * self.record_every
+                phases.advance(phase, min(generation + stride, mark, phases.limit(phase)))
                 generation, working = self.look(phase)
                 seconds = time.perf_counter() - started
                 if seconds > CALL_SECONDS and stride > 1:
@@ -177,7 +178,8 @@ class _Study:
     def look(self, phase: Phase) -> tuple[int, int]:
         """Records module use; returns the generation and the replicates still at work."""
         generation, working = self.phases.progress(phase)
-        if phase.method == "pathnet":
+        # The clock decides where calls end, so what is recorded must not hang on it.
+        if phase.method == "pathnet" and not (working and generation % self.record_every):
             self.use.append(self.phases.use(phase))
         if self.on_chunk is not None:
             self.on_chunk(phase, generation, working)

@@ -16,7 +16,7 @@ from jaxevo.core import Problem
 from jaxevo.learners import PathNet
 from jaxevo.models import modular
 from jaxevo.plotting import draw_transfer
-from jaxevo.studies import load_transfer, transfer
+from jaxevo.studies import load_transfer, transfer, transfer_study
 from jaxevo.studies.transfer_phases import METHODS, Phase
 from jaxevo.tasks.binary_mnist import BinaryDigits, rows_by_label
 from jaxevo.training.loop import train
@@ -98,6 +98,13 @@ def test_side_by_side_as_one_after_another():
     for one, other in zip(together.rows, unbroken().rows, strict=False):
         for name in ("generations", "uses", "reached"):
             assert one[name] == other[name]
+
+
+def test_what_is_recorded_does_not_hang_on_the_clock(monkeypatch):
+    """Red where shorter calls, as on a busy machine, leave more rows of module use."""
+    monkeypatch.setattr(transfer_study, "CALL_SECONDS", 0.0)
+    found = study(sequences(), num_seeds=2, methods=("pathnet",))
+    assert found.use == unbroken().use
 
 
 def test_a_stopped_study_goes_on(tmp_path):
