@@ -1,15 +1,5 @@
 """Tasks: what is to be learned. They know no network."""
 
-from jaxevo.tasks.baselines import (
-    baselines,
-    blind,
-    entropy_floor,
-    linear_taps,
-    majority_class,
-    mean_target,
-    persistence,
-    reservoir,
-)
 from jaxevo.tasks.binary_mnist import BinaryDigits, binary_digits, binary_mnist
 from jaxevo.tasks.control import Environment, cartpole, cartpole_masked, environment
 from jaxevo.tasks.copying import Copying, copying
@@ -23,6 +13,16 @@ from jaxevo.tasks.grammar import (
     grammar_hard_easy,
 )
 from jaxevo.tasks.images import cifar10, digits, fashion_mnist, kmnist, mnist, svhn
+from jaxevo.tasks.levels import (
+    baselines,
+    blind,
+    entropy_floor,
+    linear_taps,
+    majority_class,
+    mean_target,
+    persistence,
+    reservoir,
+)
 from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
 from jaxevo.tasks.parity import recurrent_parity

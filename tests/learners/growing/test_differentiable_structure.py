@@ -21,7 +21,7 @@ from jaxevo.learners.growing.resizing import with_capacity
 from jaxevo.models import compact, growing_mlp, growing_recurrent, recurrent
 from jaxevo.models.growing.table import STRUCTURE, alive_in, without_dead
 from jaxevo.plotting import draw_run
-from jaxevo.tasks.baselines import linear_taps
+from jaxevo.tasks.levels import linear_taps
 from jaxevo.training import program
 from jaxevo.training.driver import run
 from jaxevo.training.loop import run_chunk, train

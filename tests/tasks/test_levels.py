@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxevo import tasks
+from jaxevo.tasks import levels
 
-module = sys.modules["jaxevo.tasks.baselines"]  # the function of that name hides it
 RNG = np.random.default_rng(0)
 
 
@@ -75,7 +75,7 @@ def test_a_reservoir_counts_in_blocks_as_at_once(monkeypatch):
     inputs = RNG.normal(size=(240, 2, 1))
     task = tasks.stream(inputs[1:], inputs[:-1] ** 2, num_skipped=3)
     whole = tasks.reservoir(task, 20)["mse"]
-    monkeypatch.setattr(module, "BLOCK", 14)  # 7 steps at a time, and a rest
+    monkeypatch.setattr(levels, "BLOCK", 14)  # 7 steps at a time, and a rest
     assert tasks.reservoir(task, 20)["mse"] == pytest.approx(whole, rel=1e-5)
 
 
