@@ -148,7 +148,7 @@ def solves(problem: Problem, evaluation: Evaluation) -> Bool[Array, ""]:
     if solved_when is None:
         return jnp.array(False)
     metric, level = solved_when
-    sign = 1 if lower_is_better(metric) else -1
+    sign = 1 if lower_is_better(metric, problem.task) else -1
     rounding = 1e-6 * abs(level)  # a mean of ones may fall short of 1
     return sign * jnp.asarray(evaluation.metrics[metric]) <= sign * level + rounding
 

@@ -81,6 +81,9 @@ class Task(Protocol):
 
     It may also have `solved_when`, a metric and its level, such as ("accuracy", 1.0): learners that
     count evaluations say at which of them a network first met it on a batch.
+
+    It may also have `metric_directions`, such as {"perplexity": "falls"}. A metric by which runs
+    are ranked or stopped needs it, unless the metric is in `jaxevo.core.words.DIRECTIONS`.
     """
 
     def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...

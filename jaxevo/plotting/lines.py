@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-from jaxevo.core.words import lower_is_better, nearest
+from jaxevo.core.words import direction_of, nearest
 from jaxevo.plotting.style import GREY, MARKERS, plain, tidy
 
 Rows = Sequence[Mapping[str, Any]]  # as `run` returns them, or read back from metrics.jsonl
@@ -188,7 +188,7 @@ def finish_metric_axis(
         squared = "squared error, scaled data" if "mse" in kinds else ""
         unit = "nats" if "accuracy" in kinds else squared
     ax.set_ylabel(f"{label}\n({unit})" if unit else label, fontsize=9)
-    if rises or lower_is_better(short):
+    if rises or direction_of(short) == "falls":
         ax.set_title("higher is better" if rises else "lower is better", loc="right", fontsize=8,
                      color=GREY)  # fmt: skip
     if not any(np.isfinite(series.mean).any() for series in all_series):

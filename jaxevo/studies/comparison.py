@@ -126,6 +126,7 @@ def compare(
         learner, problem = _built(entry, 1)
         if problem.held_out() is None:
             raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
+        lower_is_better(_ranking_metric(problem), problem.task)  # refuses one without a direction
         if problem.model not in networks:
             networks[problem.model] = _first_networks(key_params, problem, num_seeds)
         if budget == "seconds":
@@ -177,7 +178,8 @@ def compare(
 
 def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
     metric = rows[0]["metric"]
-    sign = 1 if lower_is_better(metric) else -1
+    task = next(iter(problems.values())).task
+    sign = 1 if lower_is_better(metric, task) else -1
 
     def rank(row):
         if all("solved" in row for row in rows):
@@ -299,6 +301,15 @@ def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tu
     return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}
 
 
+def _ranking_metric(problem: Problem) -> str:
+    """The metric that a table is ranked by: the first of the test split's, else the loss."""
+
+    def evaluate(test, key):
+        return test.evaluate(test.init(key), test.sample(key, 0)).metrics
+
+    return next(iter(jax.eval_shape(evaluate, problem.held_out(), jax.random.key(0))), "loss")
+
+
 def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
     last, num_steps = result.rows[-1], result.summary["steps"]
     names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
@@ -311,7 +322,7 @@ def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
         "mean": mean,
         "low": mean - half,
         "high": mean + half,
-        "best": min(values) if lower_is_better(metric) else max(values),
+        "best": min(values) if lower_is_better(metric, result.problem.task) else max(values),
         "seeds": len(values),
         "steps": num_steps,
         "forward_passes": num_steps * cost.forward_passes,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Key
 
 from jaxevo.core import Data, pytree, require, require_integer, static
 from jaxevo.core.tree import tree_where
+from jaxevo.core.words import Direction
 
 HELD_OUT_EPISODES = 32
 
@@ -98,6 +99,11 @@ class Environment:
             return output.argmax(-1), jnp.zeros(())
         action = jax.random.categorical(key, output)
         return action, jax.nn.log_softmax(output)[action]
+
+    @property
+    def metric_directions(self) -> dict[str, Direction]:
+        """A pole that is balanced for longer is balanced better; elsewhere length says nothing."""
+        return {"episode_length": "rises"} if self.name == "CartPole-v1" else {}
 
 
 @functools.lru_cache(maxsize=32)

@@ -304,7 +304,8 @@ class _Loop:
             if name == SOLVED and SOLVED in row:
                 name_in_row = SOLVED
             value = float(np.mean(row.get(name_in_row, np.nan)))
-            if not (value <= level if lower_is_better(name) else value >= level):
+            falls = lower_is_better(name, self.program.problem.task)
+            if not (value <= level if falls else value >= level):
                 return False
         return True
 

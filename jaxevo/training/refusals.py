@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxevo.core import Learner, Params, Problem, require
 from jaxevo.core.tree import named_leaves
+from jaxevo.core.words import lower_is_better
 from jaxevo.training.loop import zero_sums
 
 SOLVED = "solved"  # a metric of training: 1 from the step on at which a run solved its task
@@ -44,6 +45,7 @@ def check_target(target: Mapping[str, float], learner: Learner, problem: Problem
     for name, level in target.items():
         if name not in known:
             raise ValueError(f"target must name held-out metrics {known}, got {name!r}")
+        lower_is_better(name, problem.task)  # refuses a metric without a direction
         require(f"target {name}", "a finite number", level, np.isfinite)
 
 
