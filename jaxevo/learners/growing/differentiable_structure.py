@@ -35,7 +35,6 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import (
     CosineDecay,
-    descend,
     optimizer,
     require_learning_rate,
     schedule_value,
@@ -44,8 +43,10 @@ from jaxevo.core.noise import member_key
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
     named_leaves,
+    tree_fill,
     tree_finite,
     tree_floats,
+    tree_masked,
     tree_row,
     tree_where,
 )
@@ -136,37 +137,34 @@ class DifferentiableStructure:
         key_estimate, key_events = jax.random.split(key)
         growth, params = self.growth, member.params
         groups, by_multiplier = growth.groups(problem), growth.kind == "multiplier"
-        transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
-
-        def penalty(gradient):
-            return self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
-
-        def constrain(moved):
-            moved = growth.clamped(moved, groups) if by_multiplier else growth.shrunk(moved, groups)
-            return moved, None
-
+        # Written out, where `guarded_step` would do: it lets the compiler round otherwise, and
+        # births and deaths of long runs then come at other steps.
         carry, gradient, loss, metrics = self.estimator.estimate(
             key_estimate, member.carry, params, problem, batch
         )
-        descent = descend(
-            transform,
-            gradient,
-            member.optimizer,
-            params,
-            problem.model.trainable(params),
-            penalty=penalty if by_multiplier else None,
-            constrain=constrain,
+        mask = problem.model.trainable(params)
+        zeros = jax.tree.map(jnp.zeros_like, gradient)
+        gradient = tree_masked(mask, gradient, zeros)
+        if by_multiplier:
+            gradient = self.with_penalty(gradient, params, groups, _num_steps(problem, batch))
+        weights = tree_floats(params)
+        transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
+        updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
+        moved = tree_fill(optax.apply_updates(weights, updates), params)
+        moved = growth.clamped(moved, groups) if by_multiplier else growth.shrunk(moved, groups)
+        moved = tree_masked(mask, moved, params)
+        finite = jnp.isfinite(loss) & tree_finite(
+            (gradient, tree_masked(mask, moved, zeros), carry)
         )
-        finite = jnp.isfinite(loss) & descent.finite & tree_finite(carry)
+
         average = SMOOTHING * member.loss + (1 - SMOOTHING) * loss
         average = jnp.where(jnp.isnan(member.loss), loss, average)
         moved, change, ledger, found = growth.events(
-            key_events, descent.params, member.ledger, step, problem
+            key_events, moved, member.ledger, step, problem
         )
-        moments, memory = descent.optimizer, self.newborn_memory
         new = Member(
             moved,
-            capacity.reset_moments(groups, moments, moved, change, memory),
+            capacity.reset_moments(groups, moments, moved, change, self.newborn_memory),
             capacity.reset_states(groups, carry, _hidden_state(problem), change),
             ledger,
             average,

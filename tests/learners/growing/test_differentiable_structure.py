@@ -168,7 +168,7 @@ def worst_of_the_dead(kind):
     multiplier = kind == "multiplier"
     model = growing_recurrent((4,), 4, capacity=12, multipliers=multiplier)
     short = Problem(tasks.grammar_hard(num_characters=2000, window=8), model)
-    settings = RESTLESS | {"spontaneous_probability": 0.1, "threshold": 0.5, "max_nodes": 10}
+    settings = RESTLESS | {"spontaneous_probability": 0.1, "threshold": 0.8, "max_nodes": 10}
     learner = DifferentiableStructure(
         growth=Growth(kind=kind, resizes=False, **settings), population_size=2,
         learning_rate=0.1 if multiplier else 0.01,
