@@ -21,13 +21,14 @@ BLOCK = 4096  # vectors of hidden states that are held at once
 def majority_class(task: Examples | PixelSequences) -> dict[str, float]:
     """Held-out accuracy of always answering the commonest training label."""
     label = np.bincount(np.asarray(task.train_targets)).argmax()
-    return {"accuracy": float(np.mean(np.asarray(task.test_targets) == label))}
+    return {"accuracy": float(np.mean(_held_out(task, "train_targets") == label))}
 
 
 def mean_target(task: Examples) -> dict[str, float]:
     """Held-out error of always answering the mean training target, in the data's units."""
     mean = np.asarray(task.train_targets).mean(axis=0)
-    return {"mse": float(np.mean((np.asarray(task.test_targets) - mean) ** 2) * task.scale**2)}
+    error = _held_out(task, "train_targets") - mean
+    return {"mse": float(np.mean(error**2) * task.scale**2)}
 
 
 def persistence(task: Stream) -> dict[str, float]:
@@ -39,7 +40,7 @@ def persistence(task: Stream) -> dict[str, float]:
     columns = _present(task)
     if columns is None:
         raise ValueError("task must have targets that are inputs of a later step, got others")
-    error = np.asarray(task.test_targets) - np.asarray(task.test_inputs)[..., columns]
+    error = _held_out(task, "train_targets") - _held_out(task, "train_inputs")[..., columns]
     return {"mse": float(np.mean(error[task.num_skipped :] ** 2) * task.scale**2)}
 
 
@@ -55,9 +56,9 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
         _taps(task.train_inputs, num_taps), _rows(task.train_targets, num_taps), rcond=None
     )
     start = max(task.num_skipped, num_taps - 1)
-    test_inputs = np.asarray(task.test_inputs)[start - num_taps + 1 :]
+    test_inputs = _held_out(task, "train_inputs")[start - num_taps + 1 :]
     prediction = _taps(test_inputs, num_taps) @ weights
-    target = np.asarray(task.test_targets)[start:].reshape(len(prediction), -1)
+    target = _held_out(task, "train_targets")[start:].reshape(len(prediction), -1)
     return {"mse": float(np.mean((prediction - target) ** 2) * task.scale**2)}
 
 
@@ -102,9 +103,7 @@ def reservoir(
     Source: Jaeger, The "echo state" approach, GMD report 148 (2001).
     """
     require_integer("num_units", 1, num_units)
-    held_out = task.held_out()
-    if held_out is None:
-        raise ValueError("task must have a held-out split, got one without")
+    held_out = _split(task)
     if isinstance(task, Stream):
         whole = dataclasses.replace(task, window=None)
     else:
@@ -149,6 +148,23 @@ def _states(
         yield steps, np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
 
 
+def _split(task: Any) -> Any:
+    """The held-out split, which a derived task may choose otherwise than by its test arrays.
+
+    Raises:
+        ValueError: there is none.
+    """
+    held_out = task.held_out()
+    if held_out is None:
+        raise ValueError("task must have a held-out split, got one without")
+    return held_out
+
+
+def _held_out(task: Any, name: str) -> np.ndarray:
+    """An array of the held-out split, which that split holds as its own to train on."""
+    return np.asarray(getattr(_split(task), name))
+
+
 def _present(task: Stream) -> list[int] | None:
     """The input columns that the targets are, at a later step; None: there are none."""
     inputs, targets = (
@@ -170,7 +186,7 @@ def _comes_later(series: np.ndarray, target: np.ndarray) -> bool:
 
 def _shortest(task: Stream) -> int:
     """Time steps of the training or the held-out series, whichever are fewer."""
-    return min(len(np.asarray(series)) for series in (task.train_inputs, task.test_inputs))
+    return min(len(task.train_inputs), len(_held_out(task, "train_inputs")))
 
 
 def _taps(inputs: Any, num_taps: int) -> np.ndarray:
@@ -193,11 +209,14 @@ def baselines(task: Any) -> dict[str, dict[str, float]]:
         return entropy_floor(task)
     if not isinstance(task, Copying | Examples | PixelSequences | Stream):
         return {}
-    if task.held_out() is None:
+    held_out = task.held_out()
+    if held_out is None:
         return {}
     if isinstance(task, Copying):
         control = reservoir(task, 128, radius=1.0, input_scale=0.3, bias_scale=0.0)
         return {"blind": blind(task), "reservoir, 128 units": control}
+    if getattr(held_out, "train_targets", None) is None:
+        return {}  # A task of one's own may hold out what has another form.
     if isinstance(task, Stream):
         return _of_stream(task) if task.loss == "squared_error" else {}
     if isinstance(task, Examples) and task.loss == "squared_error":

@@ -1,8 +1,11 @@
 import csv
+import importlib
 import json
+import pathlib
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import jax
 import pytest
@@ -13,6 +16,7 @@ from jaxevo.cli.options import first_paragraph, learner_list
 from jaxevo.studies.comparison import CLOCKS
 from jaxevo.training.folder import load_params
 
+ROOT = pathlib.Path(__file__).parents[2]
 SHORT = ["--steps", "3", "--population-size", "4", "--batch-size", "8"]
 
 
@@ -26,6 +30,13 @@ def test_help_and_list_import_no_jax():
     assert done.returncode == 0, done.stderr
     for name in (*registry.LEARNERS, *registry.TASKS, *registry.MODELS):
         assert name in done.stdout
+
+
+# red where the installed command names a module in place of its function
+def test_the_installed_command_is_a_function():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    module, name = project["project"]["scripts"]["jaxevo"].split(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_importing_jaxevo_imports_no_plots_and_no_evosax():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo import tasks
+from jaxevo.core import pytree
 from jaxevo.tasks import levels
 
 RNG = np.random.default_rng(0)
@@ -116,3 +117,35 @@ def test_levels_of_other_tasks(tmp_path):
     assert tasks.baselines(task.held_out()) == {}
     assert tasks.baselines(tasks.stream(np.zeros((30, 1)), np.arange(30) % 2)) == {}
     assert tasks.baselines(object()) == {}
+
+
+# red where a level reads a task's test arrays, which a task that chooses its own split has not
+def test_levels_of_tasks_that_hold_out_their_own_rows():
+    assert tasks.baselines(tasks.toy_easy()) == {"mean target": {"mse": 0.0}}
+    assert tasks.baselines(tasks.toy_medium()) == {"mean target": {"mse": 0.0}}
+    # (1, 1) and (-1, -1): their mean is (0, 0), which errs by 1 everywhere
+    assert tasks.baselines(tasks.toy_washout()) == {"mean target": {"mse": 1.0}}
+
+
+@pytree
+class LastSteps(tasks.Stream):
+    """A stream whose held-out split is the end of the training series."""
+
+    def held_out(self):
+        rows = self.train_inputs[-30:], self.train_targets[-30:]
+        return tasks.Stream(train_inputs=rows[0], train_targets=rows[1])
+
+
+def test_levels_of_a_stream_that_holds_out_its_end():
+    series = RNG.normal(size=(80, 1, 1)).astype(np.float32)
+    task = LastSteps(train_inputs=series[:-1], train_targets=series[1:])
+    found = tasks.baselines(task)
+    expected = np.mean((series[-30:] - series[-31:-1]) ** 2)
+    assert found["persistence"]["mse"] == pytest.approx(expected, rel=1e-5)
+    assert set(found) == {"persistence", "linear, 20 taps", "reservoir, 64 units"}
+
+
+def test_levels_need_a_held_out_split():
+    task = tasks.examples(np.zeros((4, 1)), np.array([0, 1, 0, 1]), test=0.0)
+    with pytest.raises(ValueError, match="task must have a held-out split"):
+        tasks.majority_class(task)
