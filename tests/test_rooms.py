@@ -20,6 +20,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NEVER = {("models", "tasks")}  # networks know no task
+BUILDERS = {"tasks", "models"}  # each function there makes one task or one model
 
 
 def imports():
@@ -39,8 +40,8 @@ def imports():
 
 
 def places(message, refused):
-    return "\n".join([message, *(f"{path}:{line} imports {'.'.join(there)}"
-                                 for path, line, _, there in refused)])  # fmt: skip
+    lines = [f"{path}:{line} imports {'.'.join(there)}" for path, line, _, there in refused]
+    return "\n".join([message, *lines])
 
 
 def test_nothing_lies_flat_but_the_door():
@@ -76,3 +77,32 @@ def test_no_system_imports_another_systems_folder(room):
         and there[1] in systems - {here[1]}
     ]
     assert not refused, places("a system's folder imports no other system's:", refused)
+
+
+def test_no_public_function_bears_the_name_of_a_module():
+    """Red where a function and a module of its folder share a name: the order of imports would
+    decide which of the two the name means. Two cases cannot be taken for each other: a task or
+    model that the door of its room binds, and a command, whose room has no door.
+    """
+    refused = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0]
+        beside = {other.stem for other in path.parent.iterdir() if not other.name.startswith("_")}
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name in beside:
+                bound = node.name in eager_names(room)
+                clear = bound if room in BUILDERS else not bound and room == "cli"
+                if not (clear and node.name == path.stem):
+                    refused.append(f"{path}:{node.lineno} {node.name}")
+    assert not refused, refused
+
+
+def eager_names(room):
+    """What the door of a room binds when it is imported, so that no module takes its place."""
+    body = ast.parse((PACKAGE / room / "__init__.py").read_text()).body
+    return {
+        alias.asname or alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }

@@ -117,27 +117,27 @@ from .protocols import (
 from .protocols import (
     check_requirements as check_requirements,
 )
-from .pytree import (
+from .pytrees import (
     Data as Data,
 )
-from .pytree import (
+from .pytrees import (
     Scalar as Scalar,
 )
-from .pytree import (
+from .pytrees import (
     learner as learner,
 )
-from .pytree import (
+from .pytrees import (
     pytree as pytree,
 )
-from .pytree import (
+from .pytrees import (
     require as require,
 )
-from .pytree import (
+from .pytrees import (
     require_choice as require_choice,
 )
-from .pytree import (
+from .pytrees import (
     require_integer as require_integer,
 )
-from .pytree import (
+from .pytrees import (
     static as static,
 )

@@ -2,7 +2,7 @@
 
 A task is what is to be learned and knows no network; a model is a network as pure functions and
 knows no task; `Problem(task, model)` joins them and is all that a learner sees. Tasks and problems
-are pytrees (`jaxevo.core.pytree`); models are static and hashed by value. Loss is the one
+are pytrees (`jaxevo.core.pytrees`); models are static and hashed by value. Loss is the one
 currency and lower is better: a reward enters as `loss = -return`, in its task.
 """
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxevo.core.pytree import pytree, static
+from jaxevo.core.pytrees import pytree, static
 
 Params = Any  # a plain nested dict of arrays
 Mask = Any  # 0/1 per leaf of the params, broadcastable to it

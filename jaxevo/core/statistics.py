@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxevo.core.pytree import require
+from jaxevo.core.pytrees import require
 
 
 def solved_fraction(evaluations: Any) -> float:

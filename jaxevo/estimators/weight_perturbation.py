@@ -44,7 +44,7 @@ from jaxevo.estimators.trajectories import (
     warn_of_low_precision,
 )
 from jaxevo.views.nodes import HiddenLayer
-from jaxevo.views.wiring import recurrent_kernels, wiring
+from jaxevo.views.wiring import layer_wiring, recurrent_kernels
 
 
 class WeightCarry(NamedTuple):
@@ -346,7 +346,7 @@ def _felt_at_first(timeline: Timeline, params: Params) -> Any:
             lambda params: (timeline.initial_carry(params), *timeline.at(0).inputs), params
         )
         try:
-            layers = wiring(timeline.problem.model, params, *shapes)
+            layers = layer_wiring(timeline.problem.model, params, *shapes)
         except HiddenLayer:
             layers = []
         silent = set(recurrent_kernels(layers, params))

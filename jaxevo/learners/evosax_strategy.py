@@ -46,7 +46,7 @@ from jaxevo.core.population import (
     left_out,
     map_members,
 )
-from jaxevo.core.pytree import normalised
+from jaxevo.core.pytrees import normalised
 from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 
 # Where evosax keeps the loss of the network that these stand at.

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from jaxevo.core import require
-from jaxevo.core.pytree import require_choice
+from jaxevo.core.pytrees import require_choice
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,

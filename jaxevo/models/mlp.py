@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
-from jaxevo.core.pytree import require_choice
+from jaxevo.core.pytrees import require_choice
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import (
     ACTIVATIONS,

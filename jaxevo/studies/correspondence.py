@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxevo.core import Batch, Params, Problem, require, require_integer
-from jaxevo.core.pytree import require_choice
+from jaxevo.core.pytrees import require_choice
 from jaxevo.core.tree import tree_floats
 from jaxevo.learners.monte_carlo.drift import (
     Mode,

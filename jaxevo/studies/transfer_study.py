@@ -26,7 +26,7 @@ from jaxevo.core import (
     require,
     require_integer,
 )
-from jaxevo.core.pytree import described
+from jaxevo.core.pytrees import described
 from jaxevo.learners.pathnet.learner import PathNet, network_of
 from jaxevo.studies.transfer_files import Transfer, write_transfer
 from jaxevo.studies.transfer_measures import summary

@@ -30,7 +30,7 @@ from jaxevo.core import (
     require,
     require_integer,
 )
-from jaxevo.core.pytree import described
+from jaxevo.core.pytrees import described
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines

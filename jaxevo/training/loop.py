@@ -21,7 +21,7 @@ from jaxevo.core import (
     check_requirements,
     require_integer,
 )
-from jaxevo.core.pytree import static_settings
+from jaxevo.core.pytrees import static_settings
 
 
 class TrainResult(NamedTuple):

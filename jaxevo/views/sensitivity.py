@@ -34,8 +34,7 @@ from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.population import add_at_once, fitting, sum_members, trained_leaves
 from jaxevo.core.tree import named_leaves, tree_size
 from jaxevo.views import nodes
-from jaxevo.views.nodes import HiddenLayer, Layer
-from jaxevo.views.responses import (
+from jaxevo.views.experiences import (
     Head,
     Reduction,
     as_tuple,
@@ -45,6 +44,7 @@ from jaxevo.views.responses import (
     num_counted,
     responses,
 )
+from jaxevo.views.nodes import HiddenLayer, Layer
 
 __all__ = [
     "Head",

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxevo.core import Params, Problem, Scalar, Sequence, abstract_batch
 from jaxevo.core.tree import named_leaves
 from jaxevo.views.nodes import HiddenLayer
-from jaxevo.views.wiring import recurrent_kernels, wiring
+from jaxevo.views.wiring import layer_wiring, recurrent_kernels
 
 MEMORY = 50  # the growth is averaged over about this many updates
 
@@ -47,7 +47,7 @@ def radii(params: Params, problem: Problem) -> Radii:
 
     shapes = jax.eval_shape(arguments, params, abstract_batch(problem))
     try:
-        layers = wiring(problem.model, params, *shapes)
+        layers = layer_wiring(problem.model, params, *shapes)
     except HiddenLayer:
         return {}
     kernels = named_leaves(params)

@@ -54,7 +54,7 @@ class LayerWiring(NamedTuple):
     twin: nodes.Layer | None
 
 
-def wiring(model: Model, params: Params, *inputs: Any) -> list[LayerWiring]:
+def layer_wiring(model: Model, params: Params, *inputs: Any) -> list[LayerWiring]:
     """The layers of a network, by name.
 
     Args:

@@ -1,6 +1,6 @@
 """Levels to beat against hand computation: persistence of any column, blind, the reservoir."""
 
-import sys
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_persistence_finds_the_present_value_among_the_inputs():
 
 
 def test_persistence_of_the_weather_is_that_of_the_temperature(monkeypatch):
-    monkeypatch.setattr(sys.modules["jaxevo.tasks.weather"], "NUM_HOURS", 3000)
+    monkeypatch.setattr(importlib.import_module("jaxevo.tasks.weather"), "NUM_HOURS", 3000)
     task = tasks.weather(num_series=4)
     now, later = np.asarray(task.test_inputs)[50:, :, 1], np.asarray(task.test_targets)[50:, :, 0]
     expected = np.mean((later - now) ** 2) * task.scale**2

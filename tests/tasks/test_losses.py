@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo.core import Problem, static
-from jaxevo.core.pytree import pytree
+from jaxevo.core.pytrees import pytree
 from jaxevo.models import from_functions, mlp
 from jaxevo.tasks import Examples, SequenceSet, Stream, copying, examples, permuted_mnist
 from jaxevo.tasks.losses import LOSSES

@@ -7,7 +7,7 @@ from flax import linen, nnx
 
 from jaxevo.models import FusedCell, from_functions, from_linen, from_nnx, mlp, recurrent
 from jaxevo.views import nodes
-from jaxevo.views.wiring import recurrent_kernels, wiring
+from jaxevo.views.wiring import layer_wiring, recurrent_kernels
 
 BATCH, INPUTS, OUTPUTS = 7, 3, 2
 
@@ -17,7 +17,7 @@ def wires(model, params=None):
     params = jax.eval_shape(model.init, jax.random.key(0)) if params is None else params
     carry = jax.eval_shape(lambda params: model.initial_carry(params, (BATCH,)), params)
     x = jax.ShapeDtypeStruct((BATCH, INPUTS), jnp.float32)
-    layers = wiring(model, params, *((carry, x) if jax.tree.leaves(carry) else (x,)))
+    layers = layer_wiring(model, params, *((carry, x) if jax.tree.leaves(carry) else (x,)))
     assert all(wired.shape[0] == BATCH and wired.dtype == jnp.float32 for wired in layers)
     found = {
         str(w.layer): (" ".join(w.inputs), w.delayed, w.reaches_carry, w.is_readout, w.twin)
@@ -332,10 +332,10 @@ def test_a_network_is_traced_once_for_each_shape():
 
     model = from_functions(lambda key: {"w": jnp.ones((INPUTS, 2))}, run)
     params = {"w": jnp.ones((INPUTS, 2))}
-    assert wiring(model, params, jnp.ones((4, INPUTS))) == []
+    assert layer_wiring(model, params, jnp.ones((4, INPUTS))) == []
     first = len(traces)
-    assert wiring(model, params, jnp.zeros((4, INPUTS))) == [] and len(traces) == first > 0
-    assert wiring(model, params, jnp.zeros((5, INPUTS))) == [] and len(traces) > first
+    assert layer_wiring(model, params, jnp.zeros((4, INPUTS))) == [] and len(traces) == first > 0
+    assert layer_wiring(model, params, jnp.zeros((5, INPUTS))) == [] and len(traces) > first
 
 
 def test_arrays_and_shapes_are_wired_alike():

@@ -30,7 +30,7 @@ from jaxevo.estimators.trajectories import (
     start,
 )
 from jaxevo.views import nodes
-from jaxevo.views.wiring import LayerWiring, uncovered_leaves, wiring
+from jaxevo.views.wiring import LayerWiring, layer_wiring, uncovered_leaves
 
 Readout = Literal["exact", "perturbed"]
 Uncovered = Literal["error", "freeze", "wp"]
@@ -82,7 +82,7 @@ class Plan:
     ):
         self.model, self.timeline, self.apart = problem.model, Timeline(problem, batch), apart
         inputs = self._example(params)
-        self.layers = wiring(self.model, params, *inputs)
+        self.layers = layer_wiring(self.model, params, *inputs)
         if not self.layers:
             raise ValueError(
                 "the network has no layer to perturb: the node view sees dense, convolution and "

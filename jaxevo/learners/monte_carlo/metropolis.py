@@ -37,7 +37,7 @@ from jaxevo.core import (
 from jaxevo.core.descent import bounded_step, schedule_value
 from jaxevo.core.noise import Source
 from jaxevo.core.population import trained_leaves
-from jaxevo.core.pytree import normalised
+from jaxevo.core.pytrees import normalised
 from jaxevo.learners.monte_carlo import chain as chain_lib
 from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys
 from jaxevo.models.growing.capacity import reset_members
@@ -63,7 +63,7 @@ class MetropolisState(NamedTuple):
 
 @runtime_checkable
 class Proposal(Protocol):
-    """How a chain's next step is drawn; a pytree (`jaxevo.core.pytree`), so its numbers are leaves.
+    """How a chain's next step is drawn. It is a pytree, so its numbers are leaves.
 
     For detailed balance a step and its reverse must be equally likely.
     """

@@ -13,7 +13,7 @@ from jaxevo.core import Problem
 from jaxevo.estimators import Decorrelation, NodePerturbation
 from jaxevo.estimators.node_perturbation import decorrelation
 from jaxevo.models import convnet, from_nnx, mlp, recurrent
-from jaxevo.views.wiring import wiring
+from jaxevo.views.wiring import layer_wiring
 from tests.support.estimates import (
     HIDDEN,
     INPUTS,
@@ -38,7 +38,7 @@ def layers_of(model):
     params = model.init(KEY)
     carry = model.initial_carry(params, (SAMPLES,))
     x = jnp.zeros((SAMPLES, INPUTS))
-    return wiring(model, params, *((carry, x) if jax.tree.leaves(carry) else (x,))), params
+    return layer_wiring(model, params, *((carry, x) if jax.tree.leaves(carry) else (x,))), params
 
 
 def names(model, which):
@@ -156,14 +156,14 @@ def test_recurrent_input_and_readout_share_one_matrix_and_inputs_only_with_all(m
 def test_inputs_are_no_hidden_activity_when_reshaped():
     model = mlp((2, 2), OUTPUTS, hidden_sizes=(5,))
     params = model.init(KEY)
-    layers = wiring(model, params, jnp.zeros((SAMPLES, 2, 2)))
+    layers = layer_wiring(model, params, jnp.zeros((SAMPLES, 2, 2)))
     assert set(decorrelation.identities(layers, "hidden", params)) == {"readout"}
 
 
 def test_convolutions_and_norms_read_what_they_read():
     model = convnet((6, 6), 3, channels=(2,))
     params = model.init(KEY)
-    layers = wiring(model, params, jnp.zeros((SAMPLES, 36)))
+    layers = layer_wiring(model, params, jnp.zeros((SAMPLES, 36)))
     assert set(decorrelation.identities(layers, "all", params)) == {"readout"}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jaxevo import GradientLearner, optimizer, registry
 from jaxevo.core.noise import fold_in
-from jaxevo.core.pytree import described
+from jaxevo.core.pytrees import described
 from jaxevo.estimators import Decorrelation, NodePerturbation, ReleasedNodePerturbation
 from jaxevo.estimators.trajectories import draw
 from jaxevo.models import recurrent

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.core.pytree import (
+from jaxevo.core.pytrees import (
     Scalar,
     learner,
     pytree,
