@@ -164,6 +164,66 @@ def require_learning_rate(learning_rate: Any) -> None:
         )
 
 
+def refuse_average(optimizer: Any, where: str) -> None:
+    """Refuses a schedule-free optimiser where weights are moved past its average.
+
+    Args:
+        optimizer: the optimiser's first state.
+        where: what moves the weights, for the message.
+
+    Raises:
+        ValueError: the optimiser is schedule-free.
+    """
+    if _averaging(optimizer):
+        raise ValueError(f"optimizer must not be schedule-free in {where}: its average is lost")
+
+
+def check_average(optimizer: Any, params: Params) -> None:
+    """Refuses a schedule-free optimiser of some weights, whose average cannot be told.
+
+    Args:
+        optimizer: the optimiser's first state.
+        params: the weights that it moves.
+
+    Raises:
+        ValueError: the optimiser averages part of the weights.
+    """
+    found = _averaging(optimizer)
+    whole = jax.tree.structure(tree_floats(params))
+    if len(found) > 1 or any(jax.tree.structure(state.z) != whole for state in found):
+        raise ValueError("optimizer must be schedule-free in all weights, or in none of them")
+
+
+def average(optimizer: Any, params: Params, mask: Mask) -> Params:
+    """The network to take home: for a schedule-free optimiser the average of what it visited.
+
+    Such an optimiser takes gradients at y, between its iterate z and the average x:
+
+        y = b1 x + (1 - b1) z        params hold y, the optimiser's state z
+
+    Args:
+        optimizer: the optimiser's state.
+        params: the weights that gradients are taken at.
+        mask: what `Model.trainable` returns; what it leaves out keeps its bits.
+
+    Source: Defazio et al., arXiv 2405.15682, by `optax.contrib.schedule_free_eval_params`.
+    """
+    found = _averaging(optimizer)
+    if not found:
+        return params
+    weights = tree_floats(params)
+    averaged = optax.contrib.schedule_free_eval_params(found[0], weights)
+    averaged = jax.tree.map(lambda x, y: x.astype(y.dtype), averaged, weights)
+    return tree_masked(mask, tree_fill(averaged, params), params)
+
+
+def _averaging(optimizer: Any) -> list[Any]:
+    """The states of schedule-free optimisers within an optimiser's state."""
+    kind = optax.contrib.ScheduleFreeState
+    leaves = jax.tree.leaves(optimizer, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
 class Descent(NamedTuple):
     """One step down a gradient."""
 

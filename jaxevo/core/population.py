@@ -153,6 +153,29 @@ def solves(problem: Problem, evaluation: Evaluation) -> Bool[Array, ""]:
     return sign * jnp.asarray(evaluation.metrics[metric]) <= sign * level + rounding
 
 
+MOST_COUNTED = 2**31 - 1
+
+
+def evaluated_until(
+    step: Int[Array, ""], each: int, first: int
+) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Networks evaluated after `step` steps, `first + each * step`, as an integer and as a float.
+
+    The integer stays at 2**31 - 1 where the count is larger. The float goes on, to 7 digits.
+    """
+    last = max(MOST_COUNTED - first, 0) // each  # the last step whose count is an int32
+    fits = (step <= last) & (first <= MOST_COUNTED)
+    kept = min(first, MOST_COUNTED) + min(each, MOST_COUNTED) * jnp.minimum(step, last)
+    count = jnp.where(fits, kept, MOST_COUNTED)
+    beyond = float(first) + float(each) * step.astype(float)
+    return count, jnp.where(fits, count.astype(float), beyond)
+
+
+def counted_up(count: Int[Array, "*shape"], more: Any) -> Int[Array, "*shape"]:
+    """`count + more` for `more` >= 0; a count stays at 2**31 - 1 and does not wrap."""
+    return jnp.minimum(count, MOST_COUNTED - more) + more
+
+
 def finite_or_inf(losses: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`losses` with infinity for those that are not finite: they rank last."""
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)

@@ -26,7 +26,10 @@ from jaxevo.core.descent import (
     CosineDecay,
     Follower,
     Optimizer,
+    average,
+    check_average,
     guarded_step,
+    refuse_average,
     require_learning_rate,
     schedule_value,
 )
@@ -48,7 +51,8 @@ class GradientLearner:
 
     A step whose loss or gradient is not finite changes nothing but the step counter. It shows in
     `metrics["num_nonfinite"]`. `metrics["spectral_radius"]` is the largest one, if the network
-    has recurrent layers that can be seen.
+    has recurrent layers that can be seen. The solution of a schedule-free optimiser
+    (`optax.contrib`) is its average, on which no gradient was taken.
 
     Attributes:
         estimator: how to estimate the gradient (`jaxevo.estimators`).
@@ -75,6 +79,9 @@ class GradientLearner:
         params = problem.init(key_params) if params is None else params
         transform = self.optimizer.transform(self.learning_rate_at(0))
         optimizer = transform.init(tree_floats(params))
+        check_average(optimizer, params)
+        if self.max_spectral_radius is not None:
+            refuse_average(optimizer, "a learner with max_spectral_radius")
         carry = self.estimator.init(key_carry, params, problem)
         return GradientState(params, optimizer, carry, radii(params, problem), jnp.int32(0))
 
@@ -109,7 +116,8 @@ class GradientLearner:
         return moved, (known, {"spectral_radius": largest})
 
     def solution(self, state: GradientState, problem: Problem) -> Params:
-        return self.estimator.fold(state.carry, state.params, problem)
+        params = average(state.optimizer, state.params, problem.model.trainable(state.params))
+        return self.estimator.fold(state.carry, params, problem)
 
     def cost(self, problem: Problem) -> Cost:
         return self.estimator.cost(problem)

@@ -167,6 +167,7 @@ class Phases:
         )
         retained = self.retained(phase)
         uses = np.asarray(state.shared.params["uses"])
+        paths = self.learner_of(phase.method).paths_per_generation
         num_batches = self.learner.num_batches
         rows = []
         for i in range(self.num_replicates):
@@ -177,7 +178,7 @@ class Phases:
                 "sequence": i // self.num_seeds,
                 "seed": i % self.num_seeds,
                 "generations": int(state.generations[i]),
-                "batches": int(state.evaluations[i]) * num_batches,
+                "batches": int(state.generations[i]) * paths * num_batches,
                 "reached": bool(state.done[i]),
                 "fitness": float(state.best[i]),
                 **{name: float(values[i]) for name, values in held_out.items()},

@@ -10,7 +10,9 @@ from jaxevo.core import Problem
 from jaxevo.core.population import (
     CHUNK_FLOATS,
     centered_ranks,
+    counted_up,
     default_chunk_size,
+    evaluated_until,
     finite_mean,
     map_members,
     sum_members,
@@ -114,3 +116,31 @@ def test_memory_does_not_grow_with_the_population(shaping):
     # each; a member's 58 weights, or its 16 rows of 8 units, would be 232 or 512 bytes
     assert large - small <= (512 - 64) * 64, (small, large)
     assert large > 0
+
+
+# red where a count of evaluations wraps: after 21,474,835 generations of 100 it was negative
+@pytest.mark.parametrize(
+    ("step", "each", "first"),
+    [
+        (0, 100, 200),
+        (21_474_834, 100, 200),
+        (21_474_835, 100, 200),
+        (2**31 - 2, 100, 200),
+        (2**31 - 2, 1, 1),
+        (2**31 - 2, 1, 2),
+        (5, 2**33, 2**33),
+        (0, 7, 2**31),
+        (1, 2**31, 0),
+    ],
+)
+def test_evaluations_do_not_wrap(step, each, first):
+    exact = first + each * step
+    count, number = jax.jit(evaluated_until, static_argnums=(1, 2))(jnp.int32(step), each, first)
+    assert count.dtype == jnp.int32 and count == min(exact, 2**31 - 1)
+    assert float(number) == pytest.approx(exact, rel=2e-7)
+
+
+def test_counters_stay_at_the_most_they_hold():
+    counts = jnp.array([0, 2**31 - 4, 2**31 - 3, 2**31 - 1], jnp.int32)
+    found = counted_up(counts, jnp.array([3, 3, 3, 3], jnp.int32))
+    assert found.tolist() == [3, 2**31 - 1, 2**31 - 1, 2**31 - 1]

@@ -179,3 +179,41 @@ def test_streams_are_shown_the_step():
     for t in range(3):  # half of a gradient of 2 (w - t) leads straight to t
         state, metrics = ours.step(KEY, state, problem)
         assert state.params["w"] == t and metrics["loss"] == (0 if t == 0 else 1)
+
+
+# red where the weights that gradients are taken at come home in place of their average
+@pytest.mark.parametrize("clip_norm", [None, 10.0])
+def test_the_solution_of_a_schedule_free_optimiser_is_its_average(clip_norm):
+    learner = GradientLearner(
+        estimator=Given(gradient=GRADIENT),
+        optimizer=optimizer(optax.contrib.schedule_free_sgd, clip_norm=clip_norm, b1=0.75),
+        learning_rate=0.5,
+    )
+    state = learner.init(KEY, PROBLEM)
+    # By hand, for a constant gradient g and rate r: z falls by r g at each step, and the average
+    # is the mean of z after steps 1 to t, which is x0 - r g (t + 1) / 2.
+    for _ in range(5):
+        state, _ = step(learner, state)
+    found = learner.solution(state, PROBLEM)
+    mean_fall = 0.5 * (5 + 1) / 2 * np.array([0.5, -1.0, 2.0])
+    carried = 5.0  # what `fold` of the estimator adds
+    np.testing.assert_allclose(found["free"], [1, -2, 3] - mean_fall + carried, rtol=1e-5)
+    np.testing.assert_allclose(found["half"][0], 1 - 0.5 * 3 * 1.0, rtol=1e-5)
+    for name, rows in (("half", slice(1, 2)), ("fixed", slice(None)), ("count", slice(None))):
+        assert np.asarray(found[name][rows]).tobytes() == np.asarray(PARAMS[name][rows]).tobytes()
+    assert not np.allclose(found["free"], state.params["free"] + carried)
+
+
+def test_a_schedule_free_optimiser_is_refused_where_its_average_would_be_wrong():
+    schedule_free = optimizer(optax.contrib.schedule_free_sgd)
+    capped = GradientLearner(estimator=Backprop(), optimizer=schedule_free, max_spectral_radius=1.0)
+    with pytest.raises(ValueError, match="must not be schedule-free in a learner with max_spec"):
+        capped.init(KEY, PROBLEM)
+
+    def in_part(learning_rate):
+        moved = optax.contrib.schedule_free_sgd(learning_rate)
+        return optax.masked(moved, {"free": True, "half": False, "fixed": True, "count": None})
+
+    learner = GradientLearner(estimator=Backprop(), optimizer=optimizer(in_part))
+    with pytest.raises(ValueError, match="must be schedule-free in all weights, or in none"):
+        learner.init(KEY, PROBLEM)

@@ -36,6 +36,7 @@ from jaxevo.core import (
 from jaxevo.core.descent import (
     CosineDecay,
     optimizer,
+    refuse_average,
     require_learning_rate,
     schedule_value,
 )
@@ -125,7 +126,9 @@ class DifferentiableStructure:
         """A member that no step has changed."""
         groups = self.growth.groups(problem)
         transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
-        moments = self.first_moments(transform.init(tree_floats(params)), groups, params)
+        moments = transform.init(tree_floats(params))
+        refuse_average(moments, "DifferentiableStructure, whose nodes come and go")
+        moments = self.first_moments(moments, groups, params)
         carry = self.estimator.init(key, params, problem)
         unknown = jnp.full((), jnp.nan, float)
         return Member(params, moments, carry, self.growth.first_ledger(params), unknown)

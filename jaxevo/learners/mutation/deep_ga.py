@@ -33,6 +33,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import member_key
 from jaxevo.core.population import (
+    evaluated_until,
     finite_mean,
     finite_or_inf,
     initial_population,
@@ -197,8 +198,9 @@ class DeepGA:
         new = state._replace(params=networks, lineage=lineage, experiences=experiences)
         new = tree_where(jnp.any(finite), new, state)
 
-        evaluations = self.per_generation * (state.step + 2)
-        solved_at = jnp.where(jnp.any(generation.solved), evaluations, jnp.inf)
+        each = self.per_generation
+        evaluations, until_now = evaluated_until(state.step, each, 2 * each)
+        solved_at = jnp.where(jnp.any(generation.solved), until_now, jnp.inf)
         new = new._replace(solved_at=jnp.minimum(state.solved_at, solved_at), step=state.step + 1)
         metrics = {
             "loss": finite_mean(losses, finite),

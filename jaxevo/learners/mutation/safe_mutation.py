@@ -30,6 +30,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import member_key
 from jaxevo.core.population import (
+    evaluated_until,
     finite_mean,
     finite_or_inf,
     initial_population,
@@ -197,15 +198,18 @@ class SafeMutation:
         if self.generational:  # a generation without a finite loss changes nothing
             new = tree_where(jnp.any(finite), new, state)
 
-        before = self.population_size + self.num_children * state.step
-        first = before + 1 + jnp.argmax(children.solved)
+        _, before = evaluated_until(state.step, self.num_children, self.population_size)
+        first = before + 1 + jnp.argmax(children.solved).astype(float)
         first = jnp.where(jnp.any(children.solved), first, jnp.inf)
         new = new._replace(solved_at=jnp.minimum(state.solved_at, first), step=state.step + 1)
+        evaluations, _ = evaluated_until(
+            state.step, self.num_children, self.population_size + self.num_children
+        )
         metrics = {
             "loss": finite_mean(children.loss, finite),
             "best_loss": new.losses.min(),
             "num_nonfinite": jnp.sum(~finite),
-            "evaluations": before + self.num_children,
+            "evaluations": evaluations,
             "solved": jnp.isfinite(new.solved_at),
         }
         searches = self.operator.variant == "rescale"

@@ -35,9 +35,11 @@ from jaxevo.core.descent import (
     CosineDecay,
     Optimizer,
     optimizer,
+    refuse_average,
     require_learning_rate,
     schedule_value,
 )
+from jaxevo.core.population import counted_up
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.learners.pathnet.settings import PathMutation, Reinitialization, Rounds
@@ -149,8 +151,8 @@ class PathNet:
                 done = new.best >= self.threshold
             new = new._replace(
                 loss=slices.loss.mean(),
-                evaluations=state.evaluations + len(slices.fitness),
-                generations=state.generations + 1,
+                evaluations=counted_up(state.evaluations, len(slices.fitness)),
+                generations=counted_up(state.generations, 1),
                 done=done,
             )
             return new, slices.num_nonfinite.sum()
@@ -322,8 +324,10 @@ class PathNet:
     ) -> PathNetState:
         """The state at the start of a task."""
         params = self.chosen(network, params, population[0])
+        moments = shared_optimizer(self.transform(0), params)
+        refuse_average(moments, "PathNet, whose paths share modules")
         return PathNetState(
-            shared=Shared(params, shared_optimizer(self.transform(0), params)),
+            shared=Shared(params, moments),
             first_modules=first_modules,
             population=population,
             fitness=jnp.full(len(population), -jnp.inf, float),

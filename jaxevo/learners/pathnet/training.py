@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxevo.core import Batch, Carry, Estimator, Params, Problem
 from jaxevo.core.descent import Follower, descend, guarded_step
 from jaxevo.core.noise import fold_in
-from jaxevo.core.population import sum_members
+from jaxevo.core.population import counted_up, sum_members
 from jaxevo.core.tree import tree_finite, tree_masked, tree_where, tree_zeros
 from jaxevo.models.modular import (
     Modular,
@@ -169,7 +169,7 @@ class Trainer:
             shared, counts, finite = self.follow(shared, sums, merge)
             carries, *seen = kept
             seen[2] &= finite
-            return (shared, updates + counts * finite, carries), tuple(seen)
+            return (shared, counted_up(updates, counts * finite), carries), tuple(seen)
 
         carries = jax.vmap(first_carry)(jax.random.split(key_carries, num_paths), active)
         (shared, updates, _), seen = jax.lax.scan(
@@ -338,7 +338,7 @@ def counted(
 ) -> Int[Array, "L M"]:
     """`updates`, and `num` more for the targets."""
     layers = jnp.broadcast_to(jnp.arange(len(targets))[:, None], targets.shape)
-    return updates.at[layers, targets].add(num, mode="drop")
+    return counted_up(updates, jnp.zeros_like(updates).at[layers, targets].add(num, mode="drop"))
 
 
 def score(loss: Float[Array, ""], metrics: dict[str, Any]) -> Float[Array, ""]:

@@ -508,3 +508,9 @@ def test_a_network_sheds_the_nodes_of_a_hard_phase(optimised):
     nodes = np.median([row["nodes"] for row in result.rows], axis=1)
     assert nodes.max() >= 40
     assert nodes[-1] <= 30
+
+
+def test_a_schedule_free_optimiser_is_refused():
+    learner = DifferentiableStructure(optimizer=optimizer(optax.contrib.schedule_free_sgd))
+    with pytest.raises(ValueError, match="must not be schedule-free in DifferentiableStructure"):
+        jax.eval_shape(learner.init, jax.random.key(0), problem())

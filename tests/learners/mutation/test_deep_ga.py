@@ -1,5 +1,6 @@
 """Truncation and the elite by hand, and lineages that are the weights bit for bit."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.core import Problem
+from jaxevo.core import Problem, pytree
 from jaxevo.core.tree import tree_row
 from jaxevo.learners import DeepGA, Mutation
 from jaxevo.models import mlp, normalised
@@ -17,6 +18,7 @@ from tests.learners.mutation.test_safe_mutation import (
     DRIFT,
     SOLVABLE,
     Drift,
+    Labelled,
     apply_line,
     apply_nan,
     first_line,
@@ -31,6 +33,13 @@ REGRESSION = Problem(
 )
 SMALL = {"population_size": 8, "num_parents": 3, "elite_candidates": 2}
 DETERMINISTIC = SMALL | {"elite_evaluations": 0}
+
+
+@pytree
+class Easy(Labelled):
+    """What any network solves."""
+
+    solved_when = ("accuracy", 0.0)
 
 
 def plain(sigma=0.05):
@@ -290,3 +299,14 @@ def test_a_problem_that_is_solved_says_when():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DeepGA(**settings)
+
+
+# red where evaluations wrap at 2**31: a task was then solved at a negative count
+def test_evaluations_near_the_limit_of_their_integers():
+    learner = DeepGA(operator=plain(), **DETERMINISTIC)
+    problem = Problem(SOLVABLE.task, SOLVABLE.model)
+    state = start(learner, problem)._replace(step=jnp.int32(2**31 - 2), solved_at=jnp.inf)
+    easy = dataclasses.replace(problem, task=Easy(**vars(problem.task)))
+    state, metrics = step(jax.random.key(1), learner, state, easy)
+    assert metrics["evaluations"] == 2**31 - 1
+    assert metrics["solved"] and float(state.solved_at) == pytest.approx(8 * 2.0**31, rel=1e-6)

@@ -412,3 +412,16 @@ def test_bad_settings_are_refused(settings, message):
 def test_unknown_words_are_refused(name):
     with pytest.raises((ValueError, TypeCheckError)):  # by beartype, where it looks on
         SafeMutation(**{name: "other"})
+
+
+# red where evaluations wrap at 2**31
+def test_evaluations_near_the_limit_of_their_integers():
+    learner = SafeMutation(operator=Mutation(variant="control"), offspring_per_step=4, **SMALL)
+    state = jax.jit(learner.init)(jax.random.key(0), REGRESSION)
+    state = state._replace(step=jnp.int32(2**29 - 1))
+    _, metrics = jax.jit(learner.step)(jax.random.key(1), state, REGRESSION)
+    assert metrics["evaluations"] == 2**31 - 1  # exactly 6 + 2**31
+    _, metrics = jax.jit(learner.step)(
+        jax.random.key(1), state._replace(step=jnp.int32(2**29 - 4)), REGRESSION
+    )
+    assert metrics["evaluations"] == 6 + 4 * (2**29 - 3)

@@ -493,3 +493,23 @@ def test_bad_settings_are_refused_by_name():
     plain = Problem(problem().task, mlp((6,), 2))
     with pytest.raises(ValueError, match="modular"):
         train(jax.random.key(0), LEARNER, plain, num_steps=1)
+
+
+def test_a_schedule_free_optimiser_is_refused():
+    learner = dataclasses.replace(LEARNER, optimizer=optimizer(optax.contrib.schedule_free_sgd))
+    with pytest.raises(ValueError, match="must not be schedule-free in PathNet"):
+        init(jax.random.key(0), learner, problem())
+
+
+# red where counts wrap at 2**31
+def test_counts_near_the_limit_of_their_integers():
+    state = init(jax.random.key(0), LEARNER, problem())
+    most = 2**31 - 1
+    full = state._replace(
+        evaluations=jnp.int32(most),
+        generations=jnp.int32(most - 1),
+        updates=jnp.full_like(state.updates, most),
+    )
+    after, metrics = step(jax.random.key(1), LEARNER, full, problem())
+    assert metrics["evaluations"] == after.evaluations == after.generations == most
+    assert (after.updates == most).all()
