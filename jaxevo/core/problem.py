@@ -76,6 +76,35 @@ class OffersExamplesLast(Protocol):
 
 
 @runtime_checkable
+class OffersBaselines(Protocol):
+    """A task that knows which levels a learner has to beat."""
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Held-out metrics by the name of each baseline; empty where none applies."""
+        ...
+
+
+@runtime_checkable
+class OffersSwitches(Protocol):
+    """A task that changes at steps that are known before a run."""
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """The steps at which the task changes."""
+        ...
+
+
+@runtime_checkable
+class OffersScene(Protocol):
+    """A control task whose episodes can be drawn: `jaxevo.plotting.episodes` has the pictures."""
+
+    @property
+    def scene(self) -> str | None:
+        """The scene's name, such as "maze"; None where these settings have no picture."""
+        ...
+
+
+@runtime_checkable
 class Task(Protocol):
     """What is to be learned. `held_out` is the test split, as a task of its own.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
+from jaxevo.tasks.levels import Levels, blind, reservoir
 from jaxevo.tasks.losses import LOSSES, right, unless_undefined
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
@@ -99,6 +100,12 @@ class Copying(TimedTask):
             "error_bits": self.num_steps * jnp.sum(weight * bits),
             "recall": self.num_steps / self.length * jnp.sum(weight * recalled),
         }
+
+    def baselines(self) -> Levels:
+        if self.held_out() is None:
+            return {}
+        control = reservoir(self, 128, radius=1.0, input_scale=0.3, bias_scale=0.0)
+        return {"blind": blind(self), "reservoir, 128 units": control}
 
 
 def copying(

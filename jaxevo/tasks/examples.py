@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, static
+from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target
 from jaxevo.tasks.losses import LOSSES, LossName
 
 MOST_CLASSES = 2**31 - 1  # labels are kept as int32
@@ -101,6 +102,13 @@ class Examples(ExampleTask):
             test_targets=None,
             batch_size=None,
         )
+
+    def baselines(self) -> Levels:
+        if not holds_out_targets(self):
+            return {}
+        if self.loss == "squared_error":
+            return {"mean target": mean_target(self)}
+        return {"majority class": majority_class(self)}
 
     def examples_last(self) -> "ExamplesLast | None":
         """See `jaxevo.core.problem.OffersExamplesLast`: curves, x -> y, have this form.
@@ -237,11 +245,12 @@ def first(array: np.ndarray, odd: np.ndarray) -> str:
 
 def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
     """Refuses targets that other inputs would be taken for: indices past the end are clamped."""
-    shapes = getattr(inputs, "shape", None), getattr(targets, "shape", None)
-    if None not in shapes and shapes[0][:num_axes] != shapes[1][:num_axes]:
+    if not (hasattr(inputs, "shape") and hasattr(targets, "shape")):
+        return
+    if inputs.shape[:num_axes] != targets.shape[:num_axes]:
         raise ValueError(
             f"{name}_targets must have the leading axes of {name}_inputs, "
-            f"{shapes[0][:num_axes]}, got {shapes[1]}"
+            f"{inputs.shape[:num_axes]}, got {targets.shape}"
         )
 
 

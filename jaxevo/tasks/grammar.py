@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.tasks.levels import Levels, entropy_floor
 from jaxevo.tasks.losses import LossName
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask
 
@@ -135,6 +136,9 @@ class Grammar(TimedTask):
             window=self.test_texts.shape[1] - 1,
             phase_steps=1,
         )
+
+    def baselines(self) -> Levels:
+        return entropy_floor(self)
 
 
 def easy_floor(p: float) -> float:

@@ -1,4 +1,7 @@
-"""What a learner has to beat: levels that need no learning, as functions of the task."""
+"""What a learner has to beat: levels that need no learning, as functions of the task.
+
+A task's own method `baselines` says which of them apply to it; `baselines(task)` asks the task.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,49 +11,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.core import require, require_integer
-from jaxevo.tasks.copying import Copying
-from jaxevo.tasks.examples import Examples
-from jaxevo.tasks.grammar import Grammar
-from jaxevo.tasks.permuted_mnist import PixelSequences
-from jaxevo.tasks.sequences import SequenceBatch, Stream
+from jaxevo.core import SequenceTask, require, require_integer
+from jaxevo.core.problem import OffersBaselines
 
 BLOCK = 4096  # vectors of hidden states that are held at once
 
+Levels = dict[str, dict[str, float]]  # held-out metrics by the name of a baseline
 
-def majority_class(task: Examples | PixelSequences) -> dict[str, float]:
-    """Held-out accuracy of always answering the commonest training label."""
+
+def baselines(task: Any) -> Levels:
+    """The baselines that apply to a task, by name; empty where it offers none."""
+    return task.baselines() if isinstance(task, OffersBaselines) else {}
+
+
+def majority_class(task: Any) -> dict[str, float]:
+    """Held-out accuracy of always answering the commonest training label.
+
+    Args:
+        task: labelled `Examples` or `PixelSequences` with a held-out split.
+    """
     label = np.bincount(np.asarray(task.train_targets)).argmax()
     return {"accuracy": float(np.mean(_held_out(task, "train_targets") == label))}
 
 
-def mean_target(task: Examples) -> dict[str, float]:
-    """Held-out error of always answering the mean training target, in the data's units."""
+def mean_target(task: Any) -> dict[str, float]:
+    """Held-out error of always answering the mean training target, in the data's units.
+
+    Args:
+        task: `Examples` with squared error and a held-out split.
+    """
     mean = np.asarray(task.train_targets).mean(axis=0)
     error = _held_out(task, "train_targets") - mean
     return {"mse": float(np.mean(error**2) * task.scale**2)}
 
 
-def persistence(task: Stream) -> dict[str, float]:
+def persistence(task: Any) -> dict[str, float]:
     """Held-out error of answering that nothing will change, in the data's units.
+
+    Args:
+        task: a `Stream` with squared error and a held-out split.
 
     Raises:
         ValueError: the targets are no inputs of a later step, so there is no present value.
     """
-    columns = _present(task)
+    columns = present_columns(task)
     if columns is None:
         raise ValueError("task must have targets that are inputs of a later step, got others")
     error = _held_out(task, "train_targets") - _held_out(task, "train_inputs")[..., columns]
     return {"mse": float(np.mean(error[task.num_skipped :] ** 2) * task.scale**2)}
 
 
-def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
+def linear_taps(task: Any, num_taps: int = 20) -> dict[str, float]:
     """Held-out error of least squares on the last `num_taps` inputs, in the data's units.
 
+    Args:
+        task: a `Stream` with squared error and a held-out split.
+        num_taps: the inputs that the answer is made from, those of the present step among them.
+
     Raises:
-        ValueError: the training or the held-out series are shorter than that.
+        ValueError: the training or the held-out series have fewer than `num_taps` steps.
     """
-    shortest = _shortest(task)
+    shortest = shortest_series(task)
     require("num_taps", f"from 1 to {shortest}", num_taps, lambda n: 1 <= n <= shortest)
     weights, *_ = np.linalg.lstsq(
         _taps(task.train_inputs, num_taps), _rows(task.train_targets, num_taps), rcond=None
@@ -62,13 +83,21 @@ def linear_taps(task: Stream, num_taps: int = 20) -> dict[str, float]:
     return {"mse": float(np.mean((prediction - target) ** 2) * task.scale**2)}
 
 
-def entropy_floor(task: Grammar) -> dict[str, dict[str, float]]:
-    """The loss of who knows each grammar of a task, by its name, in nats per 40 characters."""
+def entropy_floor(task: Any) -> Levels:
+    """The least possible loss on each grammar of a task, by its name, in nats per 40 characters.
+
+    Args:
+        task: a `Grammar`. One from a text of your own has no floors.
+    """
     return {f"entropy floor, {name}": {"loss": floor} for name, floor in task.floors}
 
 
-def blind(task: Copying) -> dict[str, float]:
-    """Held-out level of the best answer that looks at no token: blank, then all tokens alike."""
+def blind(task: Any) -> dict[str, float]:
+    """Held-out level of the best answer that looks at no token: blank, then all tokens alike.
+
+    Args:
+        task: a `Copying`.
+    """
     recalled = (1 - 1 / task.num_symbols) / task.num_outputs  # squared error of a step
     return {
         "mse": task.length / task.num_steps * recalled,
@@ -78,7 +107,7 @@ def blind(task: Copying) -> dict[str, float]:
 
 
 def reservoir(
-    task: Stream | Copying,
+    task: SequenceTask,
     num_units: int = 64,
     *,
     radius: float = 0.9,
@@ -87,13 +116,13 @@ def reservoir(
 ) -> dict[str, float]:
     """Held-out metrics of random tanh units of which nothing but a linear read-out is fitted.
 
-    What a network reaches without learning to remember. The recurrent matrix is orthogonal; the
+    A network reaches them without learning to remember. The recurrent matrix is orthogonal; the
     read-out is the ridge regression on all training series, or on 1,000 sequences.
 
     Args:
-        task: with a held-out split, and targets for squared error.
+        task: a `Stream` or `Copying` with a held-out split, and targets for squared error.
         num_units: H >= 1.
-        radius: the recurrent matrix is orthogonal times this.
+        radius: the factor by which the orthogonal recurrent matrix is multiplied.
         input_scale: standard deviation of the input weights.
         bias_scale: the standard deviation of the biases.
 
@@ -104,10 +133,9 @@ def reservoir(
     """
     require_integer("num_units", 1, num_units)
     held_out = _split(task)
-    if isinstance(task, Stream):
-        whole = dataclasses.replace(task, window=None)
-    else:
-        whole = dataclasses.replace(task, batch_size=1000)
+    # One batch holds all that the read-out is fitted to: a stream's whole series, or sequences.
+    everything = {"window": None} if hasattr(task, "window") else {"batch_size": 1000}
+    whole = dataclasses.replace(task, **everything)  # type: ignore[type-var]
     train = whole.sample(jax.random.key(0), 0)
     test = held_out.sample(jax.random.key(0), 0)
 
@@ -132,7 +160,7 @@ def reservoir(
 
 
 def _states(
-    batch: SequenceBatch, input_kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray
+    batch: Any, input_kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of time steps, and hidden states with a 1 beside them, [steps x B, H + 1]."""
     inputs = np.asarray(batch.inputs, np.float64)
@@ -160,13 +188,21 @@ def _split(task: Any) -> Any:
     return held_out
 
 
+def holds_out_targets(task: Any) -> bool:
+    """Whether there is a held-out split with targets of its own to train on.
+
+    A task of one's own may hold out what has another form.
+    """
+    return getattr(task.held_out(), "train_targets", None) is not None
+
+
 def _held_out(task: Any, name: str) -> np.ndarray:
     """An array of the held-out split, which that split holds as its own to train on."""
     return np.asarray(getattr(_split(task), name))
 
 
-def _present(task: Stream) -> list[int] | None:
-    """The input columns that the targets are, at a later step; None: there are none."""
+def present_columns(task: Any) -> list[int] | None:
+    """The input columns that a stream's targets are, at a later step; None: there are none."""
     inputs, targets = (
         np.moveaxis(np.asarray(series), -1, 0) for series in (task.train_inputs, task.train_targets)
     )
@@ -184,8 +220,8 @@ def _comes_later(series: np.ndarray, target: np.ndarray) -> bool:
     return any(np.array_equal(series[lag:], target[: len(series) - lag]) for lag in lags)
 
 
-def _shortest(task: Stream) -> int:
-    """Time steps of the training or the held-out series, whichever are fewer."""
+def shortest_series(task: Any) -> int:
+    """Time steps of a stream's training or held-out series, whichever are fewer."""
     return min(len(task.train_inputs), len(_held_out(task, "train_inputs")))
 
 
@@ -201,34 +237,3 @@ def _taps(inputs: Any, num_taps: int) -> np.ndarray:
 def _rows(targets: Any, num_taps: int) -> np.ndarray:
     targets = np.asarray(targets, np.float64)[num_taps - 1 :]
     return targets.reshape(-1, targets.shape[-1])
-
-
-def baselines(task: Any) -> dict[str, dict[str, float]]:
-    """The baselines that apply to a task, by name."""
-    if isinstance(task, Grammar):
-        return entropy_floor(task)
-    if not isinstance(task, Copying | Examples | PixelSequences | Stream):
-        return {}
-    held_out = task.held_out()
-    if held_out is None:
-        return {}
-    if isinstance(task, Copying):
-        control = reservoir(task, 128, radius=1.0, input_scale=0.3, bias_scale=0.0)
-        return {"blind": blind(task), "reservoir, 128 units": control}
-    if getattr(held_out, "train_targets", None) is None:
-        return {}  # A task of one's own may hold out what has another form.
-    if isinstance(task, Stream):
-        return _of_stream(task) if task.loss == "squared_error" else {}
-    if isinstance(task, Examples) and task.loss == "squared_error":
-        return {"mean target": mean_target(task)}
-    return {"majority class": majority_class(task)}
-
-
-def _of_stream(task: Stream) -> dict[str, dict[str, float]]:
-    levels = {}
-    if _present(task) is not None:
-        levels["persistence"] = persistence(task)
-    if _shortest(task) >= 20:
-        levels["linear, 20 taps"] = linear_taps(task)
-    scale = 0.5 / task.train_inputs.shape[-1] ** 0.5  # many inputs drive a unit no harder than one
-    return levels | {"reservoir, 64 units": reservoir(task, input_scale=scale)}

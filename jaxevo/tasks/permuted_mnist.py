@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.tasks.files import PUBLISHED, Split, load_images
+from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class
 from jaxevo.tasks.losses import right
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
 
@@ -126,6 +127,9 @@ class PixelSequences(TimedTask):
     def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
         accuracy = jnp.mean(right(output, target.labels))
         return {"accuracy": jnp.where(target.is_last, accuracy, 0)}
+
+    def baselines(self) -> Levels:
+        return {"majority class": majority_class(self)} if holds_out_targets(self) else {}
 
 
 def permuted_mnist(

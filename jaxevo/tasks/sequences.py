@@ -17,6 +17,15 @@ from jaxevo.tasks.examples import (
     count_outputs,
     real_numbers,
 )
+from jaxevo.tasks.levels import (
+    Levels,
+    holds_out_targets,
+    linear_taps,
+    persistence,
+    present_columns,
+    reservoir,
+    shortest_series,
+)
 from jaxevo.tasks.losses import LOSSES, LossName
 
 
@@ -150,6 +159,18 @@ class Stream(TimedTask):
             test_targets=None,
             window=None,
         )
+
+    def baselines(self) -> Levels:
+        if self.loss != "squared_error" or not holds_out_targets(self):
+            return {}
+        levels = {}
+        if present_columns(self) is not None:
+            levels["persistence"] = persistence(self)
+        if shortest_series(self) >= 20:
+            levels["linear, 20 taps"] = linear_taps(self)
+        # The more inputs there are, the smaller each weight: a unit is driven no harder.
+        scale = 0.5 / self.train_inputs.shape[-1] ** 0.5
+        return levels | {"reservoir, 64 units": reservoir(self, input_scale=scale)}
 
 
 @pytree

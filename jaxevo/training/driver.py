@@ -30,6 +30,7 @@ from jaxevo.core import (
     require,
     require_integer,
 )
+from jaxevo.core.problem import OffersSwitches
 from jaxevo.core.pytrees import described
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
@@ -340,7 +341,8 @@ class _Loop:
             # what the pictures need beside the records
             task = program.problem.task
             self.summary["baselines"] = baselines(task)
-            self.summary["switches"] = list(getattr(task, "switches", ()))
+            switches = task.switches if isinstance(task, OffersSwitches) else ()
+            self.summary["switches"] = list(switches)
             files.write_json("summary.json", self.summary)
         path = None if files is None else files.path
         return RunResult(

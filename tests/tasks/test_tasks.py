@@ -118,7 +118,7 @@ X = np.zeros((10, 2))
         (lambda: tasks.examples(X * np.nan, np.zeros(10)), "inputs must be finite numbers"),
         (
             lambda: tasks.examples(X, np.array(["a"] * 10)),
-            "targets must be finite numbers, got <U1",
+            "targets must be real numbers, got <U1",
         ),
         (lambda: tasks.examples(X, np.full(10, -1)), "labels >= 0"),
         (lambda: tasks.examples(X, np.eye(10, dtype=int)), "integer labels without a last axis"),
