@@ -8,6 +8,7 @@ import rich.box
 from rich.markup import escape
 from rich.table import Table
 
+from jaxevo.core.statistics import few_seeds, interval_text
 from jaxevo.studies.transfer_measures import score_of
 from jaxevo.training.display import shown
 
@@ -18,7 +19,7 @@ def metrics_table(
     """Held-out metrics beside the baselines."""
     table = Table(title=escape(title), show_header=False, title_justify="left")
     for name, value in metrics.items():
-        table.add_row(name, shown(value))
+        table.add_row(name, shown(value, name))
     add_baselines(table, baselines)
     return table
 
@@ -58,7 +59,7 @@ def comparison_table(
         passes = f"{compact(row['forward_passes'])} forw.\n{compact(row['backward_passes'])} backw."
         table.add_row(
             escape(row["learner"] + (f" ({row['tuned']})" if "tuned" in row else "")),
-            f"{row['mean']:.3g} +-{row['high'] - row['mean']:.1g}\nbest {row['best']:.3g}",
+            f"{_mean_text(row)}\nbest {row['best']:.3g}",
             _solved_text(row) if solving else passes,
             f"{compact(row['steps'])} steps\n{compact(row['samples'])} samples",
             f"{seconds:.1f} + {compiling:.1f} s\n{(row['temp_bytes'] or 0) / 1e6:.2f} MB",
@@ -66,6 +67,7 @@ def comparison_table(
     for name, levels in baselines.items():
         if metric in levels:
             table.add_row(f"  {name}", f"{levels[metric]:.3g}", style="dim")
+    table.caption = few_seeds(min(row["seeds"] for row in rows))
     return table
 
 
@@ -107,6 +109,12 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             *cells,
         )
     return table
+
+
+def _mean_text(row: Mapping[str, Any]) -> str:
+    """The mean and its interval, in two lines where the interval was cut."""
+    text = interval_text(row["mean"], row["low"], row["high"], digits=3, small=1)
+    return text.replace("+- ", "+-").replace(" in ", "\n")
 
 
 def _solved_text(row: Mapping[str, Any]) -> str:
@@ -160,7 +168,8 @@ def summary_table(
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in summary.items():
         if name.startswith("held_out/"):
-            table.add_row(name.replace("held_out/", "held-out "), shown(value))
+            table.add_row(name.replace("held_out/", "held-out "), shown(value, name))
+            table.caption = few_seeds(len(value)) if isinstance(value, list) else None
     add_baselines(table, baselines)
     cost = summary["cost_per_step"]
     table.add_row("steps", f"{summary['steps']:,}")

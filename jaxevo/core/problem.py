@@ -112,7 +112,8 @@ class Task(Protocol):
     count evaluations say at which of them a network first met it on a batch.
 
     It may also have `metric_directions`, such as {"perplexity": "falls"}. A metric by which runs
-    are ranked or stopped needs it, unless the metric is in `jaxevo.core.words.DIRECTIONS`.
+    are ranked or stopped needs it, unless the metric is in `jaxevo.core.words.DIRECTIONS`. With
+    `metric_ranges`, such as {"perplexity": (1.0, inf)}, intervals stay within what can be.
     """
 
     def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from jaxevo.core.pytrees import require
+from jaxevo.core.words import Range
+
+ENOUGH_SEEDS = 5  # with fewer, Student's t is above 3 and the deviation itself is a guess
 
 
 def solved_fraction(evaluations: Any) -> float:
@@ -86,3 +89,32 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
     from scipy.stats import t  # jax brings scipy
 
     return mean, float(t.ppf(0.975, num - 1)) * deviation / math.sqrt(num)
+
+
+def interval(values: list[float], bounds: Range = (-math.inf, math.inf)) -> Range:
+    """Where the mean over seeds lies in 95 of 100 cases, by Student's t, cut to what can be.
+
+    Args:
+        values: one number for each seed.
+        bounds: the least and the most that a value can be. Values beyond them say that the bounds
+            are wrong: nothing is cut then.
+    """
+    mean, half = mean_and_interval(values)
+    low, high = mean - half, mean + half
+    if not all(bounds[0] <= value <= bounds[1] for value in values) or math.isnan(half):
+        return low, high
+    return max(low, bounds[0]), min(high, bounds[1])
+
+
+def interval_text(mean: float, low: float, high: float, digits: int = 4, small: int = 2) -> str:
+    """A mean and its interval: "0.7 +- 0.1", or "0.77 in [0.5, 1]" where the interval was cut."""
+    if math.isnan(low) or math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
+        return f"{mean:.{digits}g} +- {high - mean:.{small}g}"
+    return f"{mean:.{digits}g} in [{low:.{small}g}, {high:.{small}g}]"
+
+
+def few_seeds(num: int) -> str | None:
+    """A line about intervals over so few seeds that they say little; None over enough."""
+    if not 1 < num < ENOUGH_SEEDS:
+        return None
+    return f"intervals over {num} seeds are wide and uncertain: take {ENOUGH_SEEDS} or more"

@@ -1,6 +1,7 @@
-"""Words that people give and read: the nearest known word, and which way a metric goes."""
+"""Words that people give and read: the nearest known word, which way and how far a metric goes."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -25,6 +26,40 @@ DIRECTIONS: dict[str, Direction] = {
     "success_rate": "rises",
 }
 """How the metrics that are known by name change as a network learns."""
+
+
+Range = tuple[float, float]
+RANGES: dict[str, Range] = {
+    "mse": (0.0, math.inf),
+    "error_bits": (0.0, math.inf),
+    "num_nonfinite": (0.0, math.inf),
+    "episode_length": (0.0, math.inf),
+    "accuracy": (0.0, 1.0),
+    "solved": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "success_rate": (0.0, 1.0),
+}
+"""The least and the most that metrics can be that are known by name."""
+
+
+@runtime_checkable
+class DeclaresRanges(Protocol):
+    """A task that says within which bounds its own metrics lie."""
+
+    @property
+    def metric_ranges(self) -> Mapping[str, Range]: ...
+
+
+def range_of(metric: str, task: Any = None) -> Range:
+    """The least and the most that a metric can be; infinite where nobody says so.
+
+    Args:
+        metric: the metric's name, with or without a prefix such as "held_out/".
+        task: the task that reports it. Its `metric_ranges` come before the known ones.
+    """
+    name = metric.split("/")[-1]
+    declared = task.metric_ranges if isinstance(task, DeclaresRanges) else {}
+    return declared.get(name, RANGES.get(name, (-math.inf, math.inf)))
 
 
 @runtime_checkable

@@ -25,8 +25,8 @@ from jaxevo.core import (
     statistics,
 )
 from jaxevo.core.descent import CosineDecay
-from jaxevo.core.statistics import mean_and_interval
-from jaxevo.core.words import lower_is_better
+from jaxevo.core.statistics import interval
+from jaxevo.core.words import lower_is_better, range_of
 from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.driver import RunResult, run
@@ -315,13 +315,13 @@ def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
     names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
     metric = next((name for name in names if name != "loss"), "loss")
     values = last[f"held_out/{metric}"]
-    mean, half = mean_and_interval(values)
+    low, high = interval(values, range_of(metric, result.problem.task))
     summary = result.summary
     row = {
         "metric": metric,
-        "mean": mean,
-        "low": mean - half,
-        "high": mean + half,
+        "mean": sum(values) / len(values),
+        "low": low,
+        "high": high,
         "best": min(values) if lower_is_better(metric, result.problem.task) else max(values),
         "seeds": len(values),
         "steps": num_steps,

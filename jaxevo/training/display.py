@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxevo.core.statistics import mean_and_interval
+from jaxevo.core.statistics import interval, interval_text
+from jaxevo.core.words import range_of
 
 PLAIN_SECONDS = 5.0  # between two lines where there is no terminal
 
@@ -62,7 +63,8 @@ class Display:
         rate = (step - self.last[0]) / max(seconds - self.last[1], 1e-9)
         self.last = (step, seconds)
         text = f"{rate:.3g} steps/s  " + "  ".join(
-            f"{name.replace('held_out/', 'held-out ')} {shown(row[name])}" for name in headline(row)
+            f"{name.replace('held_out/', 'held-out ')} {shown(row[name], name)}"
+            for name in headline(row)
         )
         self.bar.update(self.task, completed=step, text=text)
         now = time.monotonic()
@@ -81,13 +83,17 @@ def headline(row: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def shown(value: Any) -> str:
-    """A number in four digits; over seeds, the mean and its 95 % interval by Student's t."""
+def shown(value: Any, metric: str = "") -> str:
+    """A number in four digits; over seeds, the mean and its 95 % interval by Student's t.
+
+    Args:
+        value: one number, or one for each seed.
+        metric: what they are; the interval stays within what this metric can be.
+    """
     values = [float(x) for x in _flat(value)]
     if len(values) == 1:
         return f"{values[0]:.4g}"
-    mean, half = mean_and_interval(values)
-    return f"{mean:.4g} +- {half:.2g}"
+    return interval_text(sum(values) / len(values), *interval(values, range_of(metric)))
 
 
 def _flat(value: Any) -> list[Any]:

@@ -1,11 +1,14 @@
 """Tests of solved runs by hand and against their definitions; runs that never solve rank last."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from jaxevo import statistics
+from jaxevo.core.statistics import few_seeds, interval, interval_text
+from jaxevo.training.display import shown
 
 NEVER = float("inf")
 
@@ -47,3 +50,28 @@ def test_barnard_against_a_published_table():
 def test_bad_runs_are_refused():
     with pytest.raises(ValueError, match="evaluations must be one number or more"):
         statistics.solved_fraction([])
+
+
+# red where an interval of an accuracy reaches from -0.21 to 1.75
+def test_an_interval_stays_within_what_a_metric_can_be():
+    values = [0.6925, 0.8475]  # half the width is 12.706 x 0.0775 = 0.985
+    assert interval(values) == pytest.approx((-0.2147, 1.7547), abs=1e-4)
+    assert interval(values, (0, 1)) == (0, 1)
+    assert interval([0.1, 0.3], (0, math.inf)) == pytest.approx((0, 1.4706), abs=1e-4)
+    assert interval([0.5, 0.5], (0, 1)) == (0.5, 0.5)
+    assert interval([-3.0, 3.0], (0, 1))[0] < -3  # the bounds are wrong
+    assert all(map(math.isnan, interval([0.5], (0, 1))))
+    assert all(map(math.isnan, interval([0.5, math.nan], (0, 1))))
+
+
+def test_an_interval_that_was_cut_is_shown_by_its_ends():
+    assert interval_text(0.77, 0.67, 0.87) == "0.77 +- 0.1"
+    assert interval_text(0.77, 0.0, 1.0) == "0.77 in [0, 1]"
+    assert interval_text(0.5, math.nan, math.nan) == "0.5 +- nan"
+    assert shown([0.6925, 0.8475], "held_out/accuracy") == "0.77 in [0, 1]"
+    assert shown([0.6925, 0.8475]) == "0.77 +- 0.98"
+
+
+def test_few_seeds_are_said():
+    assert few_seeds(1) is None and few_seeds(5) is None
+    assert few_seeds(2) == "intervals over 2 seeds are wide and uncertain: take 5 or more"

@@ -1,5 +1,6 @@
 """Every metric has a direction, or is refused where one is needed."""
 
+import math
 import types
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from jaxevo import registry
 from jaxevo.core.population import solves
 from jaxevo.core.problem import Evaluation
-from jaxevo.core.words import direction_of, lower_is_better, nearest
+from jaxevo.core.words import direction_of, lower_is_better, nearest, range_of
 
 
 def test_the_nearest_word():
@@ -43,3 +44,10 @@ def test_every_metric_of_our_tasks_has_a_direction(name):
     for metric in jax.eval_shape(metrics, jax.random.key(0)):
         constant = metric == "episode_length" and not name.startswith("cartpole")
         assert constant or direction_of(metric, problem.task)
+
+
+def test_metrics_have_ranges_and_a_task_declares_its_own():
+    assert range_of("held_out/accuracy") == (0, 1) and range_of("mse") == (0, math.inf)
+    assert range_of("return") == range_of("perplexity") == (-math.inf, math.inf)
+    task = types.SimpleNamespace(metric_ranges={"perplexity": (1.0, math.inf), "mse": (-1.0, 1.0)})
+    assert range_of("held_out/perplexity", task) == (1, math.inf) and range_of("mse", task)[0] == -1

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import io
 import json
 import time
 
@@ -7,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxevo import statistics
+from jaxevo.cli.tables import comparison_table
 from jaxevo.core import Problem, learner
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner, Mutation, SafeMutation
@@ -144,3 +147,28 @@ def test_learners_that_solve_a_task_are_tested_against_a_reference(tmp_path):
     assert draw_comparison(tmp_path / "c")[-1].name == "solved.png"
     with pytest.raises(ValueError, match="reference must be one of None, bold"):
         compare(jax.random.key(0), entries, amount=1.0, budget="steps", reference="bald")
+
+
+# red where an interval over two seeds is drawn or told beyond what an accuracy can be
+def test_the_table_cuts_intervals_and_warns_of_few_seeds():
+    row = {
+        "learner": "a",
+        "metric": "accuracy",
+        "mean": 0.77,
+        "low": 0.0,
+        "high": 1.0,
+        "best": 0.8,
+        "seeds": 2,
+        "steps": 3,
+        "samples": 4,
+        "forward_passes": 5,
+        "backward_passes": 6,
+        "seconds": 1.0,
+        "compile_seconds": 2.0,
+        "temp_bytes": None,
+    }
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table("t", [row, row | {"low": 0.67, "high": 0.87}], {}))
+    text = console.export_text()
+    assert "[0, 1]" in text and "0.77 +-0.1" in text
+    assert text.count("intervals over 2 seeds are wide and uncertain") == 1
