@@ -4,15 +4,16 @@ Two sources stand behind one interface. `threefry` is jax's own generator, the r
 `mix` hashes (two seed words, position) with 32-bit integer arithmetic: 12 to 60 times cheaper,
 and it fuses into whatever uses it, so the numbers are never stored.
 
-A member's noise depends on (step key, member index) only: `member_key(key, index)`. Chunks and
-devices make the same rows in any order.
+One rule gives keys: `fold_in(key, index, source)` is the key of a member, a time step, a layer, a
+leaf or a draw. A member's noise depends on (step key, member index) only, so chunks and devices
+make the same rows in any order.
 """
 
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Key, UInt32
 
 Source = Literal["threefry", "mix"]
 SOURCES = ("threefry", "mix")
@@ -20,14 +21,10 @@ SOURCES = ("threefry", "mix")
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio
 
 
-def member_key(key: Key[Array, ""], index: Int[Array, ""]) -> Key[Array, ""]:
-    """The key of member `index` in the step whose key is `key`."""
-    return jax.random.fold_in(key, index)
-
-
 def fold_in(key: Key[Array, ""], index: Any, source: Source = "mix") -> Key[Array, ""]:
-    """A key of its own for each index, as `jax.random.fold_in`; cheap inside a scan over time.
+    """The key of whatever bears `index` under `key`, such as a member; cheap inside loops.
 
+    `threefry` is `jax.random.fold_in`.
     `mix` passes the key's two words and the index through two rounds of a Feistel network: no two
     indices of a key and no two keys of an index collide.
     """
@@ -40,6 +37,11 @@ def fold_in(key: Key[Array, ""], index: Any, source: Source = "mix") -> Key[Arra
     first = first + _avalanche(last)
     words = jnp.stack([first, last ^ _avalanche(first)])
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(key))
+
+
+def keys_of(key: Key[Array, ""], num: int, source: Source = "mix") -> Key[Array, " num"]:
+    """The keys of `num` members, [num]: each is `fold_in(key, index, source)`."""
+    return jax.vmap(lambda index: fold_in(key, index, source))(jnp.arange(num))
 
 
 def normal(
@@ -89,7 +91,7 @@ def tree_normal(key: Key[Array, ""], like: Any, source: Source = "mix") -> Any:
     """Standard normal numbers in the shapes and dtypes of `like`; zeros for leaves of integers."""
     leaves, structure = jax.tree.flatten(like)
     draws = [
-        normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype, source)
+        normal(fold_in(key, i, source), leaf.shape, leaf.dtype, source)
         if jnp.issubdtype(leaf.dtype, jnp.floating)
         else jnp.zeros(leaf.shape, leaf.dtype)
         for i, leaf in enumerate(leaves)

@@ -17,7 +17,7 @@ from jaxevo.core import (
     Problem,
     Supervised,
 )
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.tree import tree_size, tree_zeros
 from jaxevo.core.words import lower_is_better
 
@@ -198,7 +198,7 @@ def initial_population(
         ValueError: networks in another number.
     """
     if params is None:
-        return lambda index: problem.init(member_key(key, index))
+        return lambda index: problem.init(fold_in(key, index))
     rows = leading_axis(params, jax.eval_shape(problem.init, key))
     if rows is None:
         return lambda index: params

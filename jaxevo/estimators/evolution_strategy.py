@@ -26,7 +26,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import Source, member_key, tree_normal
+from jaxevo.core.noise import Source, fold_in, tree_normal
 from jaxevo.core.population import (
     centered_ranks,
     default_chunk_size,
@@ -93,7 +93,7 @@ class EvolutionStrategy:
         mask = problem.model.trainable(params)
 
         def direction(draw: Int[Array, ""]) -> Params:
-            return tree_normal(member_key(key, draw), params, self.noise)
+            return tree_normal(fold_in(key, draw, self.noise), params, self.noise)
 
         def losses_along(noise: Params) -> Float[Array, " S"]:
             def loss(sign):

@@ -26,7 +26,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import Source
+from jaxevo.core.noise import Source, fold_in, keys_of
 from jaxevo.core.tree import tree_fill, tree_floats, tree_where, tree_zeros
 from jaxevo.estimators.trajectories import DISTRIBUTIONS, Distribution
 
@@ -76,7 +76,7 @@ class ForwardGradient:
             loss, slope, rest = jax.jvp(loss_and_rest, (weights,), (direction,), has_aux=True)
             return loss, rest, jax.tree.map(lambda v: slope.astype(v.dtype) * v, direction)
 
-        keys = jax.random.split(key, self.num_draws)
+        keys = keys_of(key, self.num_draws, self.noise)
         loss, (last, metrics), each = jax.vmap(along, out_axes=(None, None, 0))(keys)
         gradient = jax.tree.map(lambda g: g.mean(0), each)
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -86,7 +86,7 @@ class ForwardGradient:
         leaves, structure = jax.tree.flatten(weights)
         draws = [
             DISTRIBUTIONS[self.distribution](
-                jax.random.fold_in(key, i), leaf.shape, leaf.dtype, self.noise
+                fold_in(key, i, self.noise), leaf.shape, leaf.dtype, self.noise
             )
             for i, leaf in enumerate(leaves)
         ]

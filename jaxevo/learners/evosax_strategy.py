@@ -39,6 +39,7 @@ from jaxevo.core import (
     require,
     static,
 )
+from jaxevo.core.noise import keys_of
 from jaxevo.core.population import (
     default_chunk_size,
     finite_mean,
@@ -156,7 +157,7 @@ class EvosaxStrategy:
             wanted = "one network" if start == "mean" else f"one network, or {num} of them"
             raise ValueError(f"params must be {wanted} for {self.strategy}, got {rows} of them")
         if params is None:
-            networks = jax.vmap(problem.init)(jax.random.split(key_params, num))
+            networks = jax.vmap(problem.init)(keys_of(key_params, num))
         else:
             networks = params if rows else tree_repeat(params, num)
 

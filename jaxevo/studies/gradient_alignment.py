@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxevo import core
 from jaxevo.core import Batch, Carry, Params, Problem, require, require_integer
+from jaxevo.core.noise import fold_in
 from jaxevo.core.tree import named_leaves, tree_floats, tree_masked, tree_where, tree_zeros
 from jaxevo.estimators.backprop import Backprop
 
@@ -151,9 +152,7 @@ def _measure(
 
             def add(i, total):
                 draws = begin + i * chunk_size + jnp.arange(chunk_size)
-                each = jax.vmap(
-                    lambda draw: gradient(estimator, jax.random.fold_in(key, draw), carry)
-                )(draws)
+                each = jax.vmap(lambda draw: gradient(estimator, fold_in(key, draw), carry))(draws)
                 each = tree_where(draws < end, each, tree_zeros(each))  # the last chunk is cut
                 return jax.tree.map(lambda total, new: total + new.sum(0), total, each)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Params, Problem, require_integer
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.population import map_members, members_at_once
 from jaxevo.learners.mutation.operator import HEADS, Mutation, experiences_of, sampled
 from jaxevo.views.sensitivity import divergence, responses
@@ -73,7 +73,8 @@ def offspring(
     before = responses(problem.model, params, met.inputs, head)
 
     def child(index):
-        made = operator.mutate(member_key(key_children, index), problem.model, params, *met)
+        key_child = fold_in(key_children, index, operator.noise)
+        made = operator.mutate(key_child, problem.model, params, *met)
         after = responses(problem.model, made.params, met.inputs, head)
         found = problem.evaluate(made.params, batch)
         return divergence(before, after, met.mask), {"loss": found.loss} | found.metrics

@@ -114,7 +114,7 @@ def test_members_are_made_again_in_any_chunking(source):
     key = jax.random.key(5)
 
     def member(i):
-        return noise.tree_normal(noise.member_key(key, i), like, source)
+        return noise.tree_normal(noise.fold_in(key, i, source), like, source)
 
     whole = jax.jit(jax.vmap(member))(jnp.arange(12))
     for size in (1, 5):

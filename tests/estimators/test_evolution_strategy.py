@@ -7,7 +7,7 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Evaluation, Problem, pytree
-from jaxevo.core.noise import member_key, tree_normal
+from jaxevo.core.noise import fold_in, tree_normal
 from jaxevo.core.population import centered_ranks
 from jaxevo.estimators import EvolutionStrategy
 
@@ -47,7 +47,8 @@ def estimate(estimator, key=KEY, task=None, params=PARAMS):
 
 
 def members(num, sigma, source="mix", key=KEY):
-    noise = [tree_normal(member_key(key, jnp.int32(i)), PARAMS, source)["w"] for i in range(num)]
+    keys = [fold_in(key, jnp.int32(i), source) for i in range(num)]
+    noise = [tree_normal(key, PARAMS, source)["w"] for key in keys]
     noise = np.asarray(noise, np.float64)
     return noise, np.asarray(PARAMS["w"]) + sigma * noise
 

@@ -241,7 +241,7 @@ class NodePerturbation:
         )
         weights = carry.weights
         if plan.uncovered:
-            key_weights = jax.random.fold_in(key, num_steps)
+            key_weights = fold_in(key, num_steps, self.noise)
             weights, other, _, _ = self.of_weights().estimate(
                 key_weights, weights, params, problem, batch, only=plan.uncovered
             )

@@ -40,7 +40,7 @@ from jaxevo.core.descent import (
     require_learning_rate,
     schedule_value,
 )
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
     named_leaves,
@@ -215,7 +215,7 @@ class DifferentiableStructure:
         founder = initial_population(key_params, problem, params, self.population_size)
 
         def first(settings, index):
-            return settings.first_member(member_key(key_carry, index), founder(index), problem)
+            return settings.first_member(fold_in(key_carry, index), founder(index), problem)
 
         members = over_members(first, self, jnp.arange(self.population_size))
         return _joined(members, jnp.int32(0))
@@ -230,8 +230,8 @@ class DifferentiableStructure:
             index, member = argument
             batch = shared
             if batch is None:
-                batch = problem.sample(member_key(key_batch, index), state.step)
-            key = member_key(key_members, index)
+                batch = problem.sample(fold_in(key_batch, index), state.step)
+            key = fold_in(key_members, index)
             return settings.advanced(key, member, batch, state.step, problem)
 
         indices = jnp.arange(self.population_size)

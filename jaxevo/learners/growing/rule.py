@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Metrics, Params, Problem, Scalar, pytree, require, static
+from jaxevo.core.noise import fold_in
 from jaxevo.core.population import left_out
 from jaxevo.core.tree import named_leaves, tree_masked
 from jaxevo.models.growing.events import (
@@ -233,9 +234,7 @@ class Growth:
         for i, group in enumerate(groups):
             name = group.name
             order = self.order(score[name], ledger.births[name])
-            event = draw_events(
-                jax.random.fold_in(key, i), alive[name], score[name], rule, order=order
-            )
+            event = draw_events(fold_in(key, i), alive[name], score[name], rule, order=order)
             if name in frozen:
                 nobody = jnp.zeros_like(event.born)
                 event = event._replace(kept=alive[name], born=nobody, blocked=jnp.array(False))

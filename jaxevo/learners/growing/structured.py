@@ -30,7 +30,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.tree import tree_floats
 from jaxevo.learners.growing import resizing
 from jaxevo.learners.growing.rule import Growth, Ledger, over_members
@@ -91,7 +91,7 @@ class StructuredLearner:
         key_learner, key_events = jax.random.split(key)
 
         def advance(inner, i):
-            return self.learner.step(jax.random.fold_in(key_learner, i), inner, problem)
+            return self.learner.step(fold_in(key_learner, i), inner, problem)
 
         inner, metrics = jax.lax.scan(advance, state.learner, jnp.arange(self.every))
         metrics = {name: _over_steps(name, values) for name, values in metrics.items()}
@@ -99,7 +99,7 @@ class StructuredLearner:
         def round_of_events(growth, member):
             index, params, ledger = member
             params = growth.penalised(params, problem)
-            return growth.events(member_key(key_events, index), params, ledger, state.step, problem)
+            return growth.events(fold_in(key_events, index), params, ledger, state.step, problem)
 
         indices = jnp.arange(len(state.ledger.counts.births))
         params, change, ledger, found = over_members(

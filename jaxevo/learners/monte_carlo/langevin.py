@@ -97,8 +97,8 @@ class Langevin:
         def move(member):
             index, params = member
             loss, flow = flow_at(problem, params, batch, self.sigma, self.beta, self.mode)
-            member_key = fold_in(key, index, self.noise)
-            noise = standard_normal(member_key, problem.model, params, self.noise)
+            noise_key = fold_in(key, index, self.noise)
+            noise = standard_normal(noise_key, problem.model, params, self.noise)
             noise = self.attempt_noise(noise, flow)
             steps = jax.tree.map(
                 lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z, flow.drift, noise

@@ -31,7 +31,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.population import (
     evaluated_until,
     finite_mean,
@@ -278,7 +278,7 @@ class DeepGA:
             experiences = state.experiences
             if not isinstance(problem, Supervised):
                 return tree_row(experiences, parent) or ()
-            key = member_key(key_sample, parent)
+            key = fold_in(key_sample, parent, self.operator.noise)
             return sampled(key, experiences, self.operator.num_experiences, problem) or ()
 
         def measured(parent):
@@ -293,9 +293,12 @@ class DeepGA:
         def child(index):
             parent = parent_of[index]
             made = self.operator.mutate(
-                member_key(key, index), problem.model, tree_row(parents, parent), *met_by(parent),
+                fold_in(key, index, self.operator.noise),
+                problem.model,
+                tree_row(parents, parent),
+                *met_by(parent),
                 sensitivity=tree_row(sensitivities, parent),
-            )  # fmt: skip
+            )
             return made._replace(params=tree_where(index == 0, tree_row(parents, 0), made.params))
 
         return child
@@ -315,7 +318,8 @@ class DeepGA:
             index, params = member
             evaluation = problem.evaluate(params, batch)
             met = self.operator.own_experiences(problem, evaluation)
-            met = sampled(member_key(key, index), met, self.operator.num_experiences, problem)
+            key_met = fold_in(key, index, self.operator.noise)
+            met = sampled(key_met, met, self.operator.num_experiences, problem)
             if evaluation.moments is not None:
                 params = problem.absorb(params, evaluation.moments)
             return params, met

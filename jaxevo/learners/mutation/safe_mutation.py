@@ -28,7 +28,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.core.population import (
     evaluated_until,
     finite_mean,
@@ -146,8 +146,13 @@ class SafeMutation:
         key_params, key_batch, key_members, key_pool = jax.random.split(key, 4)
         batch = problem.sample(key_batch, jnp.int32(0))
         founder = initial_population(key_params, problem, params, self.population_size)
+
+        def evaluated(index):
+            key_member = fold_in(key_members, index, self.operator.noise)
+            return self.evaluated(key_member, founder(index), batch, problem)
+
         first = map_members(
-            lambda n: self.evaluated(member_key(key_members, n), founder(n), batch, problem),
+            evaluated,
             jnp.arange(self.population_size),
             members_at_once(self.population_size, self.chunk_size, problem, batch),
         )
@@ -170,12 +175,12 @@ class SafeMutation:
     ) -> tuple[SafeMutationState, Metrics]:
         key_batch, key_draw, key_children = jax.random.split(key, 3)
         batch = problem.sample(key_batch, state.step) if self.generational else state.batch
-        keys_draw = jax.random.split(key_draw, self.num_children)
+        keys_draw = keys_of(key_draw, self.num_children, self.operator.noise)
         parents, victims = jax.vmap(lambda key: self.tournament(key, state.losses))(keys_draw)
 
         def child_of(member):
             index, parent = member
-            keys = jax.random.split(member_key(key_children, index), 3)
+            keys = jax.random.split(fold_in(key_children, index, self.operator.noise), 3)
             params = tree_row(state.params, parent)
             met = self.met_by(state, parent, problem)
             if met is not None:

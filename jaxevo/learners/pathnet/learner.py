@@ -39,6 +39,7 @@ from jaxevo.core.descent import (
     require_learning_rate,
     schedule_value,
 )
+from jaxevo.core.noise import keys_of
 from jaxevo.core.population import counted_up
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
@@ -244,7 +245,7 @@ class PathNet:
             shared, updates, result = trainer.train_one(key, shared, updates, active)
             return (shared, updates), result
 
-        keys = jax.random.split(key_train, len(contestants))
+        keys = keys_of(key_train, len(contestants))
         (shared, updates), slices = jax.lax.scan(
             evaluate, (state.shared, state.updates), (keys, contestants)
         )
@@ -285,7 +286,7 @@ class PathNet:
         path = state.population[best]
         parents = self.rounds.parents(key_select, slices.fitness)
         replaced = parents != jnp.arange(self.num_paths)
-        keys = jax.random.split(key_mutate, self.num_paths)
+        keys = keys_of(key_mutate, self.num_paths)
         mutants = jax.vmap(lambda key, path: self.mutation.mutant(key, path, network))(
             keys, state.population[parents]
         )
@@ -311,7 +312,7 @@ class PathNet:
         return 2 if self.form == "serial" else self.num_paths
 
     def draw_population(self, key: Key[Array, ""], network: Modular) -> Int[Array, "P L N"]:
-        keys = jax.random.split(key, self.num_paths)
+        keys = keys_of(key, self.num_paths)
         return jax.vmap(lambda key: self.mutation.draw(key, network))(keys)
 
     def begin(

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Batch, Carry, Estimator, Params, Problem
 from jaxevo.core.descent import Follower, descend, guarded_step
-from jaxevo.core.noise import fold_in
+from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.core.population import counted_up, sum_members
 from jaxevo.core.tree import tree_finite, tree_masked, tree_where, tree_zeros
 from jaxevo.models.modular import (
@@ -171,7 +171,7 @@ class Trainer:
             seen[2] &= finite
             return (shared, counted_up(updates, counts * finite), carries), tuple(seen)
 
-        carries = jax.vmap(first_carry)(jax.random.split(key_carries, num_paths), active)
+        carries = jax.vmap(first_carry)(keys_of(key_carries, num_paths), active)
         (shared, updates, _), seen = jax.lax.scan(
             one_batch, (shared, updates, carries), jnp.arange(self.num_batches)
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Params, Scalar, noise
+from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.models.growing.table import (
     STRUCTURE,
     Group,
@@ -113,8 +114,7 @@ class Events(NamedTuple):
 
 def uniform_by_slot(key: Key[Array, ""], num: int) -> Float[Array, " num"]:
     """One number in [0, 1) for each slot, whatever the number of slots."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num))
-    return jax.vmap(jax.random.uniform)(keys)
+    return jax.vmap(jax.random.uniform)(keys_of(key, num))
 
 
 def draw_events(
@@ -179,7 +179,7 @@ def apply_change(
             return leaf
         axes = table[path]
         leaf = jnp.where(mask_of(change.kept, axes, leaf), leaf, jnp.zeros_like(leaf))
-        key_leaf = jax.random.fold_in(key, sorted(table).index(path))
+        key_leaf = fold_in(key, sorted(table).index(path))
         # A recurrent kernel holds a group on both axes. Its outgoing axis comes last, because what
         # a newborn sends to itself is part of its outgoing norm:
         #
@@ -252,7 +252,7 @@ def _newborn(
         return jnp.full((), axis.path.endswith("/scale"), leaf.dtype)
 
     # Who is at the other end: the slots of another group (or this one), or inputs and outputs.
-    key = jax.random.fold_in(key, axis.role == "out")
+    key = fold_in(key, axis.role == "out")
     others = [other for other in table[axis.path] if other.axis != axis.axis]
     across = -1 if axis.axis == -2 else -2
     rest = [leaf.shape[i] for i in range(leaf.ndim - 2)]

@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from jaxevo.core import Problem, pytree, static
-from jaxevo.core.noise import member_key
+from jaxevo.core.noise import fold_in
 from jaxevo.core.population import solves
 from jaxevo.core.tree import tree_row
 from jaxevo.learners import Mutation, SafeMutation
@@ -177,7 +177,7 @@ def test_one_child_at_a_time_is_a_plain_loop(variant):
         drawn = distinct(jax.random.split(jax.random.split(key_draw, 1)[0])[0], 3, 6).tolist()
         parent = min(reversed(drawn), key=lambda i: losses[i])
         victim = max(reversed(drawn), key=lambda i: losses[i])
-        key_mutate = jax.random.split(member_key(key_children, jnp.int32(0)), 3)[1]
+        key_mutate = jax.random.split(fold_in(key_children, jnp.int32(0)), 3)[1]
         child = mutate(key_mutate, members[parent])
         members[victim], losses[victim] = child, float(evaluate(child))
 
