@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Key, UInt32
 Source = Literal["threefry", "mix"]
 SOURCES = ("threefry", "mix")
 
+KEY_RULE = 2  # which keys a run draws from: a run made under another rule cannot go on
+
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio
 
 

@@ -78,7 +78,9 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
         task: the task that reports it. Its `metric_directions` come before the known names.
     """
     name = metric.split("/")[-1]
-    declared = task.metric_directions if isinstance(task, DeclaresDirections) else {}
+    declared: Mapping[str, Direction] = {}
+    if isinstance(task, DeclaresDirections):
+        declared = task.metric_directions
     return declared.get(name, DIRECTIONS.get(name))
 
 

@@ -26,6 +26,8 @@ from jaxevo.core import (
     require,
     require_integer,
 )
+from jaxevo.core.noise import KEY_RULE
+from jaxevo.core.pytree import described
 from jaxevo.core.pytrees import described
 from jaxevo.learners.pathnet.learner import PathNet, network_of
 from jaxevo.studies.transfer_files import Transfer, write_transfer
@@ -107,6 +109,7 @@ def transfer(
     if folder is not None and resume_from is not None:
         raise ValueError("folder must be None where resume_from is given: the study goes on there")
     description = {
+        "key_rule": KEY_RULE,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "num_seeds": num_seeds,
         "max_generations": max_generations,

@@ -30,7 +30,9 @@ from jaxevo.core import (
     require,
     require_integer,
 )
+from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.problem import OffersSwitches
+from jaxevo.core.pytree import described
 from jaxevo.core.pytrees import described
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
@@ -141,6 +143,7 @@ def run(
     if folder is not None and resume_from is not None:
         raise ValueError("folder must be None where resume_from is given: the run goes on there")
     description = {
+        "key_rule": KEY_RULE,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "num_seeds": num_seeds,
         "record_every": record_every or max(1, num_steps // 100),

@@ -22,6 +22,7 @@ from jaxevo.training.checkpoint import require_shapes, shapes
 
 # What a node of the tree is, in the metadata; a leaf is the name of its array.
 DICT, LIST, TUPLE, NONE, OTHER = "dict", "list", "tuple", "none", "other"
+METADATA = "jaxevo"  # the entry of the file's metadata
 KEY_MARK = "key:"  # before the implementation of a typed key, as the kind of a leaf
 
 
@@ -47,12 +48,14 @@ def save_params(path: str | pathlib.Path, params: Params) -> None:
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         if array.dtype.kind not in "biufcV" or array.dtype == np.complex128:
-            raise ValueError(f"params must hold numbers that a file can hold, got {array.dtype} "
-                             f"as {name}")  # fmt: skip
+            raise ValueError(
+                f"params must hold numbers that a file can hold, got {array.dtype} as {name}"
+            )
         # the file takes bytes as they lie in memory, which may be column by column
         leaves[name] = np.ascontiguousarray(array).reshape(array.shape)
     part = path.with_name(path.name + ".part")
-    metadata = {"structure": json.dumps(_described(params, ())), "kinds": json.dumps(kinds)}
+    # one entry: safetensors writes several in an order that differs from file to file
+    metadata = {METADATA: json.dumps({"structure": _described(params, ()), "kinds": kinds})}
     safetensors.save_file(leaves, part, metadata=metadata)
     part.replace(path)
 
@@ -79,18 +82,20 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
             f"{path} is damaged ({error}); a copy or a checkpoint has it whole"
         ) from None
     try:
-        kinds = json.loads(metadata.get("kinds", "{}"))
-        for name, kind in kinds.items():
-            leaves[name] = jax.random.wrap_key_data(leaves[name], impl=kind.removeprefix(KEY_MARK))
+        described = json.loads(metadata.get(METADATA, "{}"))
+        for name, kind in described.get("kinds", {}).items():
+            leaves[name] = jax.random.wrap_key_data(
+                jnp.asarray(leaves[name]), impl=kind.removeprefix(KEY_MARK)
+            )
         if like is not None:
             keyed, structure = jax.tree_util.tree_flatten_with_path(like)
             names = [leaf_name(keys) for keys, _ in keyed]
             wanted = dict(zip(names, (leaf for _, leaf in keyed), strict=True))
             require_shapes(path, shapes_by_name(leaves), shapes_by_name(wanted))
             return jax.tree.unflatten(structure, [leaves[name] for name in names])
-        if "structure" not in metadata:  # a file of before 0.1.0
+        if "structure" not in described:  # a file of before 0.1.0
             return nested(leaves)
-        return _rebuilt(json.loads(metadata["structure"]), leaves, path)
+        return _rebuilt(described["structure"], leaves, path)
     except (KeyError, TypeError, IndexError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: its metadata do not fit ({error!r})") from None
 
@@ -105,11 +110,14 @@ def _described(tree: Any, path: tuple[Any, ...]) -> Any:
         return [NONE, []]
     if type(tree) is dict and all(type(key) in (str, int) for key in tree):
         keys = sorted(tree)
-        return [DICT, [[key, _described(tree[key], (*path, jax.tree_util.DictKey(key)))]
-                       for key in keys]]  # fmt: skip
+        children = [
+            [key, _described(tree[key], (*path, jax.tree_util.DictKey(key)))] for key in keys
+        ]
+        return [DICT, children]
     if type(tree) in (list, tuple):
-        children = [_described(child, (*path, jax.tree_util.SequenceKey(i)))
-                    for i, child in enumerate(tree)]  # fmt: skip
+        children = [
+            _described(child, (*path, jax.tree_util.SequenceKey(i))) for i, child in enumerate(tree)
+        ]
         return [LIST if type(tree) is list else TUPLE, children]
     if jax.tree_util.all_leaves([tree]):
         return leaf_name(path)

@@ -20,6 +20,11 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming what changed, from what, to what.
     """
+    if before.get("key_rule") != now.get("key_rule"):
+        raise ValueError(
+            "a run of before version 0.1.0 drew other random numbers and cannot go on: it can be "
+            "shown and evaluated; train it again for more steps"
+        )
     odd = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if odd:
         changes = "; ".join(

@@ -238,6 +238,18 @@ def test_another_run_is_not_resumed(tmp_path):
         run(jax.random.key(0), LEARNER, more, num_steps=4, resume_from=tmp_path / "r")
 
 
+def test_a_run_of_an_older_key_rule_is_shown_but_not_resumed(tmp_path):
+    """Its further steps would draw other noise than the steps before them, without a word."""
+    folder = tmp_path / "r"
+    run(KEY, LEARNER, PROBLEM, num_steps=2, folder=folder, progress=False)
+    config = json.loads((folder / "config.json").read_text())
+    del config["run"]["key_rule"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^a run of before version 0\.1\.0 .* train it again"):
+        run(KEY, LEARNER, PROBLEM, num_steps=4, resume_from=folder, progress=False)
+    assert load_params(folder)
+
+
 def test_a_run_is_not_resumed_to_fewer_steps_than_are_done(tmp_path):
     folder = tmp_path / "r"
     run(jax.random.key(0), LEARNER, PROBLEM, num_steps=4, folder=folder)
