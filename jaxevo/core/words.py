@@ -81,7 +81,7 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     declared: Mapping[str, Direction] = {}
     if isinstance(task, DeclaresDirections):
         declared = task.metric_directions
-    return declared.get(name, DIRECTIONS.get(name))
+    return declared[name] if name in declared else DIRECTIONS.get(name)
 
 
 def lower_is_better(metric: str, task: Any = None) -> bool:

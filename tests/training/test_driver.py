@@ -241,12 +241,12 @@ def test_another_run_is_not_resumed(tmp_path):
 def test_a_run_of_an_older_key_rule_is_shown_but_not_resumed(tmp_path):
     """Its further steps would draw other noise than the steps before them, without a word."""
     folder = tmp_path / "r"
-    run(KEY, LEARNER, PROBLEM, num_steps=2, folder=folder, progress=False)
+    run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, folder=folder)
     config = json.loads((folder / "config.json").read_text())
     del config["run"]["key_rule"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"^a run of before version 0\.1\.0 .* train it again"):
-        run(KEY, LEARNER, PROBLEM, num_steps=4, resume_from=folder, progress=False)
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=4, resume_from=folder)
     assert load_params(folder)
 
 
