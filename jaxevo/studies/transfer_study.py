@@ -27,7 +27,6 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.noise import KEY_RULE
-from jaxevo.core.pytree import described
 from jaxevo.core.pytrees import described
 from jaxevo.learners.pathnet.learner import PathNet, network_of
 from jaxevo.studies.transfer_files import Transfer, write_transfer

@@ -32,7 +32,6 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.problem import OffersSwitches
-from jaxevo.core.pytree import described
 from jaxevo.core.pytrees import described
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
