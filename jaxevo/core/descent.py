@@ -316,7 +316,7 @@ def guarded_step(
     params = before.params
     carry, gradient, loss, metrics = estimator.estimate(key, before.carry, params, problem, batch)
     chex.assert_shape(loss, ())
-    chex.assert_trees_all_equal_structs(gradient, params)
+    chex.assert_trees_all_equal_shapes(gradient, params)
     mask = problem.model.trainable(params)
     descent = descend(
         transform, gradient, before.optimizer, params, mask, penalty=penalty, constrain=constrain

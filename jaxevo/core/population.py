@@ -18,6 +18,7 @@ from jaxevo.core import (
     Supervised,
 )
 from jaxevo.core.noise import fold_in
+from jaxevo.core.problem import OffersGoal
 from jaxevo.core.tree import tree_size, tree_zeros
 from jaxevo.core.words import lower_is_better
 
@@ -144,10 +145,9 @@ def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
 
 def solves(problem: Problem, evaluation: Evaluation) -> Bool[Array, ""]:
     """Whether a network meets its task's `solved_when`; never, where the task has none."""
-    solved_when = getattr(problem.task, "solved_when", None)
-    if solved_when is None:
+    if not isinstance(problem.task, OffersGoal) or problem.task.solved_when is None:
         return jnp.array(False)
-    metric, level = solved_when
+    metric, level = problem.task.solved_when
     sign = 1 if lower_is_better(metric, problem.task) else -1
     rounding = 1e-6 * abs(level)  # a mean of ones may fall short of 1
     return sign * jnp.asarray(evaluation.metrics[metric]) <= sign * level + rounding

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
@@ -105,20 +106,42 @@ class OffersScene(Protocol):
 
 
 @runtime_checkable
+class KeepsStatistics(Protocol):
+    """A model that keeps statistics of the observations that it has met."""
+
+    def moments(self, observations: Any, mask: Any) -> Any:
+        """The moments of the observations that count."""
+
+    def absorb(self, params: Params, moments: Any) -> Params:
+        """`params` whose statistics hold `moments` too; their leading axes are summed."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """What is to be learned. `held_out` is the test split, as a task of its own.
 
-    It may also have `solved_when`, a metric and its level, such as ("accuracy", 1.0): learners that
-    count evaluations say at which of them a network first met it on a batch.
-
-    It may also have `metric_directions`, such as {"perplexity": "falls"}. A metric by which runs
-    are ranked or stopped needs it, unless the metric is in `jaxevo.core.words.DIRECTIONS`. With
-    `metric_ranges`, such as {"perplexity": (1.0, inf)}, intervals stay within what can be.
+    It may also have `solved_when` (`OffersGoal`), and `metric_directions`, such as
+    {"perplexity": "falls"}. A metric by which runs are ranked or stopped needs the latter, unless
+    the metric is in `jaxevo.core.words.DIRECTIONS`. With `metric_ranges`, such as
+    {"perplexity": (1.0, inf)}, intervals stay within what can be.
     """
 
     def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
 
     def held_out(self) -> Any: ...
+
+
+@runtime_checkable
+class OffersGoal(Protocol):
+    """A task that counts as solved from some level of a metric on.
+
+    Learners that count evaluations say at which of them a network first met it on a batch.
+    """
+
+    @property
+    def solved_when(self) -> tuple[str, float] | None:
+        """A metric and its level, such as ("accuracy", 1.0)."""
+        ...
 
 
 @runtime_checkable
@@ -154,17 +177,22 @@ class SequenceTask(SupervisedTask, Protocol):
 
 @runtime_checkable
 class ControlTask(Task, Protocol):
-    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode.
-
-    It may also have `outcome(env_state) -> dict`: what an episode's last state says beside its
-    return, such as whether the goal was met. Its means over episodes are metrics.
-    """
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
 
     max_steps: int
 
     def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
     def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class OffersOutcome(Protocol):
+    """An environment whose episodes say more than their return, such as whether a goal was met."""
+
+    def outcome(self, env_state: Any) -> dict[str, Any]:
+        """What an episode's last state says; its means over episodes are metrics."""
+        ...
 
 
 @pytree(kw_only=False)
@@ -190,11 +218,11 @@ class Problem:
     def __post_init__(self):
         if type(self.task) is object or self.task is None:  # a placeholder of a transformation
             return
+        wrap = "wrap a network with jaxevo.models.from_nnx, from_linen or from_functions"
         for name, value, protocol, remedy in (
             ("task", self.task, Task, "see jaxevo.tasks"),
-            ("model", self.model, Model, "wrap a network with jaxevo.models.from_nnx, from_linen "
-             "or from_functions"),
-        ):  # fmt: skip
+            ("model", self.model, Model, wrap),
+        ):
             if not isinstance(value, protocol):
                 raise ValueError(
                     f"{name} must have the methods of jaxevo.core.{protocol.__name__}, "
@@ -227,8 +255,9 @@ class Problem:
         Args:
             moments: of `Evaluation`, with any leading axes (members, chunks): they are summed.
         """
-        absorb = getattr(self.model, "absorb", None)
-        return params if absorb is None else absorb(params, moments)
+        if not isinstance(self.model, KeepsStatistics):
+            return params
+        return self.model.absorb(params, moments)
 
     def held_out(self) -> "Problem | None":
         """The problem on the task's test split; None where it has none."""
@@ -260,7 +289,9 @@ class Supervised(Problem):
         return self.task.metrics(outputs, batch)
 
     def loss(self, outputs: Any, batch: Batch) -> Float[Array, ""]:
-        return jnp.sum(self.weights(batch) * self.losses(outputs, batch))
+        weights, losses = self.weights(batch), self.losses(outputs, batch)
+        chex.assert_equal_shape([weights, losses])  # [B] times [B, 1] would be [B, B]
+        return jnp.sum(weights * losses)
 
     def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         outputs = self.outputs(params, batch, apply=apply)
@@ -374,16 +405,18 @@ class Control(Problem):
         )
         returns = episodes.rewards.sum(1)
         metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
-        if outcome := getattr(self.task, "outcome", None):
-            found = jax.vmap(outcome)(episodes.final)
+        if isinstance(self.task, OffersOutcome):
+            found = jax.vmap(self.task.outcome)(episodes.final)
             metrics |= {name: value.astype(float).mean() for name, value in found.items()}
-        moments = getattr(self.model, "moments", None)
+        moments = None
+        if isinstance(self.model, KeepsStatistics):
+            moments = self.model.moments(observations, alive)
         return Evaluation(
             loss=-returns.mean(),
             metrics=metrics,
             observations=observations,
             mask=alive,
-            moments=None if moments is None else moments(observations, alive),
+            moments=moments,
         )
 
 

@@ -13,6 +13,7 @@ former). Differs: an episode that is cut off at its longest counts as ended.
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
@@ -24,7 +25,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Scalar,
     has_carry,
     learner,
@@ -89,11 +89,10 @@ class ActorCritic:
         for name in ("discount", "trace"):
             require(name, "in [0, 1]", getattr(self, name), lambda x: (x >= 0) & (x <= 1))
         for name in ("value_weight", "entropy_weight"):
-            require(name, "finite and >= 0", getattr(self, name),
-                    lambda x: (x >= 0) & (x < float("inf")))  # fmt: skip
+            value = getattr(self, name)
+            require(name, "finite and >= 0", value, lambda x: (x >= 0) & (x < float("inf")))
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
-        assert isinstance(problem, Control)  # `requires`, refused at the door
+    def init(self, key: Key[Array, ""], params: Params, problem: Control) -> Carry:
         _check_stochastic(problem)
 
         def one(key):
@@ -105,10 +104,8 @@ class ActorCritic:
         return jax.vmap(one)(jax.random.split(key, self.num_environments))
 
     def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Control, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        assert isinstance(problem, Control)
-
         def loss(params):
             def step(workers, key):
                 keys = jax.random.split(key, self.num_environments)
@@ -122,6 +119,8 @@ class ActorCritic:
                 lambda one: _run(params, problem, one.hidden, one.observation)
             )(workers)
             held = jax.lax.stop_gradient((seen.value, last_value))
+            # a value [1] in place of [] would broadcast to pairs of environments
+            chex.assert_equal_shape([seen.reward, seen.log_prob, seen.value, seen.entropy])
             advantages = self.advantages(seen.reward, seen.ended, *held)
             targets = held[0] + advantages
             each = (
@@ -181,10 +180,10 @@ class ActorCritic:
         start = jnp.zeros_like(last_value), last_value
         return jax.lax.scan(back, start, (rewards, ended, values), reverse=True)[1]
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Control) -> Params:
         return params
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Control) -> Cost:
         return Cost(1, 1, self.horizon * self.num_environments)
 
 

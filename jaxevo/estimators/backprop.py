@@ -20,7 +20,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Scalar,
     Sequence,
     Supervised,
@@ -57,17 +56,15 @@ class Backprop:
         require("truncation", ">= 1", self.truncation, lambda k: k >= 1)
         require_integer("checkpoint", 1, self.checkpoint)
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+    def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
         if not isinstance(problem, Sequence):
             return ()
         batch = abstract_batch(problem)
         return tree_zeros(jax.eval_shape(problem.initial_carry, params, batch))
 
     def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        assert isinstance(problem, Supervised)  # `requires`, refused at the door
-
         def loss_and_rest(params):
             if isinstance(problem, Sequence):
                 start = tree_where(batch.reset, problem.initial_carry(params, batch), carry)
@@ -101,10 +98,10 @@ class Backprop:
         (_, carry), outputs = unroll(params, (jnp.int32(0), carry), batch, apply=cut)
         return carry, outputs
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         return params
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Supervised) -> Cost:
         again = self.checkpoint is not None and isinstance(problem, Sequence)
         return Cost(1 + again, 1, num_samples(problem, abstract_batch(problem)))
 

@@ -17,7 +17,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Sequence,
     Supervised,
     abstract_batch,
@@ -50,15 +49,14 @@ class ForwardGradient:
     def __post_init__(self):
         require_integer("num_draws", 1, self.num_draws)
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+    def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
         if not isinstance(problem, Sequence):
             return ()
         return tree_zeros(jax.eval_shape(problem.initial_carry, params, abstract_batch(problem)))
 
     def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        assert isinstance(problem, Supervised)  # `requires`, refused at the door
         weights = tree_floats(params)
 
         def loss_and_rest(weights):
@@ -92,8 +90,8 @@ class ForwardGradient:
         ]
         return jax.tree.unflatten(structure, draws)
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         return params
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Supervised) -> Cost:
         return Cost(1 + self.num_draws, 0, num_samples(problem, abstract_batch(problem)))

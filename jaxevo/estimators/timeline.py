@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jaxevo.core import Apply, Batch, Carry, Params, Problem, Sequence, Supervised
+from jaxevo.core import Apply, Batch, Carry, Params, Sequence, Supervised
 
 
 class TimeStep(NamedTuple):
@@ -27,9 +27,7 @@ class TimeStep(NamedTuple):
 class Timeline:
     """The time steps of one batch. It lives only while an estimate is traced."""
 
-    def __init__(self, problem: Problem, batch: Batch):
-        if not isinstance(problem, Supervised):
-            raise ValueError(f"problem must be a Supervised problem, got {type(problem).__name__}")
+    def __init__(self, problem: Supervised, batch: Batch):
         self.problem, self.batch = problem, batch
         self.in_time = isinstance(problem, Sequence)
         shape = jax.eval_shape(problem.weights, batch).shape

@@ -19,7 +19,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Scalar,
     Supervised,
     abstract_batch,
@@ -270,7 +269,7 @@ class WeightPerturbation:
             states = Trajectories(base, carry)
         return states, difference, {"loss": losses(output)} | timeline.metrics(output, now.sample)
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+    def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
         if self.method != "jvp":
             warn_of_low_precision(type(self).__name__, params, self.sigma)
 
@@ -287,7 +286,7 @@ class WeightPerturbation:
         key: Key[Array, ""],
         carry: Carry,
         params: Params,
-        problem: Problem,
+        problem: Supervised,
         batch: Batch,
         only: frozenset[str] | None = None,
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
@@ -320,10 +319,10 @@ class WeightPerturbation:
         loss = metrics.pop("loss")
         return WeightCarry(states, units), gradient, loss, metrics
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         return params
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Supervised) -> Cost:
         samples = num_samples(problem, abstract_batch(problem))
         return Cost(num_runs(self.method, self.num_draws), 0, samples)
 

@@ -25,6 +25,7 @@ from jaxevo.core import (
     statistics,
 )
 from jaxevo.core.descent import CosineDecay
+from jaxevo.core.problem import OffersGoal
 from jaxevo.core.statistics import interval
 from jaxevo.core.words import lower_is_better, range_of
 from jaxevo.tasks import baselines
@@ -215,7 +216,7 @@ def _networks_for(learner: Learner, networks: Params) -> Params | None:
 
 
 def _counts_until_solved(learner: Learner, problem: Problem) -> bool:
-    if not getattr(problem.task, "solved_when", None):
+    if not isinstance(problem.task, OffersGoal) or not problem.task.solved_when:
         return False
     state = jax.eval_shape(learner.init, jax.random.key(0), problem)
     return isinstance(state, CountsUntilSolved)

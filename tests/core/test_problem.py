@@ -173,7 +173,7 @@ def test_held_out_is_the_test_split_with_the_same_model():
 def test_requirements_name_the_part_the_ability_and_the_remedy():
     learner = GradientLearner(estimator=Backprop())
     check_requirements(learner, Problem(EXAMPLES, LINEAR))
-    check_requirements(learner, Problem(STREAM, HESITANT))
+    check_requirements(learner, Problem(STREAM, STEP))
     with pytest.raises(
         ValueError,
         match=r"Backprop needs a Supervised problem, and Point makes a Control problem; use a task "

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxevo.core import Metrics, Params, Scalar, learner, require, static
+from jaxevo.core import Metrics, Params, Scalar, pytree, require, static
 from jaxevo.core.tree import named_leaves, tree_zeros
 from jaxevo.views.wiring import LayerWiring
 
 Matrices = dict[str, Float[Array, "n n"]]
 
 
-@learner
+@pytree
 class Decorrelation:
     """Which activities are decorrelated, and how their matrices change.
 

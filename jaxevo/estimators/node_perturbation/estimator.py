@@ -31,7 +31,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Scalar,
     Supervised,
     abstract_batch,
@@ -208,7 +207,7 @@ class NodePerturbation:
 
     # ------------------------------------------------------------------- an estimator
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+    def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
         if self.method != "jvp":
             warn_of_low_precision(type(self).__name__, params, self.sigma)
         plan = self.plan(params, problem, abstract_batch(problem))
@@ -217,7 +216,7 @@ class NodePerturbation:
         return NodeCarry(plan.blank(self.method, params), matrices, weights)
 
     def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
         plan = self.plan(params, problem, batch)
         num_steps = plan.timeline.num_steps
@@ -249,13 +248,13 @@ class NodePerturbation:
         loss = metrics.pop("loss")
         return NodeCarry(last.trajectories, matrices, weights), gradient, loss, metrics
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         if not carry.matrices:
             return params
         plan = self.plan(params, problem, abstract_batch(problem))
         return folded(carry.matrices, plan.layers, params)
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Supervised) -> Cost:
         counted = []
         batch = abstract_batch(problem)
 
@@ -275,7 +274,7 @@ class NodePerturbation:
 
     # ------------------------------------------------------------------------ helpers
 
-    def plan(self, params: Params, problem: Problem, batch: Batch) -> Plan:
+    def plan(self, params: Params, problem: Supervised, batch: Batch) -> Plan:
         """What the rule must know of a network; arrays may be given as shapes."""
         return Plan(
             params,

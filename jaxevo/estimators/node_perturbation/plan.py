@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxevo.core import Batch, Carry, Params, Problem
+from jaxevo.core import Batch, Carry, Params, Supervised
 from jaxevo.core.population import left_out
 from jaxevo.core.tree import named_leaves, tree_zeros
 from jaxevo.estimators.node_perturbation import decorrelation
@@ -72,7 +72,7 @@ class Plan:
     def __init__(
         self,
         params: Params,
-        problem: Problem,
+        problem: Supervised,
         batch: Batch,
         *,
         readout: Readout,

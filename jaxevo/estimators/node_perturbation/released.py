@@ -30,7 +30,6 @@ from jaxevo.core import (
     Cost,
     Metrics,
     Params,
-    Problem,
     Scalar,
     Supervised,
     abstract_batch,
@@ -167,14 +166,14 @@ class ReleasedNodePerturbation:
         contribution = Contribution(change, signals, {}, seen.inputs, metrics | more)
         return StepCarry(trajectories, matrices, sums), contribution
 
-    def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
+    def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
         warn_of_low_precision(type(self).__name__, params, self.sigma)
         plan = self.plan(params, problem, abstract_batch(problem))
         matrices = self.decorrelation.init(plan.layers, params)
         return ReleasedCarry(plan.blank("finite", params), matrices)
 
     def estimate(
-        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Problem, batch: Batch
+        self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
         plan = self.plan(params, problem, batch)
         num_steps = plan.timeline.num_steps
@@ -188,13 +187,13 @@ class ReleasedNodePerturbation:
         loss = metrics.pop("loss")
         return ReleasedCarry(trajectories, matrices), gradient, loss, metrics
 
-    def fold(self, carry: Carry, params: Params, problem: Problem) -> Params:
+    def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         if not carry.matrices:
             return params
         plan = self.plan(params, problem, abstract_batch(problem))
         return folded(carry.matrices, plan.layers, params)
 
-    def cost(self, problem: Problem) -> Cost:
+    def cost(self, problem: Supervised) -> Cost:
         counted = []
         batch = abstract_batch(problem)
 
@@ -205,7 +204,7 @@ class ReleasedNodePerturbation:
         jax.eval_shape(count, abstract_key(), batch)
         return Cost(counted[0], 0, num_samples(problem, batch))
 
-    def plan(self, params: Params, problem: Problem, batch: Batch) -> Plan:
+    def plan(self, params: Params, problem: Supervised, batch: Batch) -> Plan:
         """What the rule must know of a network; arrays may be given as shapes."""
         return Plan(
             params,

@@ -134,7 +134,7 @@ class DifferentiableStructure:
         return Member(params, moments, carry, self.growth.first_ledger(params), unknown)
 
     def advanced(
-        self, key: Key[Array, ""], member: Member, batch: Batch, step: Any, problem: Problem
+        self, key: Key[Array, ""], member: Member, batch: Batch, step: Any, problem: Supervised
     ) -> tuple[Member, Metrics]:
         """A member after one step: gradient, penalty, events."""
         key_estimate, key_events = jax.random.split(key)
@@ -356,8 +356,7 @@ def _hidden_state(problem: Problem) -> Any:
     return jax.eval_shape(first, jax.random.key(0))
 
 
-def _num_steps(problem: Problem, batch: Batch) -> int:
+def _num_steps(problem: Supervised, batch: Batch) -> int:
     """Time steps of a batch; 1 without time."""
-    assert isinstance(problem, Supervised)
     shape = jax.eval_shape(problem.weights, batch).shape
     return shape[0] if len(shape) > 1 else 1

@@ -30,6 +30,7 @@ from jaxevo.core import (
     abstract_batch,
     learner,
     num_samples,
+    pytree,
     require,
     require_integer,
     static,
@@ -213,7 +214,7 @@ class Metropolis:
         return chain_lib.ties_advice(metrics)
 
 
-@learner
+@pytree
 class Annealing:
     """An inverse temperature that grows by the same factor at every attempt, then stays.
 

@@ -41,6 +41,7 @@ from jaxevo.core.population import (
     members_at_once,
     solves,
 )
+from jaxevo.core.problem import KeepsStatistics
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
@@ -126,7 +127,7 @@ class DeepGA:
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> DeepGAState:
-        if self.chain_length and hasattr(problem.model, "absorb"):
+        if self.chain_length and isinstance(problem.model, KeepsStatistics):
             raise ValueError(
                 "chain_length must be 0 for a model that keeps statistics of its observations, "
                 f"got {self.chain_length}: a chain of integers does not hold them"
@@ -330,7 +331,7 @@ class DeepGA:
         )
 
     def meets_again(self, problem: Problem) -> bool:
-        keeps_statistics = hasattr(problem.model, "absorb")
+        keeps_statistics = isinstance(problem.model, KeepsStatistics)
         return not isinstance(problem, Supervised) and (self.operator.measures or keeps_statistics)
 
     # --------------------------------------------------------------------------------- lineages
