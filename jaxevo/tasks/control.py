@@ -105,6 +105,11 @@ class Environment:
         """A pole that is balanced for longer is balanced better; elsewhere length says nothing."""
         return {"episode_length": "rises"} if self.name == "CartPole-v1" else {}
 
+    @property
+    def scene(self) -> str | None:
+        """What an episode looks like; None: there is no picture of this environment."""
+        return "cart and pole" if self.name == "CartPole-v1" else None
+
 
 @functools.lru_cache(maxsize=32)
 def gymnax_environment(name: str) -> Any:

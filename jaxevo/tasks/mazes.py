@@ -87,6 +87,7 @@ class Maze:
     input_shape = (1 + len(RANGEFINDERS) + len(RADAR),)
     num_outputs = 2
     solved_when = ("solved", 1.0)
+    scene = "maze"
 
     @property
     def max_steps(self) -> int:

@@ -65,6 +65,7 @@ class PixelMaze:
 
     num_outputs = len(MOVES)
     solved_when = ("solved", 1.0)
+    scene = "pixel maze"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from jaxevo import tasks
 from jaxevo.core import Problem
 from jaxevo.models import from_functions, mlp
 from jaxevo.plotting import episodes as pictures
+from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze
 from tests.plotting.test_curves_and_networks import assert_nothing_overlaps
 
 KEY = jax.random.key(0)
@@ -30,8 +31,8 @@ def fixed(output):
 @functools.cache
 def robot():
     """Drives straight ahead, along y = 50, and passes the goal at x = 60."""
-    maze = tasks.maze(WALLS, (20, 50), (60, 50), episode_steps=31)
-    return Problem(maze, fixed([0.5, 1.0]))
+    task = tasks.maze(WALLS, (20, 50), (60, 50), episode_steps=31)
+    return Problem(task, fixed([0.5, 1.0]))
 
 
 @functools.cache
@@ -59,7 +60,7 @@ def test_a_path_is_where_the_robot_was():
     path = max(ax.lines, key=lambda line: len(line.get_xdata()))
     positions = np.concatenate([run.states.position, run.final.position[None]])
     np.testing.assert_allclose(np.stack(path.get_data(), 1), positions, rtol=1e-5)
-    assert run.final.solved and to_rgb(path.get_color()) == to_rgb(pictures.GREEN)
+    assert run.final.solved and to_rgb(path.get_color()) == to_rgb(maze.GREEN)
     left = problem.task.distances[tuple(np.asarray(run.final.position, int))]
     assert ax.get_title("left") == f"the robot met the goal; {left:g} cells of way are left"
     # y points down, and blocked cells have no colour
@@ -75,8 +76,8 @@ def test_many_paths_and_how_many_met_the_goal():
     ax = figure.axes[0]
     paths = [line for line in ax.lines if len(line.get_xdata()) > 1]
     colours = [to_rgb(line.get_color()) for line in paths]
-    assert colours.count(to_rgb(pictures.GREEN)) == 1 and len(paths) == 3
-    assert colours[-1] == to_rgb(pictures.GREEN)  # on top
+    assert colours.count(to_rgb(maze.GREEN)) == 1 and len(paths) == 3
+    assert colours[-1] == to_rgb(maze.GREEN)  # on top
     assert ax.get_title("left").startswith("1 of 3 robots met the goal; the nearest ended ")
     one = pictures.paths(problem, first_network(problem)).axes[0]
     assert one.get_title("left").startswith("the robot met the goal")
@@ -86,9 +87,9 @@ def test_blocks_that_were_touched_are_coloured():
     problem = walker()
     ax = pictures.episode(problem, first_network(problem)).axes[0]
     blocks = ax.images[0].get_array()
-    touched = (blocks == np.array(to_rgb(pictures.TOUCHED))).all(-1)
+    touched = (blocks == np.array(to_rgb(pixel_maze.TOUCHED))).all(-1)
     np.testing.assert_array_equal(np.argwhere(touched), [(5, c) for c in range(2, 8)])
-    assert (blocks == np.array(to_rgb(pictures.WAY))).all(-1).sum() == 22 - 6
+    assert (blocks == np.array(to_rgb(pixel_maze.WAY))).all(-1).sum() == 22 - 6
     assert ax.get_title("left") == "6 of 22 blocks of the way touched, the last at move 6"
 
 
@@ -100,7 +101,7 @@ def test_curves_of_cart_and_pole_end_where_the_pole_falls():
     run = problem.rollout(params, key)
     length = int(run.alive.sum())
     *moments, track, angle = figure.axes
-    assert len(moments) == pictures.MOMENTS
+    assert len(moments) == cart_pole.MOMENTS
     seconds, values = angle.lines[0].get_data()
     assert len(values) == length + 1 and seconds[-1] == pytest.approx(length * 0.02)
     np.testing.assert_allclose(values[:-1], np.degrees(run.states.state.theta[:length]), rtol=1e-5)
