@@ -6,9 +6,16 @@ every file, written last, after everything was flushed to disk.
 
     checkpoints/120/             orbax's files of step 120
     checkpoints/120.json         its manifest: its own SHA-256 on one line, JSON on the next
+    checkpoints/120.saving       it is there while step 120 is saved: what is half done is ours
+    checkpoints/damaged-120/     a step that failed a check, or a user's own entry of that name
+
+Only what a save has written is ever deleted: files that a manifest lists, and those that a save
+that was killed has left beside its mark.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -54,8 +61,12 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / str(step)
-    _manifest(folder, step).unlink(missing_ok=True)  # first, lest it vouch for half a step
     _remove_unfinished(folder)
+    _set_strays_aside(folder)
+    _remove(folder, step)
+    mark = folder / f"{step}.saving"
+    mark.touch()
+    _flush(folder)
     checkpointer = ocp.StandardCheckpointer()
     checkpointer.save(path, _stored(tree))
     checkpointer.wait_until_finished()
@@ -73,18 +84,22 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     manifest = {"step": step, "files": digests, "shapes": shapes(tree), "notes": dict(notes)}
     text = json.dumps(manifest)
     write_whole(_manifest(folder, step), f"{_sha256(text)}\n{text}\n")
+    mark.unlink()
     for old in steps(folder)[:-KEEP]:
-        _manifest(folder, old).unlink()
-        shutil.rmtree(folder / str(old), ignore_errors=True)
+        _remove(folder, old)
 
 
 def steps(folder: pathlib.Path) -> list[int]:
     """Steps that have a manifest, ascending. A save that was cut off is not among them."""
-    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+    stems = (path.stem for path in folder.glob("*.json"))
+    return sorted(int(stem) for stem in stems if _is_step(stem))
 
 
 def restore(folder: pathlib.Path, target: Any) -> Restored:
-    """The newest step whose files are all there and unchanged. Unfinished saves are removed.
+    """The newest step whose files are all there and unchanged.
+
+    Unfinished saves are removed. What failed a check is moved aside and named, and so is an entry
+    that bears a step's name and has no manifest.
 
     Args:
         folder: of all the run's checkpoints.
@@ -99,14 +114,15 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
 
     folder = folder.absolute()
     _remove_unfinished(folder)
-    damaged = []
+    damaged = _set_strays_aside(folder)
     for step in reversed(steps(folder)):
         path = folder / str(step)
         try:
             manifest = _checked(folder, step)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged.append(f"step {step}: {error}")
-            _set_aside(folder, step)
+            _set_aside(_manifest(folder, step))
+            place = _set_aside(folder / str(step))
+            damaged.append(f"step {step}: {error}" + (f"; moved to {place}" if place else ""))
             continue
         wanted = target(manifest["notes"]) if callable(target) else target
         require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
@@ -171,9 +187,13 @@ def _manifest(folder: pathlib.Path, step: int) -> pathlib.Path:
     return folder / f"{step}.json"
 
 
-def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """The manifest of a step, after its files were found to be those that it lists."""
-    path = folder / str(step)
+def _is_step(name: str) -> bool:
+    """Whether a save gives this name to a step: 120, but not 007."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,17}", name) is not None
+
+
+def _manifest_of(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """A step's manifest, which has not changed."""
     digest, _, rest = _manifest(folder, step).read_text(encoding="utf-8").partition("\n")
     text = rest.removesuffix("\n")
     if digest != _sha256(text) or rest != f"{text}\n":
@@ -181,6 +201,13 @@ def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
     manifest = json.loads(text)
     if manifest["step"] != step:
         raise ValueError("its manifest is of another step")
+    return manifest
+
+
+def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """The manifest of a step, after its files were found to be those that it lists."""
+    path = folder / str(step)
+    manifest = _manifest_of(folder, step)
     files = manifest["files"]
     there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     if odd := sorted(there ^ set(files)):
@@ -195,31 +222,64 @@ def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return manifest
 
 
-def _set_aside(folder: pathlib.Path, step: int) -> None:
-    for path in (_manifest(folder, step), folder / str(step)):
-        if path.exists():
-            os.replace(path, _free(path.with_name(f"damaged-{path.name}")))
+def _set_aside(path: pathlib.Path) -> str | None:
+    """Moves an entry to a name that starts with "damaged-"; returns that name."""
+    if not (path.exists() or path.is_symlink()):
+        return None
+    place = free(path.with_name(f"damaged-{path.name}"))
+    os.replace(path, place)
+    return place.name
+
+
+def _set_strays_aside(folder: pathlib.Path) -> list[str]:
+    """Moves entries with a step's name and no manifest aside: a user's, or steps that lost it."""
+    whole = steps(folder)
+    strays = [p for p in sorted(folder.glob("[0-9]*")) if _is_step(p.name)]
+    strays = [path for path in strays if int(path.name) not in whole]
+    return [f"step {path.name}: it has no manifest; moved to {_set_aside(path)}" for path in strays]
+
+
+def _remove(folder: pathlib.Path, step: int) -> None:
+    """Removes what a save has written of a step. Anything else that bears its name is kept."""
+    manifest, path = _manifest(folder, step), folder / str(step)
+    try:
+        files = list(_manifest_of(folder, step)["files"])
+    except (OSError, ValueError, KeyError, TypeError):  # another's file, or a damaged one
+        _set_aside(manifest)
+        _set_aside(path)
+        return
+    manifest.unlink()  # first, lest it vouch for half a step
+    for name in files:
+        (path / name).unlink(missing_ok=True)
+    for directory in sorted((d for d in path.rglob("*") if d.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+    with contextlib.suppress(OSError):  # a file that no save wrote is in it
+        path.rmdir()
+    _set_aside(path)
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what a save that was killed has left: whatever of a step has no manifest."""
-    whole = steps(folder)
-    for path in folder.glob("[0-9]*"):
-        match = re.fullmatch(r"(\d+)(\.orbax-checkpoint-tmp.*|\.json\.part)?", path.name)
-        if match is None or (match[2] is None and int(match[1]) in whole):
+    """Removes what a save that was killed has left: it stands beside the mark of that save."""
+    for mark in folder.glob("*.saving"):
+        step = mark.stem
+        if not (_is_step(step) and mark.is_file() and not mark.stat().st_size):
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        if not (folder / f"{step}.json").exists():
+            for path in folder.glob(f"{step}*"):
+                ours = rf"{step}(\.orbax-checkpoint-tmp.*|\.json\.part)?"
+                if re.fullmatch(ours, path.name):
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink()
+        mark.unlink()
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
-    number = 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{path.name}-{number}")
-    return path
+def free(path: pathlib.Path) -> pathlib.Path:
+    """This path, or the first of path-2, path-3, ... that does not exist."""
+    paths = (path.with_name(f"{path.name}-{i}" if i > 1 else path.name) for i in itertools.count(1))
+    return next(path for path in paths if not (path.exists() or path.is_symlink()))
 
 
 def _sha256(text: str) -> str:

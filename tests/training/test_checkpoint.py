@@ -75,6 +75,7 @@ def test_a_save_that_was_cut_off_does_not_count(tmp_path):
     (tmp_path / "2.json").unlink()  # killed before the manifest
     (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
     assert checkpoint.restore(tmp_path, abstract()).step == 1
+    assert (tmp_path / "damaged-2" / "_METADATA").exists()  # it may be a step that lost it
     checkpoint.save(tmp_path, 2, TREE, {})
     assert checkpoint.restore(tmp_path, abstract()).step == 2
 
@@ -86,11 +87,59 @@ def test_what_a_killed_save_has_left_is_removed(tmp_path, by):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
     (tmp_path / "2.json.part").write_text("half")
+    for name in ("2", "3", "4"):
+        (tmp_path / f"{name}.saving").touch()  # the mark of a save under way
     if by == "restore":
         assert checkpoint.restore(tmp_path, abstract()).step == 1
     else:
         checkpoint.save(tmp_path, 1, TREE, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.json", "damaged-0", "mine"]
+
+
+def everything(folder):
+    """The content of every file, wherever it lies."""
+    return sorted(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("by", ["restore", "save"])
+def test_a_lost_manifest_and_a_users_own_entries_are_moved_aside_and_named(tmp_path, by):
+    """Red where an entry is deleted because its name is a number."""
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, TREE, {})
+    (tmp_path / "2.json").unlink()
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "2024" / "thesis.txt").write_text("mine")
+    (tmp_path / "77").write_text("mine, too")
+    (tmp_path / "007").write_text("no step")
+    before = everything(tmp_path)
+    if by == "restore":
+        found = checkpoint.restore(tmp_path, abstract())
+        assert found.step == 1
+        assert [reason.split(":")[0] for reason in found.damaged] == [
+            "step 2",
+            "step 2024",
+            "step 77",
+        ]
+        assert "it has no manifest; moved to damaged-2024" in found.damaged[1]
+        assert everything(tmp_path) == before
+    else:
+        checkpoint.save(tmp_path, 2024, TREE, {})
+        assert set(before) <= set(everything(tmp_path))
+    assert (tmp_path / "damaged-2024" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "007").read_text() == "no step"
+    assert checkpoint.restore(tmp_path, abstract()).damaged == []  # said once
+
+
+def test_pruning_keeps_what_no_save_wrote(tmp_path):
+    checkpoint.save(tmp_path, 0, TREE, {})
+    (tmp_path / "0" / "notes.txt").write_text("mine")
+    (tmp_path / "3.json").write_text("{}")  # no manifest of ours
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, 10 * step, TREE, {})
+    assert checkpoint.steps(tmp_path) == [30, 40, 50]
+    assert (tmp_path / "damaged-0" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "damaged-3.json").read_text() == "{}"
+    assert sorted(p.name for p in (tmp_path / "damaged-0").iterdir()) == ["notes.txt"]
 
 
 def damage(path, rng):
