@@ -19,9 +19,12 @@ from jaxevo.core import (
     State,
     check_key,
     check_requirements,
+    require,
     require_integer,
 )
 from jaxevo.core.pytrees import static_settings
+
+MOST_STEPS = 2**31 - 1  # that a state can count
 
 
 class TrainResult(NamedTuple):
@@ -55,7 +58,7 @@ def train(
 
     Args:
         key: of the run, from `jax.random.key`.
-        num_steps: steps to take, >= 0. Static, as `record_every` is.
+        num_steps: steps to take, from 0 to 2^31 - 1. Static, as `record_every` is.
         record_every: steps in each mean of the history, >= 1; the last may be shorter.
         state: where to go on; None starts anew.
         params: the first network, or one for each member, [N, ...]; None draws them.
@@ -65,14 +68,22 @@ def train(
             what the learner needs.
     """
     check_key(key)
-    require_integer("num_steps", 0, num_steps)
+    require_steps(0, num_steps)
     require_integer("record_every", 1, record_every)
     if state is not None and params is not None:
         raise ValueError("params must be None where state is given: the state holds the networks")
     check_requirements(learner, problem)
+    record_every = min(record_every, max(1, num_steps))
     return _train(
         key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
     )
+
+
+def require_steps(minimum: int, num_steps: Any) -> None:
+    """Refuses a number of steps that is no integer, too small, or beyond what a state counts."""
+    require_integer("num_steps", minimum, num_steps)
+    rule = f"at most {MOST_STEPS}, which a state's 32 bits can count"
+    require("num_steps", rule, num_steps, lambda n: n <= MOST_STEPS)
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "record_every"))
@@ -89,15 +100,16 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
         jax.eval_shape(step, state)[1],
     )
 
-    def scan_body(carry, i):
-        state, history = carry
+    def scan_body(carry, _):  # it counts by itself: no array is as long as the run
+        i, state, history = carry
         state, metrics = step(state)
         record = i // record_every
         length = jnp.minimum(record_every, num_steps - record * record_every)
         history = jax.tree.map(lambda h, m: h.at[record].add(m / length), history, metrics)
-        return (state, history), None
+        return (i + 1, state, history), None
 
-    (state, history), _ = jax.lax.scan(scan_body, (state, history), jnp.arange(num_steps))
+    first = (jnp.int32(0), state, history)
+    (_, state, history), _ = jax.lax.scan(scan_body, first, length=num_steps)
     history = jax.tree.map(lambda h: h[:num_records], history)
     return TrainResult(learner.solution(state, problem), history, state)
 

@@ -203,6 +203,18 @@ def test_history_holds_the_mean_of_each_window(record_every):
     assert every["step"].tolist() == list(range(7))
 
 
+def test_no_array_is_as_long_as_the_run():
+    """Red where a run of 10^9 steps allocates 4 GB before its first step."""
+
+    def memory(num_steps):
+        call = functools.partial(train, learner=Walker(), problem=PROBLEM, num_steps=num_steps,
+                                 record_every=num_steps)  # fmt: skip
+        found = jax.jit(call).lower(jax.random.key(0)).compile().memory_analysis()
+        return found.temp_size_in_bytes + found.output_size_in_bytes
+
+    assert memory(10**9) <= memory(10) + 4096
+
+
 def test_no_steps_return_the_first_network():
     result = train(KEY, Walker(), PROBLEM, num_steps=0)
     assert {name: h.shape for name, h in result.history.items()} == {
@@ -278,6 +290,10 @@ def test_bad_calls_are_refused_before_anything_compiles():
     TRACES.clear()
     with pytest.raises(ValueError, match="num_steps must be an integer >= 0, got -1"):
         train(KEY, Walker(), PROBLEM, num_steps=-1)
+    with pytest.raises(
+        ValueError, match=r"num_steps must be at most 2147483647, .* got 2147483648"
+    ):
+        train(KEY, Walker(), PROBLEM, num_steps=2**31)
     with pytest.raises(ValueError, match="record_every must be an integer >= 1, got 0"):
         train(KEY, Walker(), PROBLEM, num_steps=1, record_every=0)
     needy, bare = LEARNERS["adam"], Problem(Unsupervised(), MODEL)
