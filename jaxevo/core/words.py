@@ -7,9 +7,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """' (did you mean ...?)', or '' if no word is near."""
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """' (did you mean ...?)', or '' if no word is near; capitals do not count."""
+    by_lower = {known.lower(): known for known in words}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean {by_lower[near[0]]}?)" if near else ""
 
 
 Direction = Literal["falls", "rises"]

@@ -1,22 +1,17 @@
 """Any strategy of evosax, by name.
 
-evosax asks for losses and tells new parameters; this learner lays networks out as the vectors it
-searches, evaluates them in chunks, and guards what comes back. evosax minimises: losses go in as
-they are. It is imported inside the functions of this file only.
+evosax asks for losses and tells new parameters. This learner lays networks out as the vectors that
+evosax searches, evaluates them in chunks, and guards what comes back. evosax minimises, so losses
+go in as they are. What sets single strategies apart stands in `jaxevo.learners.evosax_library`.
 Source: Lange, evosax, arXiv 2212.04180. Differs:
 - a non-finite loss becomes the worst finite one before evosax sees it;
 - a generation without a finite loss, or after which a number of the strategy that was finite no
   longer is, changes nothing but the step counter;
-- HillClimbing, GradientlessDescent, RandomSearch and SimulatedAnnealing measure the network that
-  they stand at again on every batch: in evosax its luckiest loss would stand for ever.
+- strategies that stand at one network measure it again on every batch: in evosax its luckiest loss
+  would stand for ever.
 """
 
-import contextlib
-import difflib
-import functools
-import inspect
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -49,19 +44,13 @@ from jaxevo.core.population import (
 )
 from jaxevo.core.pytrees import normalised
 from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
-
-# Where evosax keeps the loss of the network that these stand at.
-_LOSS_OF_MEAN = {
-    "GradientlessDescent": "best_fitness_shaped",
-    "HillClimbing": "best_fitness_shaped",
-    "RandomSearch": "best_fitness_shaped",
-    "SimulatedAnnealing": "fitness",
-}
+from jaxevo.core.words import nearest
+from jaxevo.learners.evosax_library import Built, algorithms, build, lenient, quirks_of
 
 
 class EvosaxState(NamedTuple):
-    params: Params  # the mean; of a strategy without one mean, the champion
-    strategy: Any  # evosax's state; its one mean is left out: `params` holds it
+    params: Params  # the mean; the champion of a strategy that has no one mean
+    strategy: Any  # evosax's state without its one mean, which `params` holds
     step: Int[Array, ""]  # generations done
 
 
@@ -70,32 +59,30 @@ class EvosaxStrategy:
     """A strategy of evosax; the solution is its mean, or its champion where there is no one mean.
 
     The champion is the best network of a generation, if it beats the last champion on the batch
-    of that generation: no loss outlives its batch, so luck does not. Some strategies do compare
-    losses over generations inside (DifferentialEvolution, PSO, MR15_GA, LES, LGA,
-    CMAAnchoredLES, iAMaLGaM): on small batches they keep what was lucky once.
+    of that generation. So no loss outlives its batch. DifferentialEvolution, PSO, MR15_GA, LES,
+    LGA, CMAAnchoredLES and iAMaLGaM compare losses over generations inside evosax. On small
+    batches these keep what was lucky once.
 
-    All trainable floating numbers are searched. A leaf that the model's `trainable`
-    rules out as a whole, by a constant, takes no part; a part of a leaf, or a leaf ruled out by a
-    computed mask, is held at 0 in the search (where the mean would be) and never reaches a
+    All trainable floating numbers are searched. A leaf takes no part that the model's `trainable`
+    rules out by a constant. What a computed mask rules out is 0 in the search and never reaches a
     network.
 
     Attributes:
         strategy: a name of `strategy_names()`.
         population_size: N, the members of all populations together.
-        sigma: initial standard deviation of a member's weights, > 0: evosax's `std_init`, or the
-            constant `std_schedule` of strategies that have no such number (ASEBO and
-            GuidedES: of a member's distance, over all its weights; iAMaLGaM_Full and
-            iAMaLGaM_Univariate: added to a covariance that starts at 1). PSO,
-            DifferentialEvolution, DiffusionEvolution, GradientlessDescent and RandomSearch take
-            none. It is also the spread of a first population around one network. None: evosax's
-            own default, mostly 1.
+        sigma: initial standard deviation of a member's weights, > 0; None takes evosax's own,
+            mostly 1. It is also the spread of a first population around one network. A strategy
+            without `std_init` and `std_schedule`, such as PSO, has no other use for it.
         settings: other numbers of the strategy's `default_params`, by name.
-        num_populations: populations of SV_CMA_ES and SV_Open_ES, a divisor of N; no other
-            strategy has several.
+        num_populations: the populations of SV_CMA_ES and SV_Open_ES, a divisor of N.
         allow_pickle: whether LES, LGA, EvoTF_ES and CMAAnchoredLES may load the trained weights
             that evosax ships as pickles. Loading a pickle runs whatever code is in it.
-        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
+        chunk_size: members evaluated at once; None evaluates as many as fit a CPU core's cache.
     """
+
+    # What `sigma` means where it is no member's standard deviation:
+    #   ASEBO, GuidedES                       that of a member's distance, over all its weights
+    #   iAMaLGaM_Full, iAMaLGaM_Univariate    it is added to a covariance that starts at 1
 
     strategy: str = static(default="SNES")
     population_size: int = static(default=256)
@@ -110,24 +97,24 @@ class EvosaxStrategy:
         require("num_populations", ">= 1", self.num_populations, lambda n: n >= 1)
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require("chunk_size", ">= 1", self.chunk_size, lambda n: n >= 1)
-        if self.strategy not in _algorithms():
+        if self.strategy not in algorithms():
             raise ValueError(
                 "strategy must be one that jaxevo.learners.evosax_strategy.strategy_names() "
-                f"lists, got {self.strategy!r}{_nearest(self.strategy, _algorithms())}"
+                f"lists, got {self.strategy!r}{nearest(self.strategy, algorithms())}"
             )
-        if _loads_pickle(self.strategy) and not self.allow_pickle:
+        if quirks_of(self.strategy).pickled and not self.allow_pickle:
             raise ValueError(
                 f"allow_pickle must be True for {self.strategy}: its trained weights come with "
                 "evosax as a pickle, and loading one runs whatever code is in it, got False"
             )
-        if _start(self.strategy) == "means":
+        if quirks_of(self.strategy).start == "means":
             require(
                 "population_size",
                 f"a multiple of num_populations ({self.num_populations})",
                 self.population_size,
                 lambda n: n % self.num_populations == 0,
             )
-        self._check_settings(_build(*self._structure, 2, None).defaults)
+        self._check_settings(build(*self._structure, 2, None).defaults)
 
     def _check_settings(self, defaults: Any) -> None:
         if self.settings is None:
@@ -140,7 +127,7 @@ class EvosaxStrategy:
             if name not in known:
                 raise ValueError(
                     f"settings must be among {', '.join(known) or 'none'} for {self.strategy}, "
-                    f"got {name!r}{_nearest(name, known)}"
+                    f"got {name!r}{nearest(name, known)}"
                 )
             require(f"settings[{name!r}]", "a finite number", value, lambda v: v * 0 == 0)
         numbers = {name: normalised(value, True) for name, value in self.settings.items()}
@@ -150,7 +137,7 @@ class EvosaxStrategy:
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> EvosaxState:
         key_params, key_spread, key_batch, key_strategy = jax.random.split(key, 4)
-        start = _start(self.strategy)
+        start = quirks_of(self.strategy).start
         num = {"mean": 1, "means": self.num_populations, "population": self.population_size}[start]
         rows = leading_axis(params, jax.eval_shape(problem.init, key))
         if rows is not None and (start == "mean" or rows != num):
@@ -176,7 +163,7 @@ class EvosaxStrategy:
             losses = _told(self._losses(vectors, layout, problem, batch))
             best = vectors[jnp.argmin(losses)]
             first = vectors, losses
-        with _as_evosax_likes_it():
+        with lenient():
             strategy = built.es.init(key_strategy, *first, numbers)
         strategy = self._with_sigma(strategy)
         if start == "mean":
@@ -191,7 +178,8 @@ class EvosaxStrategy:
         batch = problem.sample(key_batch, state.step)
         layout = _Layout(problem.model, state.params)
         built, numbers = self._evosax(layout)
-        has_mean = _start(self.strategy) == "mean"
+        quirks = quirks_of(self.strategy)
+        has_mean = quirks.start == "mean"
 
         before = state.strategy
         if has_mean:
@@ -200,16 +188,16 @@ class EvosaxStrategy:
         if self._measures_again:
             loss_standing = problem.evaluate(state.params, batch).loss.astype(layout.dtype)
             loss_standing = jnp.where(jnp.isfinite(loss_standing), loss_standing, jnp.inf)
-        if self.strategy in _LOSS_OF_MEAN:
-            before = before.replace(**{_LOSS_OF_MEAN[self.strategy]: loss_standing})
+        if quirks.loss_at_mean:
+            before = before.replace(**{quirks.loss_at_mean: loss_standing})
             if hasattr(before, "best_solution_shaped"):
                 before = before.replace(best_solution_shaped=before.mean)
 
-        with _as_evosax_likes_it():
+        with lenient():
             members, after = built.es.ask(key_ask, before, numbers)
         losses = self._losses(members, layout, problem, batch)
         told = _told(losses)
-        with _as_evosax_likes_it():
+        with lenient():
             after, _ = built.es.tell(key_tell, members, told, after, numbers)
         after = self._with_sigma(after)
         after = _cast(after, before)
@@ -244,28 +232,25 @@ class EvosaxStrategy:
     @property
     def _measures_again(self) -> bool:
         """Whether a step also evaluates the network that it started from."""
-        return _start(self.strategy) != "mean" or self.strategy in _LOSS_OF_MEAN
+        quirks = quirks_of(self.strategy)
+        return quirks.start != "mean" or quirks.loss_at_mean is not None
 
     @property
     def _structure(self) -> tuple[str, int, int]:
         return self.strategy, self.population_size, self.num_populations
 
-    def _evosax(self, layout: "_Layout") -> tuple["_Built", Any]:
+    def _evosax(self, layout: "_Layout") -> tuple[Built, Any]:
         """evosax's strategy for a network of this size, and the numbers that it is to use."""
-        if self.strategy == "LM_MA_ES":
-            require(
-                "population_size",
-                f"< {2 * layout.size} for LM_MA_ES on {layout.size} numbers, or evosax's c_c is "
-                "above 2 and the root of a negative number is taken",
-                self.population_size,
-                lambda n: n < 2 * layout.size,
-            )
-        sampled = layout.model if "sampling_fn" in _arguments(self.strategy) else None
-        built = _build(*self._structure, layout.size, sampled)
+        quirks = quirks_of(self.strategy)
+        most = quirks.members_per_number * layout.size
+        rule = f"< {most} for {self.strategy} on {layout.size} numbers, or its state becomes NaN"
+        require("population_size", rule, self.population_size, lambda n: n < most)
+        drawn = _Drawn(layout.model) if quirks.sampled else None
+        built = build(*self._structure, layout.size, drawn)
         numbers: dict[str, Any] = dict(self.settings or {})
         if self.sigma is not None and hasattr(built.defaults, "std_init"):
-            # xNES multiplies two factors that both start at std_init
-            numbers["std_init"] = self.sigma**0.5 if self.strategy == "xNES" else self.sigma
+            power = quirks.std_init_power
+            numbers["std_init"] = self.sigma if power == 1 else self.sigma**power
         kinds = {name: jnp.result_type(getattr(built.defaults, name)) for name in numbers}
         changed = {name: jnp.asarray(numbers[name]).astype(kinds[name]) for name in numbers}
         return built, built.defaults.replace(**changed)
@@ -276,7 +261,7 @@ class EvosaxStrategy:
         A schedule is code of the strategy's object, which would make `sigma` a constant of the
         program; in the state it is a number.
         """
-        if self.sigma is None or "std_schedule" not in _arguments(self.strategy):
+        if self.sigma is None or not quirks_of(self.strategy).scheduled:
             return strategy
         return strategy.replace(std=jnp.full_like(strategy.std, self.sigma))
 
@@ -303,7 +288,9 @@ def strategy_names(*, allow_pickle: bool = False) -> tuple[str, ...]:
     Raises:
         ImportError: evosax is not installed.
     """
-    return tuple(name for name in sorted(_algorithms()) if allow_pickle or not _loads_pickle(name))
+    return tuple(
+        name for name in sorted(algorithms()) if allow_pickle or not quirks_of(name).pickled
+    )
 
 
 class _Layout:
@@ -337,6 +324,16 @@ class _Layout:
         return tree_masked(self.mask, network, self.params)
 
 
+class _Drawn(NamedTuple):
+    """What random search looks at: networks as the model draws them. It is hashed by value."""
+
+    model: Any
+
+    def __call__(self, key: Key[Array, ""]) -> Float[Array, " D"]:
+        params = self.model.init(key)
+        return _Layout(self.model, params).vector(params)
+
+
 def _cast(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda x, y: jax.lax.convert_element_type(x, y.dtype), tree, like)
 
@@ -358,89 +355,5 @@ def _lost_a_number(new: Any, old: Any) -> Bool[Array, ""]:
     return jnp.any(jnp.array(lost))
 
 
-# ------------------------------------------------------------------------------------- evosax
-
-
-class _Built(NamedTuple):
-    es: Any
-    defaults: Any  # evosax's Params
-
-
-@functools.lru_cache(maxsize=256)
-def _build(
-    name: str, population_size: int, num_populations: int, num_dims: int, sampled: Model | None
-) -> _Built:
-    """A strategy and its default numbers; once, because evosax compiles anew for every object.
-
-    Raises:
-        ValueError: evosax refuses the size of the population or of the network.
-    """
-    arguments = {}
-    if "num_populations" in _arguments(name):
-        arguments["num_populations"] = num_populations
-        population_size //= num_populations
-    if "sampling_fn" in _arguments(name):
-        arguments["sampling_fn"] = lambda key: _sample(sampled, key)
-    with _as_evosax_likes_it(), jax.ensure_compile_time_eval():
-        try:
-            es = _algorithms()[name](
-                population_size=population_size,
-                solution=jnp.zeros(num_dims, jax.dtypes.canonicalize_dtype(float)),
-                metrics_fn=lambda *_: {},  # evosax's own hold several whole networks
-                **arguments,
-            )
-        except AssertionError as error:
-            raise ValueError(
-                f"population_size must be one that {name} of evosax takes, got "
-                f"{population_size} ({error})"
-            ) from None
-        return _Built(es, es.default_params)
-
-
-def _sample(model: Any, key: Key[Array, ""]) -> Float[Array, " D"]:
-    """What random search looks at: networks as the model draws them."""
-    params = model.init(key)
-    return _Layout(model, params).vector(params)
-
-
-def _algorithms() -> dict[str, Any]:
-    try:
-        with _as_evosax_likes_it():
-            from evosax.algorithms import algorithms
-    except ImportError as error:
-        raise ImportError("EvosaxStrategy needs evosax: pip install evosax") from error
-    return algorithms
-
-
-@functools.cache
-def _arguments(name: str) -> frozenset[str]:
-    """What the strategy's constructor takes."""
-    return frozenset(inspect.signature(_algorithms()[name].__init__).parameters)
-
-
-@functools.cache
-def _start(name: str) -> str:
-    """What a strategy starts from: "mean", "means" (one for each population) or "population"."""
-    return list(inspect.signature(_algorithms()[name].init).parameters)[2]
-
-
-def _loads_pickle(name: str) -> bool:
-    return "params_path" in _arguments(name)
-
-
 def _is_number(value: Any) -> bool:
     return not isinstance(value, (Mapping, str)) and np.ndim(value) == 0
-
-
-@contextlib.contextmanager
-def _as_evosax_likes_it() -> Iterator[None]:
-    """evosax broadcasts over missing axes and warns; a user's settings may make errors of both."""
-    with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    by_lower = {name.lower(): name for name in words}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f" (did you mean {by_lower[near[0]]}?)" if near else ""

@@ -15,6 +15,7 @@ from jaxevo.core.words import direction_of, lower_is_better, nearest, range_of
 def test_the_nearest_word():
     assert nearest("rank", ["ranks", "raw"]) == " (did you mean ranks?)"
     assert nearest("xyz", ["ranks", "raw"]) == ""
+    assert nearest("snes", ["SNES", "CMA_ES"]) == " (did you mean SNES?)"
 
 
 def test_a_task_declares_its_own_metrics():

@@ -10,7 +10,7 @@ import pytest
 from jaxevo.core import Learner, Problem
 from jaxevo.core.population import default_chunk_size
 from jaxevo.core.tree import tree_repeat, tree_size
-from jaxevo.learners import EvosaxStrategy
+from jaxevo.learners import EvosaxStrategy, evosax_library
 from jaxevo.learners import evosax_strategy as module
 from jaxevo.models import from_functions, mlp
 from jaxevo.tasks import examples
@@ -315,12 +315,14 @@ def test_settings_reach_the_strategy_in_its_own_type():
 
 
 def test_a_strategy_is_built_once():
-    builds = module._build.cache_info().misses
+    builds = evosax_library.build.cache_info().misses
     for sigma in (0.1, 0.2):
         learner = make(sigma=sigma, population_size=18)
         state = start(learner, jax.random.key(0), regression())
         learner.step(jax.random.key(0), state, regression())
-    assert module._build.cache_info().misses == builds + 2  # at the door, and for this network
+    assert (
+        evosax_library.build.cache_info().misses == builds + 2
+    )  # at the door, and for this network
 
 
 def test_a_strategy_first_built_while_tracing_leaks_no_tracer():
@@ -480,7 +482,7 @@ def test_nothing_is_unpickled_unasked(name, monkeypatch):
 
     monkeypatch.setattr(pickle, "Unpickler", None)
     monkeypatch.setattr(pickle, "loads", None)
-    module._build.cache_clear()
+    evosax_library.build.cache_clear()
     with pytest.raises(ValueError, match=rf"allow_pickle must be True for {name}: .* pickle"):
         EvosaxStrategy(strategy=name)
     assert name not in module.strategy_names()
