@@ -1,6 +1,6 @@
 """Two handwritten digits to tell apart under salt-and-pepper noise, and pairs of such tasks.
 
-Source: Fernando et al. (2017), arXiv 1701.08734; the noise as in its public reimplementations.
+Source: Fernando et al. (2017), arXiv 1701.08734. The noise is that of public reimplementations.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ class BinaryDigits(ExampleTask):
     """Which of two digits an image shows. Tasks of other digits share these arrays.
 
     Attributes:
-        images: [n, D], uint8.
-        rows: [10, longest], where the images of each digit are.
-        counts: [10], how many images of each digit there are.
-        digits: [2], the digits with the labels 0 and 1.
+        images: the training images, [n, D], uint8.
+        rows: where the images of each digit are, [10, longest].
+        counts: how many images of each digit there are, [10].
+        digits: the digits with the labels 0 and 1, [2].
         noise: share of pixels that fresh noise replaces by 0 or 1, in [0, 1].
-        fresh: whether noise is drawn for each batch, or already in the images.
-        test_images: the held-out split, with its noise, or None.
-        test_rows: [10, shortest], where each digit's images are in the held-out split. There are
-            as many of each digit.
+        fresh: whether noise is drawn for each batch, or is in the images already.
+        test_images: images of the held-out split, with their noise, or None.
+        test_rows: where each digit's images are in the held-out split, [10, shortest]. Every
+            digit has equally many.
     """
 
     images: Data
@@ -108,7 +108,7 @@ def binary_mnist(
 ) -> BinaryDigits:
     """Two digits of MNIST, in [0, 1], whose pixels are replaced at random by black or white.
 
-    The held-out split has its noise drawn once, and as many images of each digit.
+    The noise of the held-out split is drawn once. Both digits have equally many images there.
 
     Args:
         digits: the two digits to tell apart.
@@ -117,12 +117,12 @@ def binary_mnist(
         data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28, before the noise.
         batch_size: images in a batch.
-        split: "published", or "random": all images found, a fifth held out.
+        split: "published", or "random": all images that are found, a fifth of them held out.
         seed: the seed of the noise and of the random split.
 
     Raises:
         FileNotFoundError: a file is nowhere; the error says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
+        ValueError: a file is damaged or another than it should be, or a setting is bad.
     """
     _check(digits, noise, when, batch_size)
     side = PUBLISHED["mnist"].image_shape[0]
@@ -145,7 +145,7 @@ def binary_digits(
 ) -> BinaryDigits:
     """Two of the packaged 8x8 digits, whose pixels are replaced at random by black or white.
 
-    The package has 1,797 images, some 140 of each digit to train on.
+    The package has 1,797 images, of which some 140 of each digit are for training.
 
     Args:
         digits: the two digits to tell apart.
@@ -200,7 +200,7 @@ def _two_of(
 
 
 def salted(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
-    """Images of bytes, with a share `noise` of the pixels replaced by 0 or 255, as often each."""
+    """Images of bytes, a share `noise` of whose pixels is replaced, half by 0 and half by 255."""
     drawn = rng.random(images.shape, np.float32)
     return np.where(drawn < noise / 2, 0, np.where(drawn < noise, 255, images)).astype(np.uint8)
 

@@ -1,6 +1,6 @@
 """Environments of gymnax, whose policies are evolved or trained.
 
-gymnax is imported here only, when a task is made: `pip install 'jaxevo[rl]'`.
+This file alone imports gymnax, when a task is made: `pip install 'jaxevo[rl]'`.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ HELD_OUT_EPISODES = 32
 
 
 class Running(NamedTuple):
-    state: Any  # of the gymnax environment
-    observation: Any  # of this state
+    state: Any  # the state of the gymnax environment
+    observation: Any  # what the policy sees of this state
     ended: Bool[Array, ""]
 
 
@@ -29,21 +29,21 @@ class Running(NamedTuple):
 class Environment:
     """A gymnax environment. Its loss is minus the mean return over the episodes of a batch.
 
-    Episodes are not reset when they end: they stand still, and nothing that comes after counts.
+    An episode is not reset when it ends: it stands still, and nothing that comes later counts.
     The held-out split is 32 other episodes, always the same.
 
     Attributes:
-        name: that gymnax knows, such as "CartPole-v1".
+        name: the name that gymnax has for it, such as "CartPole-v1".
         settings: gymnax's params of the environment: numbers, which may be swept.
-        scales: what the observed numbers are multiplied by, of `input_shape`; None: nothing.
+        scales: factors of the observed numbers, in the shape `input_shape`; None: 1.
         observed: indices of the numbers that the policy sees; None: the observation as it is.
         input_shape: the shape of what the policy sees.
         num_outputs: actions, or numbers in a continuous action.
         continuous: actions are the tanh of the outputs, stretched to their bounds.
         stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
             output is taken.
-        max_steps: in an episode.
-        num_episodes: in a batch.
+        max_steps: the most steps of an episode.
+        num_episodes: episodes in a batch.
     """
 
     name: str = static()
@@ -60,8 +60,12 @@ class Environment:
     def __post_init__(self):
         require_integer("max_steps", 1, self.max_steps)
         require_integer("num_episodes", 1, self.num_episodes)
-        require("stochastic", "False where actions are continuous", self.stochastic,
-                lambda stochastic: not (stochastic and self.continuous))  # fmt: skip
+        require(
+            "stochastic",
+            "False where actions are continuous",
+            self.stochastic,
+            lambda stochastic: not (stochastic and self.continuous),
+        )
 
     def sample(self, key: Key[Array, ""], step: Any) -> Key[Array, " B"]:
         return jax.random.split(key, self.num_episodes)
@@ -113,11 +117,11 @@ class Environment:
 
 @functools.lru_cache(maxsize=32)
 def gymnax_environment(name: str) -> Any:
-    """The environment that gymnax calls `name`; it holds no numbers.
+    """The environment that gymnax calls `name`. The environment holds no numbers.
 
     Raises:
         ImportError: gymnax is not installed.
-        ValueError: it knows no such environment.
+        ValueError: gymnax knows no such environment.
     """
     try:
         import gymnax
@@ -126,9 +130,11 @@ def gymnax_environment(name: str) -> Any:
             f"environments need gymnax, which is not there ({error}): pip install 'jaxevo[rl]'"
         ) from None
     require(
-        "name", f"one of {', '.join(gymnax.registered_envs)}", name,
+        "name",
+        f"one of {', '.join(gymnax.registered_envs)}",
+        name,
         lambda name: name in gymnax.registered_envs,
-    )  # fmt: skip
+    )
     return gymnax.make(name)[0]
 
 
@@ -144,16 +150,17 @@ def environment(
     """Any environment of gymnax.
 
     Args:
-        name: that gymnax knows.
+        name: the name that gymnax has for it.
         observed: indices of the numbers that the policy sees; None: the observation as it is.
-        scales: what each of these is multiplied by; None: 1.
-        num_episodes: in a batch, for a generation in common.
-        max_steps: in an episode; None: as many as gymnax allows.
-        stochastic: draw discrete actions; else take the greatest output.
+        scales: factors of the observed numbers; None: 1.
+        num_episodes: episodes in a batch, which all members of a generation share.
+        max_steps: the most steps of an episode; None: as many as gymnax allows.
+        stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
+            output is taken.
 
     Raises:
         ImportError: gymnax is not installed.
-        ValueError: an unknown name, or settings that do not fit it.
+        ValueError: the name is unknown, or a setting does not fit the environment.
     """
     gymnax_env = gymnax_environment(name)
     settings = gymnax_env.default_params
@@ -201,17 +208,17 @@ def cartpole(
     """A pole on a cart, to be kept upright by pushes to the left or right: 1 for every step.
 
     Args:
-        num_episodes: in a batch, for a generation in common.
-        max_steps: in an episode, and so the highest return.
-        stochastic: draw actions with the softmax of the outputs; else take the greatest.
+        num_episodes: episodes in a batch, which all members of a generation share.
+        max_steps: the most steps of an episode, and so the highest return.
+        stochastic: actions are drawn with the softmax of the outputs; else the greatest output
+            is taken.
         half_length: half the length of the pole, in metres, > 0.
-        pole_mass: in kilograms, > 0.
-        cart_mass: in kilograms, > 0.
-        force: the force of a push, in newtons; a negative one turns the pushes around.
+        pole_mass: mass of the pole in kilograms, > 0.
+        cart_mass: mass of the cart in kilograms, > 0.
+        force: the force of a push, in newtons; a negative force turns the pushes around.
     """
-    for name, value in {
-        "half_length": half_length, "pole_mass": pole_mass, "cart_mass": cart_mass,
-    }.items():  # fmt: skip
+    positive = {"half_length": half_length, "pole_mass": pole_mass, "cart_mass": cart_mass}
+    for name, value in positive.items():
         require(name, "finite and > 0", value, lambda x: 0 < x < float("inf"))
     require("force", "finite and not 0", force, lambda f: f != 0 and abs(f) < float("inf"))
     task = environment(
@@ -231,14 +238,15 @@ def cartpole(
 def cartpole_masked(
     *, num_episodes: int = 8, max_steps: int = 500, stochastic: bool = False
 ) -> Environment:
-    """The same without its velocities: the cart's position and 5 times the pole's angle.
+    """A pole on a cart without its velocities: the cart's position and 5 times the pole's angle.
 
     Only a policy with a memory can balance the pole for long.
 
     Args:
-        num_episodes: in a batch, for a generation in common.
-        max_steps: in an episode, and so the highest return.
-        stochastic: draw actions with the softmax of the outputs; else take the greatest.
+        num_episodes: episodes in a batch, which all members of a generation share.
+        max_steps: the most steps of an episode, and so the highest return.
+        stochastic: actions are drawn with the softmax of the outputs; else the greatest output
+            is taken.
     """
     return environment(
         "CartPole-v1",

@@ -1,7 +1,7 @@
 """Copying memory: a list of tokens, a pause, and the list again from memory.
 
-Source: Hochreiter and Schmidhuber (1997); laid out as by Fernandez, Keemink and van Gerven (2024),
-in whose code the recall marker stays on during the whole recall.
+Source: Hochreiter and Schmidhuber (1997). The layout is that of Fernandez, Keemink and van Gerven
+(2024), in whose code the recall marker stays on during the whole recall.
 """
 
 import dataclasses
@@ -24,16 +24,21 @@ NUM_TEST = 512  # held-out sequences
 class Copying(TimedTask):
     """Tokens to be kept over a pause, as classes: 0 is blank, 1 to n a token, n + 1 "recall".
 
-    The network is shown L tokens, D blanks and L times "recall", and is to answer blank until the
-    recall begins, then the tokens. Inputs and targets are one-hot, [2 L + D, B, n + 2].
+    The network is shown L tokens, D blanks and L times "recall". It is to answer blank until the
+    recall begins, then the tokens:
+
+        shown    3 1 2 . . R R R      L = 3, D = 2, "." is blank and R is "recall"
+        answer   . . . . . 3 1 2
+
+    Inputs and targets are one-hot, [2 L + D, B, n + 2].
 
     Attributes:
-        tokens: [L, B]: the sequences of every batch; None: `batch_size` new ones each time, every
-            token uniform in 1 to n.
+        tokens: tokens of every batch, [L, B]; None: every batch has `batch_size` new sequences,
+            whose tokens are uniform in 1 to n.
         test_tokens: the tokens of the held-out sequences, [L, B'], or None.
-        length: L >= 1, tokens to be kept.
+        length: L >= 1, the number of tokens to be kept.
         delay: D >= 0, steps between the last token and the recall.
-        batch_size: B >= 1, of new sequences.
+        batch_size: B >= 1, the number of new sequences in a batch.
     """
 
     tokens: Data | None = None
@@ -90,8 +95,8 @@ class Copying(TimedTask):
     def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
         """What a time step adds to `mse`, `error_bits` and `recall`.
 
-        `error_bits` are the entries of a sequence's outputs on the other side of 1/2 than their
-        target; `recall` is the fraction of tokens that have the largest output in their turn.
+        `error_bits` counts the outputs of a sequence that are on the other side of 1/2 than their
+        targets. `recall` is the fraction of tokens that have the largest output in their turn.
         """
         bits = unless_undefined(jnp.sum((output > 0.5) != (target > 0.5), axis=-1), output)
         expected = target.argmax(-1)
@@ -122,13 +127,12 @@ def copying(
     The authors' sizes are `length` 100 and `delay` 10.
 
     Args:
-        length: L >= 1, tokens to be kept; a sequence has 2 L + `delay` time steps.
+        length: L >= 1, the number of tokens to be kept; a sequence has 2 L + `delay` time steps.
         delay: blanks between the last token and the recall, >= 0.
         num_symbols: kinds of tokens, >= 2; two more classes are blank and "recall".
         batch_size: sequences in a batch, where they are fresh.
-        fresh: new sequences for every batch. False: one sequence for training and one held out,
-            as in the authors' code, where the training loss is that of one sequence learned by
-            heart.
+        fresh: every batch has new sequences. False: one sequence is trained and another held out,
+            as in the authors' code. There the training loss is that of a sequence learned by heart.
         seed: the seed of the held-out sequences, and of a fixed training sequence.
     """
     require_integer("num_symbols", 2, num_symbols)

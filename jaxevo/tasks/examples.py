@@ -29,7 +29,7 @@ class ExampleTask:
         loss: "squared_error" or "cross_entropy".
         batch_size: examples in a batch; None takes all of them, in order.
         num_outputs: outputs that a network needs; classes for "cross_entropy".
-        scale: one unit of the targets in the units of the data; errors are reported in these.
+        scale: one unit of the targets in the units of the data, in which errors are reported.
     """
 
     loss: LossName = static(default="squared_error")
@@ -61,13 +61,13 @@ class ExampleTask:
 
 @pytree
 class Examples(ExampleTask):
-    """Supervised examples. A batch is drawn with replacement, anew at every step.
+    """Supervised examples. Every step draws a batch with replacement.
 
     Attributes:
-        train_inputs: [n, ...].
+        train_inputs: the training inputs, [n, ...].
         train_targets: [n, K] floats for "squared_error", [n] integer labels for "cross_entropy".
-        test_inputs: the held-out split, or None.
-        test_targets: likewise.
+        test_inputs: inputs of the held-out split, or None.
+        test_targets: targets of the held-out split, or None.
     """
 
     train_inputs: Data
@@ -141,7 +141,7 @@ def examples(
     """A task from arrays of your own.
 
     Args:
-        inputs: [n, ...] numbers.
+        inputs: numbers, [n, ...].
         targets: [n] integer labels (classification, cross-entropy), or [n, K] or [n] floats
             (regression, squared error).
         test: arrays (inputs, targets), or the fraction of the examples to hold out, in [0, 1).
@@ -149,7 +149,7 @@ def examples(
         seed: the seed of the shuffle before the split.
 
     Raises:
-        ValueError: arrays of different length, that are not finite, or a bad fraction.
+        ValueError: arrays differ in length or are not finite, or a fraction is bad.
     """
     inputs, targets, loss = checked_pair(inputs, targets)
     if isinstance(test, tuple):
@@ -180,8 +180,8 @@ def checked_pair(
     """Inputs as floats, targets as labels or float columns, and the name of the loss.
 
     Raises:
-        ValueError: what cannot be honoured as it is: masked, complex, not finite, beyond the
-            floats or labels that the device holds, or of axes that do not fit.
+        ValueError: an array cannot be taken as it is. It is masked, complex or not finite, its
+            numbers are too large for the device's floats or labels, or its axes do not fit.
     """
     inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     if inputs.shape[: axis + 1] != targets.shape[: axis + 1]:
@@ -244,7 +244,7 @@ def first(array: np.ndarray, odd: np.ndarray) -> str:
 
 
 def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
-    """Refuses targets that other inputs would be taken for: indices past the end are clamped."""
+    """Refuses targets of other lengths than the inputs: jax would clamp an index past the end."""
     if not (hasattr(inputs, "shape") and hasattr(targets, "shape")):
         return
     if inputs.shape[:num_axes] != targets.shape[:num_axes]:

@@ -1,9 +1,12 @@
-"""Characters to be foretold one by one: two artificial grammars, schedules, or a text of yours.
+"""Characters to be predicted one by one: two artificial grammars, schedules, or a text of yours.
 
-Easy: "(", then "ab" once or more, then ")". Hard: "(", six letters, ")"; the next six are the six
-before in reverse with one of them flipped, so six letters must be remembered for two groups.
-Grammars are drawn on the device, from a key. A batch is one window of a stream; its loss is summed
-over the window, as the source's.
+The easy grammar writes "(", then "ab" once or more, then ")". The hard grammar writes "(", six
+letters and ")". Each six letters are the six before in reverse, with one of them flipped:
+
+    (abbaab)(baabbb)(bbbaaa)    "abbaab" in reverse is "baabba"; its last letter is flipped
+
+So six letters must be remembered for two groups. Grammars are drawn on the device, from a key. A
+batch is one window of a stream, and its loss is the sum over the window, as in the source.
 Source: Miconi, arXiv 1606.06216, and its code (github.com/ThomasMiconi/DiffRNN).
 """
 
@@ -25,14 +28,14 @@ from jaxevo.tasks.sequences import SequenceBatch, TimedTask
 ALPHABET = "()ab"
 OPEN, CLOSE, A, B = range(4)
 FIRST = "abbaab"  # the letters before the first group of the hard grammar
-HELD_OUT = (32, 25)  # series beside one another, and windows of 40 characters of each
+HELD_OUT = (32, 25)  # series side by side, and windows of 40 characters in each
 
 
 def easy_text(key: Key[Array, ""], length: int, p: Scalar = 0.6) -> Int[Array, " length"]:
     """Characters of the easy grammar, as places in the alphabet.
 
     Args:
-        length: characters, static.
+        length: number of characters, static.
         p: probability of another "ab" after each, in [0, 1).
     """
     draws = jax.random.uniform(key, (length // 4 + 1,), minval=1e-7)  # a group is 4 or longer
@@ -49,7 +52,7 @@ def hard_text(key: Key[Array, ""], length: int, num_letters: int = 6) -> Int[Arr
     """Characters of the hard grammar, as places in the alphabet.
 
     Args:
-        length: characters, static.
+        length: number of characters, static.
         num_letters: the letters of a group, static.
     """
     num = length // (num_letters + 2) + 1
@@ -57,7 +60,7 @@ def hard_text(key: Key[Array, ""], length: int, num_letters: int = 6) -> Int[Arr
     first = jnp.array([ALPHABET.index(letter) - A for letter in first])
     places = jax.random.randint(key, (num,), 0, num_letters)
     flips = jax.nn.one_hot(places, num_letters, dtype=int)
-    # seen in a mirror every other time, groups differ by their flips only
+    # Where every other group is read backwards, groups differ by their flips alone, which add up.
     letters = (first[None] + jnp.cumsum(flips, 0)) % 2
     letters = jnp.where(jnp.arange(num)[:, None] % 2 == 0, letters[:, ::-1], letters)
     column = jnp.ones((num, 1), int)
@@ -69,16 +72,16 @@ def hard_text(key: Key[Array, ""], length: int, num_letters: int = 6) -> Int[Arr
 class Grammar(TimedTask):
     """Windows of one text after another, or of several in phases; the next character is the target.
 
-    Step s of a phase shows its text's window `s mod num_windows`. Hidden states start anew where a
-    text does, but not where a phase does.
+    Step s of a phase shows window `s mod num_windows` of the phase's text. Hidden states are reset
+    where a text starts again, but not where a phase begins.
 
     Attributes:
-        texts: one for each phase, [phases, series, length].
-        test_texts: held out, [series, length]; None: nothing is.
+        texts: one text for each phase, [phases, series, length].
+        test_texts: the held-out texts, [series, length]; None: nothing is held out.
         num_outputs: characters of the alphabet.
         floors: name of each grammar, and the entropy of 40 of its characters in nats.
         window: characters of a step.
-        phase_steps: steps of a phase; the last one goes on for ever.
+        phase_steps: steps of a phase; the last phase has no end.
     """
 
     texts: Data
@@ -110,7 +113,7 @@ class Grammar(TimedTask):
         text = jax.lax.dynamic_slice(self.texts, start, (1, num_series, self.window + 1))
         text = text[0].T.astype(jnp.int32)
         reset = (index == 0) & ((since > 0) | (step == 0))
-        # a sum over the window: of 40 characters, whatever its length
+        # The loss is a sum over 40 characters, however long a window is.
         weights = jnp.full((self.window, num_series), 40 / self.window / num_series)
         return SequenceBatch(
             jax.nn.one_hot(text[:-1], self.num_outputs),
@@ -168,7 +171,7 @@ def _grammar(
 
     @jax.jit
     def draw(keys):
-        # each grammar has one text, which starts again with its phase
+        # Each grammar has one text, which starts again with its phase.
         texts = {
             kind: text(kind, jax.random.fold_in(keys[kind], 0), num_characters)
             for kind in sorted(set(phases))
@@ -196,8 +199,8 @@ def grammar_easy(
     """The easy grammar: "(ab)", "(abab)" and so on.
 
     Args:
-        p: probability of another "ab" after each, in [0, 1); 0.6 in the source's code, 0.75 in
-            its text.
+        p: probability of another "ab" after each, in [0, 1). The source has 0.6 in its code and
+            0.75 in its text.
         num_characters: the length of the text, which is shown again and again.
         window: characters of a step.
         seed: the seed of the text.
@@ -211,7 +214,7 @@ def grammar_hard(
     """The hard grammar: six letters that are the six before in reverse but for one.
 
     Args:
-        num_letters: the letters of a group, >= 1; the more, the more must be remembered.
+        num_letters: the letters of a group, >= 1, all of which must be remembered.
         num_characters: the length of the text, which is shown again and again.
         window: characters of a step.
         seed: the seed of the text.
@@ -219,44 +222,39 @@ def grammar_hard(
     return _grammar(("hard",), 0.6, num_characters, window, 1, seed, num_letters)
 
 
-def grammar_easy_hard_easy(
-    *,
-    p: float = 0.75,
-    phase_steps: int = 33_000,
-    num_characters: int = 1_200_000,
-    window: int = 40,
-    seed: int = 0,
-) -> Grammar:
-    """The easy grammar, then the hard one, then the easy one again.
+def _schedule(name: str, phases: tuple[str, ...], about: str):
+    """The function that makes a schedule. All schedules have the same arguments."""
 
-    Args:
-        p: the probability p of the easy grammar, in [0, 1).
-        phase_steps: steps (windows) of each phase.
-        num_characters: the length of each text, shown again and again.
-        window: characters of a step.
-        seed: the seed of the texts.
-    """
-    return _grammar(("easy", "hard", "easy"), p, num_characters, window, phase_steps, seed)
+    def schedule(
+        *,
+        p: float = 0.75,
+        phase_steps: int = 33_000,
+        num_characters: int = 1_200_000,
+        window: int = 40,
+        seed: int = 0,
+    ) -> Grammar:
+        return _grammar(phases, p, num_characters, window, phase_steps, seed)
+
+    schedule.__doc__ = f"{about}\n\n{SCHEDULE_ARGUMENTS}"
+    schedule.__name__ = schedule.__qualname__ = name
+    return schedule
 
 
-def grammar_hard_easy(
-    *,
-    p: float = 0.75,
-    phase_steps: int = 33_000,
-    num_characters: int = 1_200_000,
-    window: int = 40,
-    seed: int = 0,
-) -> Grammar:
-    """The hard grammar, then the easy one.
+SCHEDULE_ARGUMENTS = """Args:
+    p: the probability p of the easy grammar, in [0, 1).
+    phase_steps: steps (windows) of each phase.
+    num_characters: the length of each text, which is shown again and again.
+    window: characters of a step.
+    seed: the seed of the texts."""
 
-    Args:
-        p: the probability p of the easy grammar, in [0, 1).
-        phase_steps: steps (windows) of each phase.
-        num_characters: the length of each text, shown again and again.
-        window: characters of a step.
-        seed: the seed of the texts.
-    """
-    return _grammar(("hard", "easy"), p, num_characters, window, phase_steps, seed)
+grammar_easy_hard_easy = _schedule(
+    "grammar_easy_hard_easy",
+    ("easy", "hard", "easy"),
+    "The easy grammar, then the hard one, then the easy one again.",
+)
+grammar_hard_easy = _schedule(
+    "grammar_hard_easy", ("hard", "easy"), "The hard grammar, then the easy one."
+)
 
 
 def characters(
@@ -265,28 +263,32 @@ def characters(
     """A text of your own.
 
     Args:
-        text: a string, whose characters in order of their codes are the alphabet; or whole numbers
-            >= 0, [length], or [series, length] for texts that are shown beside one another.
+        text: a string, whose characters in the order of their codes are the alphabet; or whole
+            numbers >= 0, [length], or [series, length] for texts that are shown side by side.
         window: characters of a step.
-        test: fraction at the end to hold out, in [0, 1).
+        test: the fraction at the end that is held out, in [0, 1).
 
     Raises:
-        ValueError: no text, a bad number, or too few characters for a window in either part.
+        ValueError: `text` is no text, a number is bad, or either part has too few characters.
     """
     if isinstance(text, str):
         places = np.unique(list(text), return_inverse=True)[1] if text else np.zeros(0, int)
     else:
         places = np.asarray(text)
-    require("text", "a string, or whole numbers >= 0 as [length] or [series, length]", places,
-            lambda x: x.ndim in (1, 2) and np.issubdtype(x.dtype, np.integer)
-            and not np.any(x < 0))  # fmt: skip
+    require(
+        "text",
+        "a string, or whole numbers >= 0 as [length] or [series, length]",
+        places,
+        lambda x: x.ndim in (1, 2) and np.issubdtype(x.dtype, np.integer) and not np.any(x < 0),
+    )
     require_integer("window", 1, window)
     require("test", "in [0, 1)", test, lambda f: 0 <= f < 1)
     places = np.atleast_2d(places)
     cut = places.shape[1] - math.ceil(test * places.shape[1])
     train, held_out = places[:, :cut], places[:, cut:]
-    require("text", f"more than {window} characters to train on", train.shape[1],
-            lambda n: n > window)  # fmt: skip
+    require(
+        "text", f"more than {window} characters to train on", train.shape[1], lambda n: n > window
+    )
     require("test", "0, or two characters or more", held_out.shape[1], lambda n: n != 1)
     num_outputs = int(places.max()) + 1
     dtype = np.min_scalar_type(num_outputs)

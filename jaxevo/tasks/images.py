@@ -240,7 +240,7 @@ def _images(
 
 
 def block_means(images: np.ndarray, pool: int) -> np.ndarray:
-    """Means over blocks, in [0, 1]; grey images as rows."""
+    """Means over blocks, in [0, 1]; grey images become rows."""
     num, height, width, *channels = images.shape
     if pool > 1:
         blocks = images.reshape(num, height // pool, pool, width // pool, pool, *channels)
@@ -255,7 +255,7 @@ def _in_colour(images: np.ndarray) -> np.ndarray:
 
 
 def _standardized(images: np.ndarray) -> np.ndarray:
-    """Each image less its mean and over its standard deviation; a flat one is 0."""
+    """Each image minus its mean, over its standard deviation; an image of one grey is 0."""
     axes = tuple(range(1, images.ndim))
     centred = images - images.mean(axes, keepdims=True)
     deviation = centred.std(axes, keepdims=True)

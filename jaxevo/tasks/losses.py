@@ -52,9 +52,9 @@ class CrossEntropy:
 
         With p the softmax of the logits of lower loss, and d the rise of each margin over the
         label on the way to the other logits, the difference is log(1 + sum_k p_k (exp(d_k) - 1)).
-        The logits are told apart to the last bit, so a shift that all of them share costs nothing.
-        Float32 logits of up to 1e37 give 1e-5 relative, but where rises and falls of margins cancel
-        each other: there the error is 1e-6 of the larger of the two sums.
+        Differences of logits are exact, so a shift that all logits share costs no precision.
+        Float32 logits of up to 1e37 give a relative error of 1e-5. Where rises and falls of margins
+        cancel each other, the error is 1e-6 of the larger of the two sums.
         """
         new, old = (jnp.asarray(logits, _wide(logits)) for logits in (new, old))
         losses = self.losses(new, targets), self.losses(old, targets)
@@ -62,7 +62,7 @@ class CrossEntropy:
         low = jnp.where(rises[..., None], old, new)
         high = jnp.where(rises[..., None], new, old)
         size = _log_ratio(low, high, targets)
-        # A loss that is not finite shows, whatever the comparison above made of it.
+        # A loss that is not finite makes the difference so, whatever the comparison above made.
         return jnp.where(rises, size, -size) + 0 * (losses[0] + losses[1])
 
     def metrics(self, outputs: Any, targets: Any, weights: Any, scale: Any) -> dict[str, Any]:
@@ -70,14 +70,14 @@ class CrossEntropy:
 
 
 def right(outputs: Float[Array, "*batch K"], labels: Int[Data, "*batch"]) -> Float[Array, "*batch"]:
-    """1 where the largest output is the label's, else 0; NaN where there is no largest output."""
+    """1 where the label has the largest output, else 0; NaN where there is no largest output."""
     return unless_undefined(outputs.argmax(-1) == labels, outputs)
 
 
 def unless_undefined(values: Any, outputs: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
-    """`values`, but NaN where an output is NaN or infinite: what they say of it means nothing.
+    """`values`, with NaN where an output is NaN or infinite, as the value means nothing there.
 
-    An output of minus infinity is a choice that is ruled out, and counts as defined.
+    An output of minus infinity rules its choice out, and counts as defined.
     """
     return jnp.where((outputs < jnp.inf).all(-1), values, jnp.nan)
 
@@ -96,7 +96,7 @@ def _log_ratio(
     # Each difference of two logits is a rounded number and what rounding left of it.
     rise = _minus(_apart(high, low), _at_label_of_both(_apart(high, low), labels))
     margin = _apart(high, _at_label(high, labels)[..., None])
-    # exp(exponent) is shares * exp(rise), where neither factor may fit a float
+    # exp(exponent) is shares * exp(rise), though a factor alone may not fit a float.
     exponent = _minus(margin, _apart(top, _at_label(low, labels)[..., None])) - log_total
     grown = jnp.where(
         rise > 1,

@@ -1,7 +1,7 @@
 """The Mackey-Glass series: a chaotic delay equation, to be forecast 15 steps ahead.
 
-Source: Mackey and Glass (1977); discretised as by Fernandez, Keemink and van Gerven (2024), whose
-code keeps a buffer of 170 past values for tau = 17 at ten sub-steps a sample.
+Source: Mackey and Glass (1977). The time steps are those of Fernandez, Keemink and van Gerven
+(2024), whose code keeps a buffer of 170 past values for tau = 17 at ten sub-steps a sample.
 """
 
 from collections import deque
@@ -20,8 +20,8 @@ SUBSTEPS = 10
 def mackey_glass_series(num_series: int, length: int, seed: int) -> np.ndarray:
     """`tanh(z - 1)` of the delay equation, minus the mean over all series; [length, num_series].
 
-    The delay buffer of each series starts at 1.2 plus up to 0.1 of uniform noise; z starts at 1.2
-    once and is carried from one series to the next.
+    The delay buffer of each series starts at 1.2 with uniform noise of at most 0.1. The first
+    series starts at z = 1.2; every later one goes on from the last z of the series before it.
     """
     rng = np.random.default_rng(seed)
     z = 1.2
@@ -50,21 +50,21 @@ def mackey_glass(
     num_skipped: int = 50,
     seed: int = 0,
 ) -> Stream:
-    """The series as a stream: windows of it, hidden states carried on, reset at each epoch.
+    """The series as a stream of windows; hidden states are carried on, and reset at each epoch.
 
-    Inputs and targets are divided by the standard deviation of the training series; the metric
+    Inputs and targets are divided by the standard deviation of the training series. The metric
     `mse` is in the units of the series itself.
 
     Args:
-        direction: "forecast": the target is the input `horizon` steps ahead. "released": it is
-            the input of `horizon` steps ago, a recall task that 16 linear taps solve exactly, as
-            in the authors' code.
-        window: time steps per learning step; None: whole series.
+        direction: "forecast": the target is the input `horizon` steps ahead. "released": the
+            target is the input of `horizon` steps ago, as in the authors' code. 16 linear taps
+            solve this recall task exactly.
+        window: time steps of a learning step; None: the whole series.
         length: time steps of a series, >= 1.
-        num_series: B, series for training; as many others are held out.
+        num_series: B, the number of training series; as many others are held out.
         horizon: steps between input and target, >= 1.
-        num_skipped: first held-out steps that do not count: the state does not fit the new
-            series yet, which costs every learner about 9e-4.
+        num_skipped: first held-out steps that do not count. The state does not fit the new series
+            yet, which costs every learner about 9e-4.
         seed: the seed of the series.
     """
     require(

@@ -1,9 +1,9 @@
-"""Mazes with walls, in which a robot sees with range finders and remembers nothing of where it was.
+"""Mazes with walls, in which a robot sees by range finders and remembers nothing of its past.
 
 The hard maze is deceptive: a robot that gets nearer to the goal step by step ends in a dead end.
-Source: Lehman and Stanley (2008), the hard maze; scored by the length of the way that is left as
-in Lehman et al., arXiv 1712.06563 ("Breadcrumb"). The simulator is that of their code: positions
-in maze units, angles in degrees, all in float32.
+Source: Lehman and Stanley (2008) for the hard maze. The score is the length of the way that is
+left, as in Lehman et al., arXiv 1712.06563 ("Breadcrumb"). The simulator is that of their code:
+positions are in maze units, angles in degrees, and all numbers are float32.
 """
 
 import functools
@@ -17,21 +17,31 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.tree import tree_where
 
-GRID = 400  # cells on a side of the grid that ways are measured on
+GRID = 400  # cells on a side of the grid on which ways are measured
 BLOCKED = range(-5, 7)  # cells beside a wall's line that it blocks
-RADIUS = 8.0  # of the robot, in maze units
-RANGE = 100.0  # of a range finder
+RADIUS = 8.0  # the robot's radius, in maze units
+RANGE = 100.0  # how far a range finder sees
 MAX_SPEED = 3.0  # forward or back, in units per step; and turning, in degrees per step
-MAX_CHANGE = 0.2  # of either speed in one step
+MAX_CHANGE = 0.2  # the most that either speed changes in one step
 RANGEFINDERS = (-90.0, -45.0, 0.0, 45.0, 90.0, -180.0)  # degrees from the heading
 RADAR = ((315.0, 405.0), (45.0, 135.0), (135.0, 225.0), (225.0, 315.0))  # ahead, left, back, right
 DEGREE = 3.1415926 / 180
 
 HARD_MAZE_WALLS = (
-    (41, 5, 3, 8), (3, 8, 4, 49), (4, 49, 57, 53), (4, 49, 7, 202), (7, 202, 195, 198),
-    (195, 198, 186, 8), (186, 8, 39, 5), (56, 54, 56, 157), (57, 106, 158, 162),
-    (77, 201, 108, 164), (6, 80, 33, 121), (192, 146, 87, 91), (56, 55, 133, 30),
-)  # fmt: skip
+    (41, 5, 3, 8),
+    (3, 8, 4, 49),
+    (4, 49, 57, 53),
+    (4, 49, 7, 202),
+    (7, 202, 195, 198),
+    (195, 198, 186, 8),
+    (186, 8, 39, 5),
+    (56, 54, 56, 157),
+    (57, 106, 158, 162),
+    (77, 201, 108, 164),
+    (6, 80, 33, 121),
+    (192, 146, 87, 91),
+    (56, 55, 133, 30),
+)
 HARD_MAZE_START = (36, 184)
 HARD_MAZE_GOAL = (31, 20)
 
@@ -42,33 +52,34 @@ class Robot(NamedTuple):
     speed: Float[Array, ""]  # units per step
     turning: Float[Array, ""]  # degrees per step
     time: Int[Array, ""]  # steps done
-    solved: Bool[Array, ""]  # whether it has been at the goal
+    solved: Bool[Array, ""]  # whether the robot has been at the goal
 
 
 @pytree
 class Maze:
     """A robot's way through a maze. Its policy is asked once in `action_repeat` steps.
 
-    The return is minus the length of the way from the robot's last cell to the goal. It is not a
-    number where an output of the network is not. Episodes are all alike: there is no chance in
-    them, and the held-out split is the maze itself.
+    The return is minus the length of the way from the robot's last cell to the goal. The return is
+    NaN where an output of the network is NaN. There is no chance in an episode, so all episodes
+    are alike, and the held-out split is the maze itself.
 
-    Observations, [11]: a constant 1; six range finders, the distance to the nearest wall over
-    their range, 1 where they see none; four bits for where the goal is, ahead, to one side,
-    behind, to the other. Actions, two numbers in [0, 1]: turning and speed, 1/2 being none.
+    Observations, [11], are a constant 1, six range finders and four bits. A range finder gives the
+    distance to the nearest wall over its range, or 1 where it sees none. The bits say where the
+    goal is: ahead, to one side, behind, to the other. Actions are two numbers in [0, 1] for
+    turning and speed; 1/2 stands for none.
 
     Differs: observations are those that the policy is asked about, where the authors' code keeps
     the frames between them too.
 
     Attributes:
-        walls: their ends x1, y1, x2, y2, [W, 4].
+        walls: the ends of each wall as x1, y1, x2, y2, [W, 4].
         start: the place of the robot, which heads along x, [2].
-        goal: [2].
+        goal: the place of the goal, [2].
         distances: length of the way from each cell of the grid to the goal, infinite where there
             is none, [400, 400].
-        goal_radius: how near to the goal is there, in maze units.
+        goal_radius: a robot nearer to the goal than this has met it, in maze units.
         episode_steps: steps of the simulator in an episode.
-        action_repeat: steps that an action is held for.
+        action_repeat: steps for which an action is held.
     """
 
     walls: Data
@@ -126,7 +137,7 @@ class Maze:
         speeds = jnp.stack([robot.turning, robot.speed])
         speeds += jnp.clip(targets - speeds, -MAX_CHANGE, MAX_CHANGE)
         turning, speed = jnp.clip(speeds, -MAX_SPEED, MAX_SPEED)
-        moved = robot.position + speed * direction(robot.heading)  # the heading before it turns
+        moved = robot.position + speed * direction(robot.heading)  # it moves, then turns
         free = jnp.all(self.distances_to_walls(moved) >= RADIUS)
         position = jnp.where(free, moved, robot.position)
         at_goal = jnp.sum((position - self.goal) ** 2) < self.goal_radius**2
@@ -178,7 +189,7 @@ class Maze:
         x, y = robot.position.astype(int)
         inside = jnp.all((robot.position >= 0) & (robot.position < GRID))
         length = jnp.where(inside, self.distances[x, y], jnp.inf)
-        # a heading that is no number would block every move and pass for a robot that stands still
+        # With a heading of NaN no move succeeds: the robot would pass for one that stands still.
         return jnp.where(jnp.isfinite(robot.heading) & jnp.isfinite(robot.speed), length, jnp.nan)
 
 
@@ -193,13 +204,13 @@ def maze(
 
     Args:
         walls: ends of straight walls, [W, 4] as x1, y1, x2, y2, within [0, 400).
-        start: the place of the robot, x and y. It needs 8 units to every wall.
-        goal: x and y.
-        goal_radius: how near to the goal is there.
+        start: the place of the robot, x and y, at least 8 units from every wall.
+        goal: the place of the goal, x and y.
+        goal_radius: a robot nearer to the goal than this has met it.
         episode_steps: steps of the simulator in an episode.
 
     Raises:
-        ValueError: arrays of other shapes, outside the grid, or a start that no way leads from.
+        ValueError: an array has another shape or leaves the grid, or no way leads from the start.
     """
     arrays = {"walls": walls, "start": start, "goal": goal}
     for name, value in arrays.items():
@@ -237,10 +248,16 @@ def hard_maze(*, episode_steps: int = 400) -> Maze:
 def ways_to(walls: bytes, goal: tuple[int, int]) -> np.ndarray:
     """Lengths of the shortest ways to `goal` over free cells that share a side, [400, 400].
 
-    A wall blocks the cells at offsets -5 to 6 across the axis that it runs along less; so a robot
-    never stands on a blocked cell.
+    A wall blocks the cells at offsets -5 to 6 from its line, along the axis of its smaller extent:
+
+        # # # # # # #      a flat wall, -----, blocks whole columns of cells above and below
+        -------------
+        # # # # # # #
+
+    A robot keeps its radius of 8 from every wall, and so never stands on a blocked cell. Lengths
+    are found by flooding: all cells at one length from the goal, then their free neighbours.
     """
-    side = GRID + 2  # a blocked border all around
+    side = GRID + 2  # the grid has a blocked border all around
     free = np.zeros((side, side), bool)
     free[1:-1, 1:-1] = True
     for wall in np.frombuffer(walls, np.float32).reshape(-1, 4):
@@ -265,5 +282,5 @@ def line_cells(wall: np.ndarray) -> np.ndarray:
     """Cells of a wall's line, one for each unit of the axis of its larger extent, [n, 2]."""
     extent = (wall[2:] - wall[:2]).astype(np.float64)
     num = max(1, int(abs(extent).max()))
-    # multiplied first: a whole number that is divided first may come back a little below itself
+    # Numbers are multiplied first: a quotient, multiplied again, may end just below its number.
     return (wall[:2] + np.arange(num + 1)[:, None] * extent / num).astype(int)

@@ -1,8 +1,8 @@
 """Recurrent parity: bits one at a time, and at the end whether their number of ones is odd.
 
-Source: Lehman et al., arXiv 1712.06563, section 4.2. The loss is the mean cross-entropy over all
-strings; the task is solved where the accuracy is 1.
-Differs: two logits and a softmax as in the authors' code, where the paper says one output.
+The loss is the mean cross-entropy over all strings. The task is solved where the accuracy is 1.
+Source: Lehman et al., arXiv 1712.06563, section 4.2.
+Differs: there are two logits and a softmax, as in the authors' code; the paper has one output.
 """
 
 from dataclasses import fields
@@ -15,7 +15,7 @@ from jaxevo.tasks.sequences import SequenceSet, sequences
 
 @pytree
 class BitStrings(SequenceSet):
-    """All strings of one length; solved once every one is labelled right."""
+    """All strings of one length. The task is solved once every string is labelled right."""
 
     solved_when = ("accuracy", 1.0)
 
@@ -26,10 +26,10 @@ class BitStrings(SequenceSet):
 def recurrent_parity(*, num_bits: int = 4) -> BitStrings:
     """All strings of bits, most significant first, labelled by their number of ones modulo 2.
 
-    There is nothing beside these strings, so the held-out split is the strings themselves.
+    There are no other strings, so the held-out split is the strings themselves.
 
     Args:
-        num_bits: the length of a string, >= 1, which makes 2^num_bits of them.
+        num_bits: the length of a string, >= 1. There are 2^num_bits strings.
     """
     require_integer("num_bits", 1, num_bits)
     numbers = np.arange(2**num_bits)[:, None]

@@ -29,19 +29,19 @@ class PixelTarget(NamedTuple):
 
 @pytree
 class PixelSequences(TimedTask):
-    """Grey images as sequences of pixels. Held as bytes: a batch is made floats when it is drawn.
+    """Grey images as sequences of pixels. They are bytes, of which a drawn batch makes floats.
 
     Attributes:
-        train_images: [n, S, S], uint8.
-        train_targets: [n] labels.
-        permutation: [T], the pixel that each time step shows, T = (S / pool)^2.
-        test_images: the held-out split, or None.
-        test_targets: likewise.
+        train_images: the training images, [n, S, S], uint8.
+        train_targets: their labels, [n].
+        permutation: the pixel that each time step shows, [T], T = (S / pool)^2.
+        test_images: images of the held-out split, or None.
+        test_targets: labels of the held-out split, or None.
         batch_size: images in a batch, drawn with replacement; None takes all of them, in order.
         pool: side of the blocks that are averaged, a divisor of S.
-        threshold: pixels are shown as [x <= threshold, x > threshold], 0 and 1; None: as x.
-        loss_at: "every_step": the mean loss over time. "last": that of the last step. The
-            accuracy is the last step's in either case.
+        threshold: pixels x are shown as [x <= threshold, x > threshold], 0 and 1; None: as x.
+        loss_at: "every_step": the loss is the mean over time. "last": it is that of the last
+            step. The accuracy is that of the last step in either case.
     """
 
     train_images: Data
@@ -150,17 +150,17 @@ def permuted_mnist(
     Args:
         data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
         pool: side of the blocks that are averaged, a divisor of 28; 4 leaves 49 time steps.
-        loss_at: "every_step": the label is the target of every step. "last": of the last alone.
-            The accuracy is always that of the last step.
+        loss_at: "every_step": the label is the target of every step. "last": it is the target of
+            the last step alone. The accuracy is always that of the last step.
         batch_size: images in a batch.
-        num_test: held-out images that are used, the first of them; None: all. Every evaluation
-            runs them through all time steps.
-        split: "published", or "random": all images found, a fifth held out.
+        num_test: number of held-out images, the first ones; None: all. Every evaluation runs
+            them through all time steps.
+        split: "published", or "random": all images that are found, a fifth of them held out.
         seed: the seed of the random split.
 
     Raises:
-        FileNotFoundError: a file is nowhere; says which, and where to put it.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
+        FileNotFoundError: a file is nowhere; the error says which, and where to put it.
+        ValueError: a file is damaged or another than it should be, or a setting is bad.
     """
     side = PUBLISHED["mnist"].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)

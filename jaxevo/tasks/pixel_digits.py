@@ -1,7 +1,7 @@
 """Digits of a few kinds, one pixel at a time in the order of reading, black or white.
 
-Source: the recurrent task of Whitelam et al., arXiv 2205.07408, by its released code: digits 0 and
-1 of MNIST, pixels above 0.25 white, the label asked for after the last.
+Source: the recurrent task of Whitelam et al., arXiv 2205.07408, and its released code. There the
+digits are 0 and 1 of MNIST, pixels above 0.25 are white, and the last step asks for the label.
 """
 
 import importlib.resources
@@ -32,19 +32,19 @@ def pixel_digits(
     Args:
         source: "digits" (packaged, 64 time steps, a fifth held out) or "mnist" (784).
         data_dir: the folder of "mnist", as for `mnist`; None: the cache, then a download.
-        num_classes: digits that are used, from 2 to 10.
+        num_classes: number of digits, from 2 to 10.
         pool: side of the blocks that are averaged, a divisor of the image's side, 8 or 28.
-        threshold: above it a pixel in [0, 1] is white; shown as one of two inputs that is 1.
-            None: one grey input.
-        loss_at: "last": the label is asked for at the last step. "every_step": at each.
-        batch_size: images in a batch; None: all of them.
-        num_test: held-out images that are used, the first of them; None: all.
+        threshold: a pixel in [0, 1] above this is white. Of two inputs, for black and for white,
+            one is 1. None: there is one grey input.
+        loss_at: "last": the last step asks for the label. "every_step": each step does.
+        batch_size: images in a batch; None: all images.
+        num_test: number of held-out images, the first ones; None: all.
         split: the split of "mnist": "published", or "random".
         seed: the seed of the split.
 
     Raises:
-        FileNotFoundError: MNIST is nowhere; says where to put it.
-        ValueError: a file is damaged, or a bad setting.
+        FileNotFoundError: MNIST is nowhere; the error says where to put it.
+        ValueError: a file is damaged, or a setting is bad.
     """
     require("source", "'digits' or 'mnist'", source, lambda s: s in ("digits", "mnist"))
     require("num_classes", "from 2 to 10", num_classes, lambda n: 2 <= n <= 10 and n % 1 == 0)

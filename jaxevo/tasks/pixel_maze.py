@@ -1,7 +1,8 @@
 """A maze seen from above, a few blocks at a time, as pixels: the way must be kept in memory.
 
-Source: Lehman et al., arXiv 1712.06563, section 4.4, the top-down maze; the layout is that of its
-figure. Where the paper is silent: moves into walls do nothing, and the fifth output is to stay.
+Source: Lehman et al., arXiv 1712.06563, section 4.4, the top-down maze, with the layout of its
+figure. The paper does not say what a move into a wall and the fifth output do. Here such a move
+does nothing, and the fifth output is to stay.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
 
-# S start, * the scored way, . free, # wall; what is left of the goal's corner is outside the maze
+# "S" is the start, "*" the way that scores, "." is free and "#" is a wall.
 LAYOUT = """
 ###############
 #.#.#.#.#.#.#.#
@@ -40,17 +41,18 @@ class Walker(NamedTuple):
 
 @pytree
 class PixelMaze:
-    """A walker on blocks, and a reward of 1 for each block of the way that it first touches.
+    """A walker on blocks, with a reward of 1 whenever it touches a block of the way for the first
+    time.
 
-    Observations, [64, 64, 1]: the walker's block and the eight around it, walls 0, the rest 1; the
-    way does not show. The greatest of five outputs is the move. There is no chance in an episode,
-    and the held-out split is the maze itself.
+    An observation, [64, 64, 1], shows the walker's block and the eight around it: walls are 0, the
+    rest is 1, and the way cannot be seen. The greatest of five outputs is the move. There is no
+    chance in an episode, and the held-out split is the maze itself.
 
     Attributes:
         images: what is seen from each block, [R, C, 64, 64, 1].
-        walls: [R, C].
+        walls: the blocks that are walls, [R, C].
         way: the blocks that score, [R, C].
-        start: row and column.
+        start: row and column of the start.
         max_steps: moves in an episode.
     """
 

@@ -21,8 +21,8 @@ def sine(
         num_points: K training points, >= 2. The held-out points lie half way between them.
         num_periods: periods over the interval, > 0.
         low: where the interval begins.
-        high: where it ends, above `low`.
-        endpoint: whether `high` is a point itself. For whole periods it repeats `low`.
+        high: where the interval ends, above `low`.
+        endpoint: whether `high` is a point itself. For whole periods that point repeats `low`.
         batch_size: points in a batch; None: all of them.
     """
     require("num_points", ">= 2", num_points, lambda n: n >= 2)

@@ -32,8 +32,8 @@ from jaxevo.tasks.losses import LOSSES, LossName
 class SequenceBatch(NamedTuple):
     inputs: Data  # [T, B, I]
     targets: Data  # [T, B, K] floats, or [T, B] labels
-    weights: Float[Array, "T B"]  # of each loss in the batch's; they sum to 1, 0 leaves one out
-    reset: Bool[Array, " B"]  # hidden states start anew before the first step
+    weights: Float[Array, "T B"]  # weight of each loss in that of the batch; 0 leaves one out
+    reset: Bool[Array, " B"]  # whether the hidden state is reset before the first step
 
 
 def mean_weights(counts: Any, num_sequences: int) -> Float[Array, "T B"]:
@@ -44,13 +44,12 @@ def mean_weights(counts: Any, num_sequences: int) -> Float[Array, "T B"]:
 
 @pytree
 class TimedTask:
-    """What streams and sets of sequences share: losses at every time step, averaged over those
-    that count.
+    """What tasks in time share: a loss at every time step, averaged over the steps that count.
 
     Attributes:
         loss: "squared_error" or "cross_entropy".
         num_outputs: outputs that a network needs.
-        scale: one unit of the targets in the units of the data; errors are reported in these.
+        scale: one unit of the targets in the units of the data, in which errors are reported.
     """
 
     loss: LossName = static(default="squared_error")
@@ -90,18 +89,18 @@ class TimedTask:
 class Stream(TimedTask):
     """B series side by side, shown window after window; hidden states go on between windows.
 
-    Step s shows window `s mod num_windows`; `reset` is set at the first, where an epoch begins.
-    The held-out split is shown as whole series.
+    Step s shows window `s mod num_windows`. An epoch begins at the first window, where `reset` is
+    set. The held-out split is shown as whole series.
 
     Attributes:
-        train_inputs: [T, B, I].
-        train_targets: [T, B, K] floats, or [T, B] labels.
-        test_inputs: the held-out series, [T', B', I], or None.
-        test_targets: likewise.
+        train_inputs: inputs of the training series, [T, B, I].
+        train_targets: their targets, [T, B, K] floats, or [T, B] labels.
+        test_inputs: inputs of the held-out series, [T', B', I], or None.
+        test_targets: targets of the held-out series, or None.
         window: time steps in a window, from 1 to T; None is the whole series. Steps beyond the
             last whole window are not shown.
-        num_skipped: first steps of the held-out series that do not count, >= 0: the state does
-            not fit a new series yet.
+        num_skipped: first steps of the held-out series that do not count, >= 0, as the hidden
+            state does not fit a new series yet.
     """
 
     train_inputs: Data
@@ -122,8 +121,12 @@ class Stream(TimedTask):
         held_out = self.train_inputs if self.test_inputs is None else self.test_inputs
         if hasattr(held_out, "shape"):
             length = held_out.shape[0]
-            require("num_skipped", f"below {length}, the held-out steps", self.num_skipped,
-                    lambda n: n < length)  # fmt: skip
+            require(
+                "num_skipped",
+                f"below {length}, the held-out steps",
+                self.num_skipped,
+                lambda n: n < length,
+            )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -175,14 +178,14 @@ class Stream(TimedTask):
 
 @pytree
 class SequenceSet(TimedTask):
-    """Separate sequences of one length; a batch is drawn with replacement, from zero states.
+    """Separate sequences of one length, each from a zero state. A batch is drawn with replacement.
 
     Attributes:
-        train_inputs: [T, n, I].
-        train_targets: [T, n, K] floats or [T, n] labels.
-        mask: [T], 1 at the steps whose loss counts.
-        test_inputs: the held-out sequences, or None.
-        test_targets: likewise.
+        train_inputs: inputs of the training sequences, [T, n, I].
+        train_targets: their targets, [T, n, K] floats or [T, n] labels.
+        mask: how much the loss of each step counts, [T]; 0 leaves a step out.
+        test_inputs: inputs of the held-out sequences, or None.
+        test_targets: targets of the held-out sequences, or None.
         batch_size: sequences in a batch; None takes all of them, in order.
     """
 
@@ -244,14 +247,14 @@ def stream(
     """A stream from arrays of your own: an online task.
 
     Args:
-        inputs: [T, B, I], or [T, I] for one series.
+        inputs: numbers, [T, B, I], or [T, I] for one series.
         targets: [T, B, K] or [T, K] floats, or integer labels without the last axis.
-        window: time steps per learning step; None: the whole series.
-        test: series to hold out, (inputs, targets), or the fraction at the end of time, [0, 1).
+        window: time steps of a learning step; None: the whole series.
+        test: series to hold out, (inputs, targets), or the fraction at the end of time, in [0, 1).
         num_skipped: first held-out steps that do not count.
 
     Raises:
-        ValueError: arrays that do not fit each other, are not finite, or a bad number.
+        ValueError: arrays do not fit each other or are not finite, or a number is bad.
     """
     inputs, targets, loss = _checked_series(inputs, targets)
     if isinstance(test, tuple):
@@ -286,15 +289,15 @@ def sequences(
     """A set of sequences from arrays of your own.
 
     Args:
-        inputs: [n, T, I]: sequences first, as data sets come.
-        targets: at every step, [n, T, K] floats or [n, T] labels; or one per sequence, [n, K]
-            floats or [n] labels: then only the last step counts.
+        inputs: numbers, [n, T, I], with sequences first, as data sets have them.
+        targets: a target for every step, [n, T, K] floats or [n, T] labels; or for each sequence,
+            [n, K] floats or [n] labels, and then the last step alone counts.
         test: arrays (inputs, targets), or the fraction of sequences to hold out, in [0, 1).
         batch_size: sequences in a batch; None for all of them.
         seed: the seed of the shuffle before the split.
 
     Raises:
-        ValueError: arrays that do not fit each other, are not finite, or a bad number.
+        ValueError: arrays do not fit each other or are not finite, or a number is bad.
     """
     inputs, targets, mask, loss = _checked_set(inputs, targets)
     if isinstance(test, tuple):

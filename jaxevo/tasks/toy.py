@@ -1,8 +1,8 @@
-"""Toy tasks with two outputs that feel their weight very unequally.
+"""Toy tasks with two outputs, one of which is far more sensitive to its weight than the other.
 
-Source: Lehman et al., arXiv 1712.06563, section 4.1: y = (100 w0 x0, 0.1 w1 x1), to be learned by
-a (1+1) hill climber. In "easy" one weight matters, in "medium" both, and in "washout" the two
-rows are opposite, so that summed gradients cancel.
+The network of the source is y = (100 w0 x0, 0.1 w1 x1). In "easy" one weight matters, in "medium"
+both matter. In "washout" the two rows are opposite, so that summed gradients cancel.
+Source: Lehman et al., arXiv 1712.06563, section 4.1, for a (1+1) hill climber.
 """
 
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from jaxevo.tasks.losses import LOSSES
 
 Rows = Literal["paper", "released"]
 
-# each row is input and target alike: the solution is w = (1 / 100, 10)
+# Each row is both input and target, so the solution is w = (1 / 100, 10).
 _EASY, _MEDIUM = [(0, 1)], [(1, 1)]
 _WASHOUT = [(1, 1), (-1, -1)]
 ROWS = {
@@ -29,9 +29,9 @@ ROWS = {
 
 @pytree
 class IdentityRows(Examples):
-    """Rows to be reproduced. The loss is the squared error summed over rows and outputs.
+    """Rows to be reproduced. The loss is the sum over rows and outputs of the squared error.
 
-    There is nothing beside these rows, so the held-out split is the rows themselves.
+    There are no other rows, so the held-out split is the rows themselves.
     """
 
     def weights(self, batch: ExampleBatch) -> Float[Array, " B"]:
@@ -56,7 +56,7 @@ def toy_easy(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (0, 1): only the insensitive weight matters.
 
     Args:
-        rows: "paper", or "released": twice, as in the authors' code.
+        rows: "paper", or "released" for the row twice, as in the authors' code.
     """
     return _identity_rows("easy", rows)
 
@@ -65,7 +65,7 @@ def toy_medium(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (1, 1): one mutation must suit a sensitive and an insensitive weight.
 
     Args:
-        rows: "paper", or "released": (1, 0) and (0, 1), as in the authors' code.
+        rows: "paper", or "released" for (1, 0) and (0, 1), as in the authors' code.
     """
     return _identity_rows("medium", rows)
 
@@ -74,6 +74,6 @@ def toy_washout(*, rows: Rows = "paper") -> IdentityRows:
     """Two rows, (1, 1) and (-1, -1): the gradients of each output sum to exactly zero.
 
     Args:
-        rows: "paper" or "released", which here are the same.
+        rows: "paper" or "released", which are the same here.
     """
     return _identity_rows("washout", rows)

@@ -1,8 +1,8 @@
 """Hourly weather: the temperature to come, forecast hour by hour from all channels.
 
-Source: file WTH.csv of Zhou et al., Informer, arXiv 2012.07436, prepared as by Fernandez, Keemink
-and van Gerven (2024); or the Beijing PM2.5 file of Liang et al. (2015), UCI Machine Learning
-Repository.
+Source: file WTH.csv of Zhou et al., Informer, arXiv 2012.07436, in the form that Fernandez,
+Keemink and van Gerven (2024) give it; or the Beijing PM2.5 file of Liang et al. (2015), UCI
+Machine Learning Repository.
 """
 
 import csv
@@ -21,8 +21,9 @@ class Format(NamedTuple):
 
     Attributes:
         numbers: columns that are inputs as they are.
-        target: the one of them that is to be forecast.
-        words: columns of words, each with those it may hold; one-hot inputs after the numbers.
+        target: the column that is to be forecast, one of `numbers`.
+        words: columns of words with the words that each may hold; they become one-hot inputs
+            after the numbers.
         num_train: rows to train on, where the file has more; None: four fifths.
     """
 
@@ -35,14 +36,23 @@ class Format(NamedTuple):
 
 WTH = Format(
     "WTH.csv",
-    ("Visibility", "DryBulbFarenheit", "WetBulbFarenheit", "DewPointFarenheit",
-     "RelativeHumidity", "WindSpeed", "WindDirection", "StationPressure", "Altimeter"),
+    (
+        "Visibility",
+        "DryBulbFarenheit",
+        "WetBulbFarenheit",
+        "DewPointFarenheit",
+        "RelativeHumidity",
+        "WindSpeed",
+        "WindDirection",
+        "StationPressure",
+        "Altimeter",
+    ),
     target="DryBulbFarenheit",
     words={},
     num_train=33_600,
-)  # fmt: skip
+)
 
-# pm2.5 has gaps and is no weather
+# The column pm2.5 has gaps and is no weather, so it is not read.
 BEIJING = Format(
     "the Beijing PM2.5 file",
     ("DEWP", "TEMP", "PRES", "Iws", "Is", "Ir"),
@@ -67,32 +77,35 @@ def weather(
 ) -> Stream:
     """Hourly weather as a stream: the temperature `delay` hours ahead, from all channels now.
 
-    The years before a date train and those after it test; either part is cut into `num_series`
-    stretches of equal length that run side by side. The metric `mse` is in the file's
-    own units, squared.
+    Rows before a date are for training, and the rest is held out. Either part is cut into
+    `num_series` stretches of equal length that run side by side:
 
-    Differs: each channel is standardised by its mean and deviation over the training rows, where
-    the authors stretch it to [0, 1] by its range over all rows, the held-out ones included
+        time  1 2 3 4 5 6 | 7 8 9 10 11 12       num_series = 2: training  1 2 3   held out  7  8  9
+              training    | held out                                       4 5 6            10 11 12
+
+    The metric `mse` is in the file's own units, squared.
+
+    Differs: each channel is standardised by its mean and deviation over the training rows. The
+    authors stretch it to [0, 1] by its range over all rows, the held-out ones included
     (`scaling="released"`). Held-out series start from a zero state and their first steps do not
     count, where the authors go on from the last training state.
 
     Args:
-        path: a CSV file with a header. WTH.csv (9 channels; the date and the three Celsius
-            columns that repeat others are left out) or the Beijing PM2.5 file (6 channels and 4
-            directions of wind, one-hot; pm2.5, which has gaps, is left out). None: a synthetic
-            stand-in, see `synthetic_weather`.
+        path: a CSV file with a header. Of WTH.csv 9 channels are read, without the date and the
+            three Celsius columns that repeat others. Of the Beijing PM2.5 file 6 channels and 4
+            directions of wind, one-hot, are read. None: `synthetic_weather` stands in.
         delay: hours ahead, >= 1; the authors take 1, 24 and 48.
         scaling: "standardized" or "released".
-        window: hours per learning step; None: whole series.
-        num_series: B >= 1, stretches side by side.
-        num_train: first rows, to train on; None: 33,600 of WTH.csv and of the stand-in, and four
-            fifths of any other file.
+        window: hours of a learning step; None: whole series.
+        num_series: B >= 1, the number of stretches side by side.
+        num_train: number of rows to train on, the first ones; None: 33,600 of WTH.csv and of the
+            stand-in, and four fifths of any other file.
         num_skipped: first held-out hours of each stretch that do not count.
         seed: the seed of the stand-in.
 
     Raises:
-        FileNotFoundError: no file of that name.
-        ValueError: columns or values are missing, or a bad setting.
+        FileNotFoundError: no file has that name.
+        ValueError: columns or values are missing, or a setting is bad.
     """
     require_integer("delay", 1, delay)
     require_integer("num_series", 1, num_series)
@@ -112,14 +125,17 @@ def weather(
         num_train = kind.num_train if whole else len(rows) * 4 // 5
     most = len(rows) - delay - num_series
     require(
-        "num_train", f"from {num_series} to {most}, with {len(rows):,} rows, {num_series} series "
-        f"and a delay of {delay}", num_train, lambda n: num_series <= n <= most,
-    )  # fmt: skip
+        "num_train",
+        f"from {num_series} to {most}, with {len(rows):,} rows, {num_series} series "
+        f"and a delay of {delay}",
+        num_train,
+        lambda n: num_series <= n <= most,
+    )
     if scaling == "released":
         offset, scale = rows.min(0), np.ptp(rows, 0)
     else:
         offset, scale = rows[:num_train].mean(0), rows[:num_train].std(0)
-    scale = np.where(scale > 0, scale, 1)  # a channel that never changes
+    scale = np.where(scale > 0, scale, 1)  # a channel that never changes stays as it is
     scaled = ((rows - offset) / scale).astype(np.float32)
     target = kind.numbers.index(kind.target)
     inputs, targets = scaled[:-delay], scaled[delay:, target : target + 1]
@@ -143,9 +159,9 @@ def _side_by_side(rows: np.ndarray, num_series: int) -> np.ndarray:
 def synthetic_weather(num_hours: int, seed: int) -> np.ndarray:
     """Nine correlated channels without a unit, [num_hours, 9], in place of a file.
 
-    Each is a random mixture of a year's and a day's cosine and sine and of three first-order
-    autoregressive processes of unit variance, which forget in 6 hours, 2 days and a week; and
-    white noise of deviation 0.1.
+    Each channel is a random mixture of seven sources, with white noise of deviation 0.1. The
+    sources are cosine and sine of the year and of the day, and three autoregressive processes of
+    first order and unit variance. The processes forget in 6 hours, 2 days and a week.
     """
     rng = np.random.default_rng(seed)
     angles = 2 * np.pi * np.arange(num_hours)[:, None] / (24 * 365.25, 24)
@@ -163,8 +179,8 @@ def read_weather(path: str) -> tuple[np.ndarray, Format]:
     """The inputs of a file, [n, I], one-hot words after the numbers, and its format.
 
     Raises:
-        FileNotFoundError: no file of that name.
-        ValueError: columns are missing, or a value cannot be read; says which, and where.
+        FileNotFoundError: no file has that name.
+        ValueError: columns are missing, or a value cannot be read; the error says which.
     """
     file = pathlib.Path(path).expanduser()
     if not file.is_file():
@@ -189,7 +205,7 @@ def read_weather(path: str) -> tuple[np.ndarray, Format]:
 
 
 def _format(path: str, header: list[str]) -> Format:
-    """The format whose columns are all there."""
+    """The format whose columns are all in the header."""
 
     def missing(kind: Format) -> list[str]:
         return [name for name in (*kind.numbers, *kind.words) if name not in header]

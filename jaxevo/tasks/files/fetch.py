@@ -30,14 +30,14 @@ SCHEME = "https://"
 class Source(NamedTuple):
     """Where the files of a data set are: a folder, or the cache and the mirrors behind it.
 
-    A folder may have them in a folder of the data set's name, as the cache does.
+    Files may lie in the folder itself, or in one of the data set's name inside it, as in the cache.
     """
 
     published: Published
     folder: pathlib.Path | None
 
     def find(self, *names: str) -> "File | None":
-        """The first of the files that is there; None only in a folder."""
+        """The first of the files that is there; None where a folder has none of them."""
         if self.folder is None:
             return File(self.published, *fetch_published(self.published, names[0]))
         for name in names:
@@ -47,7 +47,7 @@ class Source(NamedTuple):
         return None
 
     def pair(self, images: tuple[str, ...], labels: tuple[str, ...]) -> "tuple[File, File] | None":
-        """Files of images and of their labels, under any of their names; None: neither."""
+        """Files of images and of their labels, under any of their names; None: both are missing."""
         found = self.find(*images), self.find(*labels)
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
@@ -66,7 +66,7 @@ class File(NamedTuple):
     data: bytes
 
     def parse(self, reader: Callable[..., Any], *settings: Any) -> Any:
-        """What `reader(data, *settings)` makes of it; any failure is the file's."""
+        """What `reader(data, *settings)` makes of the file; a failure is blamed on the file."""
         try:
             return reader(self.data, *settings)
         except Exception as error:  # zlib.error, EOFError, BadZipFile, struct.error, ...
@@ -91,7 +91,7 @@ def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, byte
     """Path and bytes of a published file, downloaded where the cache does not have it.
 
     Raises:
-        FileNotFoundError: no mirror gave the published file; says where to put it.
+        FileNotFoundError: no mirror gave the published file; the error says where to put it.
     """
     pin = published.pins[name]
     path = cache_folder() / published.name / name
@@ -102,7 +102,7 @@ def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, byte
     retrieve = _pooch(f"{published.name} needs {path}").retrieve
 
     def download(url: str, output: Any, _: Any) -> None:
-        # identity: a server must not pack, nor requests unpack, what is pinned byte for byte
+        # "identity": no server may pack, and requests must not unpack, what is pinned in each byte.
         plain = {"Accept-Encoding": "identity"}
         downloader = _pooch().HTTPDownloader(timeout=(10, 60), headers=plain)
         with open(output, "wb") as file:
@@ -162,7 +162,8 @@ def read_own(published: Published, path: pathlib.Path) -> bytes:
     """The bytes of a file, unless it should be a published one and is not.
 
     Raises:
-        ValueError: too long, as long as the published file but different, or of another data set.
+        ValueError: the file is too long, is another data set's, or differs from the published
+            file while it has that file's length.
     """
     if path.stat().st_size > published.limit:
         raise refusal(published, path, f"it has more than {published.limit:,} bytes")

@@ -40,11 +40,11 @@ def load_images(
             test_images and test_labels, or of images and labels alone; None: the cache, and a
             download of what is not there.
         split: "published", or "random": all images that are there, a fifth of them held out.
-        seed: of the random split.
+        seed: the seed of the random split.
 
     Raises:
-        FileNotFoundError: a file is nowhere, and what to put where.
-        ValueError: a file is damaged or another than it should be, or a bad setting.
+        FileNotFoundError: a file is nowhere; the error says what to put where.
+        ValueError: a file is damaged or another than it should be, or a setting is bad.
     """
     require("split", "'published' or 'random'", split, lambda s: s in ("published", "random"))
     published = PUBLISHED[name]
@@ -88,7 +88,7 @@ def _incomplete(published: Published, place: Any, found: Mapping[str, Labelled])
 
 
 def read_grey(source: Source) -> dict[str, Labelled]:
-    """MNIST and those that took over its format."""
+    """MNIST and the data sets that took over its format."""
     published, found = source.published, {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         image_names, label_names = (
