@@ -291,9 +291,14 @@ def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tu
         if owner is not learner:
             candidate = dataclasses.replace(learner, operator=candidate)
         result = run(
-            key, candidate, problem, num_steps=num_steps, record_every=num_steps,
-            num_seeds=TUNING_SEEDS, progress=False,
-        )  # fmt: skip
+            key,
+            candidate,
+            problem,
+            num_steps=num_steps,
+            record_every=num_steps,
+            num_seeds=TUNING_SEEDS,
+            progress=False,
+        )
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
         loss = float(np.mean(result.summary["held_out/loss"]))

@@ -1,13 +1,17 @@
 """Differentiable structure: networks that grow and shed their own nodes while they learn.
 
-Every step is a gradient step with an L1 penalty on what nodes send, and then a round of events:
-of the nodes whose outgoing weights have shrunk below a threshold a few are kept as spares and the
-others die; where no spare is left one is born. So a network that finds use for its spares grows.
-Two methods are published under this title: penalty and score are of the outgoing weights
-("outgoing_l1", which also sheds), or of one multiplier for each node ("multiplier").
-Source: Miconi, arXiv 1606.06216; where text and code (github.com/ThomasMiconi/DiffRNN) differ,
-the code. Differs: a population of networks in one program, in slots whose number grows on the
-host; where it runs out, the steps since the last look are taken again with twice as many.
+Every step is a gradient step with an L1 penalty on what nodes send, and then a round of events.
+A node whose outgoing weights have shrunk to a threshold is a spare. A few spares are kept, and the
+others die at random. Where too few spares are left, a node is born with some probability. A network
+that finds use for its spares therefore grows.
+
+Two methods are published under this title. They score and charge either a node's outgoing weights
+("outgoing_l1", which also sheds nodes), or one multiplier for each node ("multiplier").
+
+Source: Miconi, arXiv 1606.06216, and its code, github.com/ThomasMiconi/DiffRNN, which decides
+where the two differ. Differs: a population of networks is trained in one program, and nodes stand
+in a fixed number of slots. Where the slots run out, the host takes the steps since its last look
+again, with twice as many slots.
 """
 
 import dataclasses
@@ -58,20 +62,20 @@ from jaxevo.models.growing import capacity
 from jaxevo.models.growing.table import Group, alive_in, map_paths, outgoing, without_dead
 
 MEMORY = 0.01  # first and newborn memory of the published RMSProp
-SMOOTHING = 0.99  # of the loss that tells which member is best
+SMOOTHING = 0.99  # how slowly the averaged loss that picks the best member moves
 
 
 class DifferentiableStructureState(NamedTuple):
     params: Params  # [N, ...]
     optimizer: optax.OptState  # [N, ...]
-    carry: Carry  # of the estimator, [N, ...]
+    carry: Carry  # what the estimator keeps between steps, [N, ...]
     ledger: Ledger  # [N, ...]
-    loss: Float[Array, " N"]  # a moving average
+    loss: Float[Array, " N"]  # a moving average; NaN before the first step
     step: Int[Array, ""]  # steps done
 
 
 class Member(NamedTuple):
-    """One network with all that is its own."""
+    """One network, and all that the learner keeps of it."""
 
     params: Params
     optimizer: optax.OptState
@@ -84,17 +88,18 @@ class Member(NamedTuple):
 class DifferentiableStructure:
     """N networks that each follow a gradient, and grow and shed nodes; the solution is the best.
 
-    A number of the growth, the estimator or the learner may be an array [N], one for each member.
-    A member whose loss or gradient is not finite stays as it is for that step, without events. A
-    layer whose weights are frozen keeps its nodes.
+    Any number of the growth, the estimator or the learner may be an array [N], with one entry for
+    each member. A member whose loss or gradient is not finite stays as it is for that step, without
+    events. A layer whose weights are frozen keeps its nodes.
 
     Attributes:
-        growth: when nodes come and go, and what they pay; see `Growth`.
+        growth: when nodes are born and die, and what penalty they pay; see `Growth`.
         population_size: N, >= 1; 1 is the source's.
-        estimator: what estimates the gradient; None: back-propagation through a window.
+        estimator: how the gradient is estimated; None: by back-propagation through a window.
         optimizer: see `jaxevo.optimizer`; None: the published one, RMSProp with clipped steps for
             "outgoing_l1", Adagrad with clipped gradients for "multiplier".
-        learning_rate: a number >= 0, or a schedule; 0.01 and 0.1 are published.
+        learning_rate: a number >= 0, or a schedule; 0.01 is published for "outgoing_l1", 0.1 for
+            "multiplier".
         own_batches: whether each member draws a batch of its own.
     """
 
@@ -123,7 +128,7 @@ class DifferentiableStructure:
     # ------------------------------------------------------------------------ one member
 
     def first_member(self, key: Key[Array, ""], params: Params, problem: Problem) -> Member:
-        """A member that no step has changed."""
+        """A member at the start."""
         groups = self.growth.groups(problem)
         transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
         moments = transform.init(tree_floats(params))
@@ -140,8 +145,8 @@ class DifferentiableStructure:
         key_estimate, key_events = jax.random.split(key)
         growth, params = self.growth, member.params
         groups, by_multiplier = growth.groups(problem), growth.kind == "multiplier"
-        # Written out, where `guarded_step` would do: it lets the compiler round otherwise, and
-        # births and deaths of long runs then come at other steps.
+        # The step is written out, though `guarded_step` would do the same. With that function the
+        # compiler rounds otherwise, and in long runs births and deaths come at other steps.
         carry, gradient, loss, metrics = self.estimator.estimate(
             key_estimate, member.carry, params, problem, batch
         )
@@ -153,39 +158,49 @@ class DifferentiableStructure:
         weights = tree_floats(params)
         transform = self.optimizer.transform(schedule_value(self.learning_rate, step))
         updates, moments = transform.update(tree_floats(gradient), member.optimizer, weights)
-        moved = tree_fill(optax.apply_updates(weights, updates), params)
-        moved = growth.clamped(moved, groups) if by_multiplier else growth.shrunk(moved, groups)
-        moved = tree_masked(mask, moved, params)
+        stepped = tree_fill(optax.apply_updates(weights, updates), params)
+        if by_multiplier:
+            stepped = growth.clamped(stepped, groups)
+        else:
+            stepped = growth.shrunk(stepped, groups)
+        stepped = tree_masked(mask, stepped, params)
         finite = jnp.isfinite(loss) & tree_finite(
-            (gradient, tree_masked(mask, moved, zeros), carry)
+            (gradient, tree_masked(mask, stepped, zeros), carry)
         )
 
         average = SMOOTHING * member.loss + (1 - SMOOTHING) * loss
         average = jnp.where(jnp.isnan(member.loss), loss, average)
-        moved, change, ledger, found = growth.events(
-            key_events, moved, member.ledger, step, problem
+        edited, change, ledger, event_metrics = growth.events(
+            key_events, stepped, member.ledger, step, problem
         )
         new = Member(
-            moved,
-            capacity.reset_moments(groups, moments, moved, change, self.newborn_memory),
+            edited,
+            capacity.reset_moments(groups, moments, edited, change, self.newborn_memory),
             capacity.reset_states(groups, carry, _hidden_state(problem), change),
             ledger,
             average,
         )
         # One guard for step and events: a member whose step is not finite has no events either.
-        metrics = {"loss": loss} | metrics | found | {"finite": finite}
+        metrics = {"loss": loss} | metrics | event_metrics | {"finite": finite}
         return tree_where(finite, new, member), metrics
 
     def with_penalty(
         self, gradient: Params, params: Params, groups: tuple[Group, ...], num_steps: int
     ) -> Params:
-        """`gradient` with that of the L1 penalty on multipliers, once for each time step."""
+        """`gradient` plus the sub-gradient of the L1 penalty on multipliers.
+
+        The penalty counts once for each time step, as in the source's code.
+        """
         paths = {group.having("multiplier")[0].path for group in groups}
         pull = self.growth.penalty.l1 * num_steps
         return _on_paths(lambda g, p: g + pull * jnp.sign(p), paths, gradient, params)
 
     def first_moments(self, state, groups: tuple[Group, ...], params: Params) -> optax.OptState:
-        """The published RMSProp starts with memory where the weights send from no node."""
+        """The optimiser's first state.
+
+        The published RMSProp starts with a memory of 0.01 for weights through which nodes only
+        receive (input kernels, biases), and of 0 for all others.
+        """
         if self.optimizer.factory is not clipped_rmsprop:
             return state
         incoming = {axis.path for group in groups for axis in group.having("in")}
@@ -202,7 +217,7 @@ class DifferentiableStructure:
 
     @property
     def newborn_memory(self) -> float:
-        """What an optimiser's memory of a newborn's weights starts from."""
+        """The value at which the optimiser's moments of a newborn's weights start."""
         return MEMORY if self.optimizer.factory is clipped_rmsprop else 0.0
 
     # ------------------------------------------------------------------------ the algorithm
@@ -271,7 +286,7 @@ class DifferentiableStructure:
     def on_slots(
         self, state: DifferentiableStructureState, fn: Any, num: int, problem: Problem
     ) -> DifferentiableStructureState:
-        """`state` with the arrays of its networks in `num` slots."""
+        """`state` with all arrays of its networks refitted to `num` slots by `fn`."""
         groups = problem.model.groups
         return state._replace(
             params=capacity.resized(groups, state.params, num),
@@ -291,10 +306,10 @@ class DifferentiableStructure:
 def clipped_rmsprop(
     learning_rate: Any, decay: float = 0.99, eps: float = 1e-8, max_step: float = 0.01
 ) -> optax.GradientTransformation:
-    """RMSProp without centring whose steps are clipped, after the learning rate.
+    """RMSProp without centring; each weight's step is clipped, after the learning rate.
 
-    v <- v + (1 - decay) (g^2 - v); the step is -learning_rate g / sqrt(v + eps), cut to
-    [-max_step, max_step] in each weight.
+    The memory is v <- v + (1 - decay) (g^2 - v). The step is -learning_rate g / sqrt(v + eps),
+    clipped to [-max_step, max_step] in each weight.
     """
 
     def init(params):
@@ -315,9 +330,9 @@ def clipped_rmsprop(
 def clipped_adagrad(
     learning_rate: Any, eps: float = 1e-8, max_gradient: float = 5.0
 ) -> optax.GradientTransformation:
-    """Adagrad on gradients that are cut to [-max_gradient, max_gradient] in each weight.
+    """Adagrad on gradients that are clipped to [-max_gradient, max_gradient] in each weight.
 
-    s <- s + g^2; the step is -learning_rate g / sqrt(s + eps).
+    The memory is s <- s + g^2, and the step is -learning_rate g / sqrt(s + eps).
     """
 
     def init(params):
@@ -340,15 +355,15 @@ def _joined(members: Member, step: Any) -> DifferentiableStructureState:
 
 
 def _on_paths(fn: Any, paths: set[str], tree: Any, *others: Any) -> Any:
-    """`fn` of the leaves at these paths, and of those of `others` there."""
-    beside = [named_leaves(other) for other in others]
+    """`tree` with `fn(leaf, *leaves of others)` at these paths; other leaves stay as they are."""
+    by_path = [named_leaves(other) for other in others]
     return map_paths(
-        lambda path, leaf: fn(leaf, *(b[path] for b in beside)) if path in paths else leaf, tree
+        lambda path, leaf: fn(leaf, *(o[path] for o in by_path)) if path in paths else leaf, tree
     )
 
 
 def _hidden_state(problem: Problem) -> Any:
-    """The hidden state of one sample, abstract: its structure and paths are those of any."""
+    """Shapes of one sample's hidden state; every hidden state has the same tree structure."""
 
     def first(key):
         return problem.model.initial_carry(problem.init(key), ())

@@ -1,8 +1,8 @@
-"""Other numbers of slots for the networks of a growing learner, on the host between steps.
+"""More or fewer slots for the nodes of growing networks: the host changes them between steps.
 
 A learner here is one with `growth`, `members(state)` and `on_slots(state, fn, num, problem)`, and
-with a `ledger` in its state. What is drawn in a step does not depend on the number of slots, so
-that a step can be taken again with more of them.
+with a `ledger` in its state. The random draws of a step do not depend on the number of slots. A
+step can therefore be taken again with more of them.
 """
 
 from typing import Any, Protocol
@@ -17,8 +17,8 @@ from jaxevo.models.growing import capacity
 from jaxevo.models.growing.model import DynamicModel
 from jaxevo.models.growing.table import alive_in, num_alive, num_params
 
-LEAST_CAPACITY = 16  # slots that are never given up
-ROOMY_STEPS = 2000  # steps below a quarter of the slots before half of them are given up
+LEAST_CAPACITY = 16  # the number of slots is never halved to fewer than these
+ROOMY_STEPS = 2000  # steps with less than a quarter of the slots in use, before they are halved
 
 
 class Growing(Protocol):
@@ -31,13 +31,17 @@ class Growing(Protocol):
         """All networks, [N, ...]."""
 
     def on_slots(self, state: Any, fn: Any, num: int, problem: Problem) -> Any:
-        """`state` with the arrays of its networks in `num` slots, by `fn` for `on_slots`."""
+        """`state` with all arrays of its networks refitted to `num` slots by `fn`."""
 
 
 def resize(learner: Growing, before: Any, after: Any, problem: Problem) -> Resized | None:
     """Twice the slots where a birth was blocked, half of them where most have long been empty.
 
-    The steps in which slots ran out are to be taken again from `before`.
+    Where slots ran out, the caller takes the steps again from `before`.
+
+    Args:
+        before: the state before the last steps.
+        after: the state after them.
     """
     if not (learner.growth.resizes and isinstance(problem.model, DynamicModel)):
         return None
@@ -51,14 +55,14 @@ def resize(learner: Growing, before: Any, after: Any, problem: Problem) -> Resiz
 
 
 def at_size(learner: Growing, size: int, state: Any, problem: Problem) -> Resized | None:
-    """Problem and state with as many slots as a checkpoint has; None where they have them."""
+    """Problem and state with `size` slots, as a checkpoint has; None where they have as many."""
     if size == problem.model.capacity:
         return None
     return with_capacity(learner, size, state, problem)
 
 
 def with_capacity(learner: Growing, num: int, state: Any, problem: Problem) -> Resized:
-    """Problem and state with `num` slots, as many as there are living nodes or more."""
+    """Problem and state with `num` slots; `num` is at least the number of living nodes."""
     groups = problem.model.groups
     fn = capacity.refit(learner.members(state), num)
     births = {name: fn(steps, name) for name, steps in state.ledger.births.items()}
@@ -75,7 +79,10 @@ def with_capacity(learner: Growing, num: int, state: Any, problem: Problem) -> R
 
 
 def slots_in_use(learner: Growing, state: Any, problem: Problem) -> dict[str, Any]:
-    """Slots of a layer, mean nodes in use, and weights in slots over weights in use."""
+    """The slots of a layer, the mean number of living nodes, and the padding.
+
+    The padding is the number of stored weights over the number of weights of living nodes.
+    """
     params, groups = learner.members(state), problem.model.groups
     alive = alive_in(params)
 

@@ -1,7 +1,8 @@
-"""When nodes of a network come and go, and what they pay: what growing learners have in common.
+"""The settings that growing learners share: when nodes are born and die, and their penalty.
 
-Source: Miconi, arXiv 1606.06216; where text and code (github.com/ThomasMiconi/DiffRNN) differ,
-the code. `jaxevo.models.growing.events` has the events themselves.
+The events themselves are in `jaxevo.models.growing.events`.
+Source: Miconi, arXiv 1606.06216, and its code, github.com/ThomasMiconi/DiffRNN, which decides
+where the two differ.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ class Counts(NamedTuple):
     births: Int[Array, "*N"]
     deaths: Int[Array, "*N"]
     blocked: Int[Array, "*N"]  # births for which no slot was free
-    roomy: Int[Array, "*N"]  # steps since a quarter of the slots or more were last in use
+    roomy: Int[Array, "*N"]  # steps in a row with less than a quarter of all slots in use
 
     @property
     def metrics(self) -> Metrics:
@@ -46,7 +47,7 @@ class Counts(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What is known of a network's nodes beside the network itself."""
+    """The history of a network's nodes."""
 
     births: dict[str, Int[Array, "*N C"]]  # step at which the node of each slot was born
     counts: Counts
@@ -54,7 +55,7 @@ class Ledger(NamedTuple):
 
 @pytree
 class Penalty:
-    """What nodes pay for staying.
+    """The L1 penalty that draws unused nodes to zero.
 
     Attributes:
         l1: penalty on outgoing weights at each step, or on multipliers at each time step, >= 0.
@@ -76,12 +77,12 @@ class Birth:
     """How a newborn starts.
 
     Attributes:
-        newborn: "random" weights; or "split": a newborn is a copy of the node that scores highest,
-            and takes over as much of what that node sends as makes the newborn a spare. The
-            network then computes what it did. Not for multipliers.
+        newborn: "random" draws a newborn's weights. "split" copies the node of the highest score:
+            the copy takes over a part of that node's outgoing weights, and the network's function
+            stays as it is. "split" is not for multipliers.
         newborn_scale: standard deviation of a random newborn's incoming weights, > 0.
-        birth_norm: outgoing L1 norm of a newborn as a fraction of the threshold, >= 0: 0.5 in the
-            source's code, 1 in its text, and 0 leaves the network's function as it is.
+        birth_norm: the score of a newborn as a fraction of the threshold, >= 0. It is 0.5 in the
+            source's code and 1 in its text; 0 leaves the network's function as it is.
     """
 
     newborn: Literal["random", "split"] = static(default="random")
@@ -95,21 +96,21 @@ class Birth:
 
 @pytree
 class Growth:
-    """When the nodes of a network come and go, and what they pay for staying.
+    """When the nodes of a network are born and die, and what penalty they pay.
 
-    A learner may be given arrays [N] in place of numbers: one for each member.
+    Any of the numbers may be an array [N], with one entry for each member.
 
     Attributes:
-        kind: "outgoing_l1" scores and charges what a node sends, "multiplier" a number that its
-            output is multiplied by; the latter needs a model with multipliers.
-        penalty: what nodes pay; see `Penalty`.
-        threshold: T_D > 0; nodes that score no more are spares.
+        kind: "outgoing_l1" scores and penalises a node's outgoing weights. "multiplier" does so
+            with a number that the node's output is multiplied by, and needs a model with these.
+        penalty: the L1 penalty on nodes; see `Penalty`.
+        threshold: T_D > 0; nodes whose score is no more than this are spares.
         num_spares: k, spares that are kept, >= 1.
         spared: which spares are kept where there are more: "random", "lowest" (in score) or
             "youngest" ones.
-        add_probability: probability of a birth where there are too few spares, at each step.
-        delete_probability: probability of the death of each spare too many, at each step.
-        spontaneous_probability: probability of a birth for no reason, at each step.
+        add_probability: probability of a birth where there are fewer than k spares, at each step.
+        delete_probability: probability of the death of each spare beyond k, at each step.
+        spontaneous_probability: probability of a birth at each step, however many spares there are.
         max_nodes: the most living nodes of a layer, >= 1.
         birth: how a newborn starts; see `Birth`.
         resizes: whether a run makes more slots where they run out, and fewer where most are
@@ -174,39 +175,41 @@ class Growth:
     # ------------------------------------------------------------------------ the penalty
 
     def penalised(self, params: Params, problem: Problem) -> Params:
-        """`params` after a penalty that is taken without a gradient."""
+        """`params` after one step of the penalty alone, for learners without a gradient."""
         groups = self.groups(problem)
         if self.kind == "multiplier":
             paths = {axis.path for group in groups for axis in group.having("multiplier")}
-            moved = map_paths(
+            shrunk = map_paths(
                 lambda path, leaf: leaf - self.penalty.l1 if path in paths else leaf, params
             )
-            moved = self.clamped(moved, groups)
+            shrunk = self.clamped(shrunk, groups)
         else:
-            moved = self.shrunk(params, groups)
-        return tree_masked(problem.model.trainable(params), moved, params)
+            shrunk = self.shrunk(params, groups)
+        return tree_masked(problem.model.trainable(params), shrunk, params)
 
     def shrunk(self, params: Params, groups: tuple[Group, ...]) -> Params:
-        """`params` with outgoing weights drawn to zero by the penalty of a step."""
+        """`params` with outgoing weights moved towards zero by the penalty of one step."""
         paths, pull = outgoing(groups), self.penalty.l1
 
         def shrink(path, weight):
             if path not in paths:
                 return weight
-            moved = weight - pull * jnp.sign(weight)
-            return jnp.where(jnp.abs(weight) > pull, moved, 0) if self.penalty.proximal else moved
+            smaller = weight - pull * jnp.sign(weight)
+            if not self.penalty.proximal:
+                return smaller
+            return jnp.where(jnp.abs(weight) > pull, smaller, 0)
 
         return map_paths(shrink, params)
 
     def clamped(self, params: Params, groups: tuple[Group, ...]) -> Params:
-        """`params` with no living node's multiplier below the least."""
+        """`params` with the multipliers of living nodes at `min_multiplier` or above."""
         leaves, alive = named_leaves(params), alive_in(params)
-        found = {}
+        multipliers = {}
         for group in groups:
             for axis in group.having("multiplier"):
                 least = jnp.where(alive[group.name], self.penalty.min_multiplier, 0.0)
-                found[axis.path] = jnp.maximum(leaves[axis.path], least)
-        return map_paths(lambda path, leaf: found.get(path, leaf), params)
+                multipliers[axis.path] = jnp.maximum(leaves[axis.path], least)
+        return map_paths(lambda path, leaf: multipliers.get(path, leaf), params)
 
     # ------------------------------------------------------------------------ the events
 
@@ -225,12 +228,12 @@ class Growth:
         A layer whose weights are not trained at all keeps its nodes.
 
         Returns:
-            The network after it, who died and who was born, the ledger, and metrics.
+            The network after the round, which slots are kept and born, the ledger, and metrics.
         """
         groups, rule = self.groups(problem), self.rule
         alive, score = alive_in(params), scores(groups, params)
         key_newborn, key = jax.random.split(key)
-        frozen, found = frozen_groups(problem, groups), {}
+        frozen, events = frozen_groups(problem, groups), {}
         for i, group in enumerate(groups):
             name = group.name
             order = self.order(score[name], ledger.births[name])
@@ -238,35 +241,37 @@ class Growth:
             if name in frozen:
                 nobody = jnp.zeros_like(event.born)
                 event = event._replace(kept=alive[name], born=nobody, blocked=jnp.array(False))
-            found[name] = event
+            events[name] = event
         change = Change(
-            {name: event.kept for name, event in found.items()},
-            {name: event.born for name, event in found.items()},
-            self.parents(score, found) if self.birth.newborn == "split" else None,
+            {name: event.kept for name, event in events.items()},
+            {name: event.born for name, event in events.items()},
+            self.parents(score, events) if self.birth.newborn == "split" else None,
         )
         params = apply_change(key_newborn, groups, params, change, rule)
         num = {name: mask.sum() for name, mask in change.alive.items()}
         metrics = {
             "nodes": sum(num.values()),
-            "spares": sum(event.num_spares for event in found.values()),
+            "spares": sum(event.num_spares for event in events.values()),
             "score": sum(values.sum() for values in score.values()),
         }
         roomy = [4 * num[group.name] < group.capacity for group in groups]
-        return params, change, after_events(ledger, alive, found, roomy, step + 1), metrics
+        return params, change, after_events(ledger, alive, events, roomy, step + 1), metrics
 
     def order(self, score: Array, born_at: Array) -> Array | None:
-        """The order in which spares are saved; None: at random."""
+        """Numbers by which spares are kept, lowest first; None: they are kept at random."""
         orders = {"lowest": score, "youngest": -born_at.astype(float)}
         return orders.get(self.spared)
 
-    def parents(self, score: Mapping[str, Array], found: Mapping[str, Events]) -> dict[str, Parent]:
-        """The living node of the highest score in each group, and what it gives away.
+    def parents(
+        self, score: Mapping[str, Array], events: Mapping[str, Events]
+    ) -> dict[str, Parent]:
+        """The living node of the highest score in each group, and the share that it gives away.
 
         It gives `birth_norm` x threshold of its score, and half of its score at most.
         """
         parents = {}
         for name, values in score.items():
-            best = jnp.argmax(jnp.where(found[name].kept, values, -1.0))
+            best = jnp.argmax(jnp.where(events[name].kept, values, -1.0))
             tiny = jnp.finfo(values.dtype).tiny
             share = self.birth.birth_norm * self.threshold / jnp.maximum(values[best], tiny)
             parents[name] = Parent(jnp.arange(values.size) == best, jnp.minimum(share, 0.5))
@@ -274,12 +279,12 @@ class Growth:
 
 
 def over_members(fn: Callable[[Any, Any], Any], settings: Any, members: Any) -> Any:
-    """`vmap(fn)` over members, and over those numbers of the settings that differ by member.
+    """`vmap(fn)` over members, and over those numbers of the settings that are arrays [N].
 
     Args:
         fn: (settings, member) -> anything, for one member.
         settings: a learner or its rule; each of its numbers is one for all, or an array [N].
-        members: leading axis [N].
+        members: a tree whose leaves lead with [N].
     """
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, settings)
     return jax.vmap(fn, in_axes=(axes, 0))(settings, members)
@@ -288,34 +293,34 @@ def over_members(fn: Callable[[Any, Any], Any], settings: Any, members: Any) -> 
 def after_events(
     ledger: Ledger,
     alive: Mapping[str, Array],
-    found: Mapping[str, Events],
+    events: Mapping[str, Events],
     roomy: list[Array],
     step: Any,
 ) -> Ledger:
     """The ledger after a round of events.
 
     Args:
-        alive: who lived before it, by group.
-        found: what happened, by group.
-        roomy: whether less than a quarter of each group's slots are in use.
-        step: the step that newborns are said to be born at.
+        alive: the slots that were alive before the round, by group.
+        events: what the round did, by group.
+        roomy: for each group, whether less than a quarter of its slots is in use.
+        step: the step that is noted as the birth of newborns.
     """
     births = {
-        name: jnp.where(found[name].born, step, steps).astype(jnp.int32)
+        name: jnp.where(events[name].born, step, steps).astype(jnp.int32)
         for name, steps in ledger.births.items()
     }
-    events, counts = list(found.values()), ledger.counts
+    counts = ledger.counts
     counts = Counts(
-        counts.births + sum(event.born.sum() for event in events),
-        counts.deaths + sum((alive[name] & ~event.kept).sum() for name, event in found.items()),
-        counts.blocked + sum(event.blocked.astype(jnp.int32) for event in events),
+        counts.births + sum(event.born.sum() for event in events.values()),
+        counts.deaths + sum((alive[name] & ~event.kept).sum() for name, event in events.items()),
+        counts.blocked + sum(event.blocked.astype(jnp.int32) for event in events.values()),
         jnp.where(jnp.all(jnp.array(roomy, bool)), counts.roomy + 1, 0),
     )
     return Ledger(births, counts)
 
 
 def frozen_groups(problem: Problem, groups: tuple[Group, ...]) -> set[str]:
-    """Groups whose nodes stay, as some of their weights are not to be trained at all."""
+    """Groups with a leaf that is not trained at all; their nodes neither die nor are born."""
     network = jax.eval_shape(problem.init, jax.random.key(0))
     out = named_leaves(left_out(problem.model, network))
     return {

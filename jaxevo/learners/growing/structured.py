@@ -1,10 +1,11 @@
 """Any population learner on networks that grow and shed nodes while it trains them.
 
-Scores and events need no gradient, so whatever changes weights may go between them. A step is a
-number of steps of the learner, then the L1 penalty on what nodes send, then a round of events. The
-learner's `edit` is told, and measures again what it had measured.
-Source: Miconi, arXiv 1606.06216, for the events. Differs: there is no gradient; and births and
-deaths are counted by place in the population, whoever the learner puts there.
+Scores and events need no gradient, so that any learner may change the weights between them. One
+step takes a number of steps of the learner, then the L1 penalty on what nodes send, then a round of
+events. The learner's `edit` receives the changed networks, and measures their losses again.
+
+Source: Miconi, arXiv 1606.06216, for the events. Differs: there is no gradient. Births and deaths
+are counted for each place in the population, and a place's network may be replaced by the learner.
 """
 
 import dataclasses
@@ -48,14 +49,14 @@ class StructuredState(NamedTuple):
 class StructuredLearner:
     """A population learner whose networks grow and shed nodes; the solution is the learner's.
 
-    Probabilities and the penalty are per round of events. A number of the growth may be an array
-    [N], one for each member.
+    Probabilities and the penalty count once for each round of events. A number of the growth may be
+    an array [N], with one entry for each member.
 
     Attributes:
         learner: a learner that edits its members (`jaxevo.core.Edits`): `Metropolis`,
             `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
-        growth: when nodes come and go; see `Growth`.
-        every: steps of the learner in a step of this one, >= 1.
+        growth: when nodes are born and die; see `Growth`.
+        every: steps of the learner before each round of events, >= 1.
     """
 
     learner: Any
@@ -102,11 +103,11 @@ class StructuredLearner:
             return growth.events(fold_in(key_events, index), params, ledger, state.step, problem)
 
         indices = jnp.arange(len(state.ledger.counts.births))
-        params, change, ledger, found = over_members(
+        params, change, ledger, event_metrics = over_members(
             round_of_events, self.growth, (indices, self.learner.members(inner), state.ledger)
         )
         inner = self.learner.edit(inner, Edit(params, change), problem)
-        metrics |= {name: value.astype(float).mean() for name, value in found.items()}
+        metrics |= {name: value.astype(float).mean() for name, value in event_metrics.items()}
         return StructuredState(inner, ledger, state.step + 1), metrics | ledger.counts.metrics
 
     def solution(self, state: StructuredState, problem: Problem) -> Params:
@@ -143,9 +144,10 @@ class StructuredLearner:
     def on_slots(
         self, state: StructuredState, fn: Any, num: int, problem: Problem
     ) -> StructuredState:
-        """`state` with the arrays of its networks in `num` slots.
+        """`state` with all arrays of its networks refitted to `num` slots by `fn`.
 
-        The learner's state may hold trees like the weights (drift, proposals) and whole networks.
+        The learner's state may hold whole networks, and trees like their weights (drift,
+        proposals). Only a whole network also says which slots are alive.
         """
         groups, params = problem.model.groups, self.members(state)
         inner = capacity.map_like(
@@ -156,7 +158,10 @@ class StructuredLearner:
 
 
 def _over_steps(name: str, values: Array) -> Array:
-    """One metric of several steps: counts of failures add up, other counts and facts are latest."""
+    """One value for a metric of several steps.
+
+    Numbers of failures are summed, other floats averaged, and other counts and flags are the last.
+    """
     if name == "num_nonfinite":
         return values.sum()
     return values.mean() if jnp.issubdtype(values.dtype, jnp.floating) else values[-1]

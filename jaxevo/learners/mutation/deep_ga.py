@@ -1,12 +1,13 @@
 """Deep genetic algorithm: truncation selection, Gaussian mutations, one elite, no crossover.
 
 The best T networks of a generation have the N - 1 children of the next, and the elite goes on
-unchanged. The elite is the best of a few candidates by their mean loss over several batches,
-because the best of many single evaluations is mostly the luckiest. Only the T parents are ever
-stored: children are made again from integers where they are needed.
+unchanged. The best of many single evaluations is mostly the luckiest. The elite is therefore chosen
+among a few candidates, by their mean loss over several batches. Only the T parents are ever stored:
+children are made again from the seeds of their noise where they are needed.
+
 Source: Such et al., arXiv 1712.06567, and its released code (elite). Differs: children may come
-from any `Mutation`. Where they depend on a parent's experiences, all children of a parent share one
-draw of these, and so one sensitivity.
+from any `Mutation`. Where children depend on a parent's experiences, all children of a parent share
+one draw of these, and so one sensitivity.
 """
 
 import dataclasses
@@ -47,24 +48,24 @@ from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sa
 
 
 class Lineage(NamedTuple):
-    """How to make a network: a founder, then mutations one after another, as integers."""
+    """How to make a network from a founder, by a chain of mutations that are stored as seeds."""
 
     founder: Int[Array, "*T"]  # row of the state's params
-    seeds: UInt32[Array, "*T L 2"]  # each mutation's noise
+    seeds: UInt32[Array, "*T L 2"]  # the seed of each mutation's noise
     scales: Float[Array, "*T L"]  # what each noise was multiplied by
     length: Int[Array, "*T"]  # mutations so far, at most L
 
 
 class DeepGAState(NamedTuple):
-    params: Params  # the parents, [T, ...], the elite first; or where their lineages begin
-    lineage: Lineage | None  # each parent's, [T]
-    experiences: Experiences | None  # each parent's, [T, ...], or the same for all
+    params: Params  # the parents, [T, ...], the elite first; with lineages, the founders
+    lineage: Lineage | None  # the lineage of each parent, [T]; None where weights are stored
+    experiences: Experiences | None  # those of each parent, [T, ...], or one set for all
     solved_at: Float[Array, ""]  # networks evaluated when one first solved the task, or inf
     step: Int[Array, ""]  # generations done
 
 
 class Generation(NamedTuple):
-    """What an evaluation of N members leaves."""
+    """What is kept of N members after their evaluation; the last three are those of `Mutated`."""
 
     loss: Float[Array, "*N"]  # inf where it is not finite
     solved: Bool[Array, "*N"]
@@ -78,7 +79,7 @@ class DeepGA:
     """A generational population; the solution is its elite.
 
     Every generation is measured on a batch of its own. A member whose loss is not finite never
-    becomes a parent: its own parent does.
+    becomes a parent; its parent takes its place.
 
     Attributes:
         operator: how a child's weights come from its parent's; "control", which is plain noise,
@@ -89,10 +90,10 @@ class DeepGA:
             best of the generation.
         elite_evaluations: batches that each candidate is measured on, >= 0; 0 takes the member
             with the lowest loss, as suits a deterministic task.
-        chain_length: 0 stores the parents' weights. Above 0 the parents are lineages, at most this
-            many mutations from stored networks; full lineages are turned into weights. Weights are
-            the same, bit for bit. It is for the variants "control" and "rescale" only.
-        chunk_size: members at once; None: as many as fit a CPU core's cache.
+        chain_length: 0 stores the parents' weights. Above 0 the parents are chains of at most this
+            many mutations from stored networks, and full chains are turned into weights. Results
+            are the same, bit for bit. It is for the variants "control" and "rescale" only.
+        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
     """
 
     operator: Mutation = dataclasses.field(
@@ -173,7 +174,7 @@ class DeepGA:
         )
 
         def again(index):
-            """The weights of a member of this generation."""
+            """The weights of a member of this generation, made once more."""
             if self.operator.divides:
                 return children(index).params
             seed, scale = generation.seed[index], generation.scale[index]
@@ -183,15 +184,16 @@ class DeepGA:
             return tree_where(index == 0, tree_row(parents, 0), child)
 
         losses = generation.loss
-        candidates_first = losses.at[0].set(-jnp.inf)  # the last elite is one of them
+        candidates_first = losses.at[0].set(-jnp.inf)  # the last elite is always a candidate
         chosen, networks, elite_loss = self.selected(
             keys[4], again, losses, candidates_first, problem, state.step
         )
+        # A member whose loss is not finite is replaced by its own parent.
         healthy = jnp.isfinite(losses[chosen])
         networks = tree_where(healthy, networks, tree_row(parents, parent_of[chosen]))
         networks, experiences = self.settled(keys[5], networks, batch, problem)
         lineage = state.lineage
-        if lineage is not None:
+        if lineage is not None:  # The state keeps founders, and a lineage of each new parent.
             networks = state.params
             lineage = tree_row(lineage, parent_of[chosen])
             lineage = self.extended(lineage, tree_row(generation, chosen), healthy & (chosen != 0))
@@ -240,14 +242,14 @@ class DeepGA:
         """The next parents, the elite first and then the best of the others.
 
         Args:
-            network: returns the weights of a member, by index.
+            network: a function that returns the weights of a member, by index.
             losses: losses on the one batch of the generation, [N].
-            order: numbers by which members are candidates for the elite, lowest first, [N].
+            order: `losses`, except that members that must be candidates for the elite have -inf.
 
         Returns:
-            Indices; weights, [T, ...]; the elite's mean loss.
+            The parents' indices; their weights, [T, ...]; the elite's mean loss.
         """
-        # one more than parents: a candidate need not be among the best
+        # The shortlist has one more than T: the last elite stands on it, and may not be chosen.
         num = min(max(self.num_parents + 1, self.elite_candidates), self.population_size)
         shortlist = jax.lax.top_k(-order, num)[1]
         networks, losses = jax.vmap(network)(shortlist), losses[shortlist]
@@ -273,7 +275,7 @@ class DeepGA:
     def children(
         self, key, key_sample, parents: Params, parent_of, state: DeepGAState, problem, batch
     ) -> Callable[[Int[Array, ""]], Mutated]:
-        """The members of a generation by index, made when they are asked for; 0 is the elite."""
+        """A function that makes a member of the generation from its index; 0 is the elite."""
 
         def met_by(parent):
             experiences = state.experiences
@@ -307,10 +309,10 @@ class DeepGA:
     def settled(
         self, key: Key[Array, ""], networks: Params, batch: Batch, problem: Problem
     ) -> tuple[Params, Experiences | None]:
-        """New parents, [T, ...], with the statistics and the experiences of their evaluation.
+        """New parents, [T, ...], with their statistics, and the experiences of their children.
 
-        Where networks meet what others do not, they are evaluated once more on the same batch: to
-        keep what all N met would take far more memory.
+        Where each network meets experiences of its own, the T parents are evaluated once more on
+        the same batch. To keep the experiences of all N would take far more memory.
         """
         if not self.meets_again(problem):
             return networks, self.operator.common_experiences(problem, batch)
@@ -331,6 +333,7 @@ class DeepGA:
         )
 
     def meets_again(self, problem: Problem) -> bool:
+        """Whether new parents are evaluated once more, for their statistics or experiences."""
         keeps_statistics = isinstance(problem.model, KeepsStatistics)
         return not isinstance(problem, Supervised) and (self.operator.measures or keeps_statistics)
 
@@ -346,13 +349,18 @@ class DeepGA:
         )
 
     def parents(self, state: DeepGAState, problem: Problem) -> tuple[Params, DeepGAState]:
-        """The parents' weights, [T, ...], and the state with room for one more mutation."""
+        """The parents' weights, [T, ...], and the state with room for one more mutation.
+
+        Where a lineage is full, all parents become the founders of new lineages:
+
+            founder  + m1 + m2 + m3 (full)    ->    founder' (the network after m3)
+        """
         if state.lineage is None:
             return state.params, state
         parents = jax.vmap(lambda row: self.rebuilt(row, state.params, problem))(state.lineage)
-        forward = state._replace(params=parents, lineage=self.fresh_lineage())
+        refounded = state._replace(params=parents, lineage=self.fresh_lineage())
         return parents, tree_where(
-            jnp.any(state.lineage.length == self.chain_length), forward, state
+            jnp.any(state.lineage.length == self.chain_length), refounded, state
         )
 
     def rebuilt(self, lineage: Lineage, founders: Params, problem: Problem) -> Params:
@@ -366,9 +374,10 @@ class DeepGA:
     def extended(
         self, lineage: Lineage, children: Generation, mutated: Bool[Array, " T"]
     ) -> Lineage:
-        """Lineages, [T], of parents with their children's mutations added, where there is one."""
+        """Lineages, [T], each with its child's mutation at the end, if `mutated`."""
         rows = jnp.arange(self.num_parents)
-        place = jnp.where(mutated, lineage.length, self.chain_length)  # beyond the end: dropped
+        # What is written beyond the end of a lineage is dropped.
+        place = jnp.where(mutated, lineage.length, self.chain_length)
         return lineage._replace(
             seeds=lineage.seeds.at[rows, place].set(children.seed, mode="drop"),
             scales=lineage.scales.at[rows, place].set(children.scale, mode="drop"),

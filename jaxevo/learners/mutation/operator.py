@@ -1,12 +1,13 @@
-"""Mutations that look at what a network does before they change its weights.
+"""Safe mutations: they measure a network's outputs before they change its weights.
 
-    SM-G:     w' = w + sigma * noise / s,  s the sensitivity of each weight
-    SM-R:     w' = w + m * noise, with m such that the responses move by a set divergence
+    SM-G:     w' = w + sigma * noise / s    s: how sensitive the outputs are to each weight
+    SM-R:     w' = w + m * noise            m: the length at which outputs move by a set divergence
     control:  w' = w + sigma * noise
 
 `jaxevo.sensitivity` measures s.
-An operator needs a model, its parameters and any batch of experiences, such as states from a
-replay buffer: there need be no environment.
+
+An operator needs a model, its parameters and a batch of experiences, which are inputs of the
+network. The batch may be states from a replay buffer, and no environment is needed.
 
     operator = Mutation(variant="sum", sigma=0.1)
     child = operator.mutate(key, model, params, states).params
@@ -58,19 +59,19 @@ HEADS: dict[str, Head] = {
     "sigmoid": jax.nn.sigmoid,
 }
 
-GRID = range(-8, 7)  # powers of 2: the lengths of a step that are tried first
-TOLERANCE = 0.05  # how far from its target a divergence may be, as a fraction
+GRID = range(-8, 7)  # exponents of 2 of the 15 lengths that the line search tries first
+TOLERANCE = 0.05  # how far a divergence may be from its target, as a fraction of the target
 
 
 class Mutated(NamedTuple):
     """A child, and what is needed to make it again from its parent.
 
-    `Mutation.replay(model, parent, seed, scale)` is the child, bit for bit, of the variants
-    "rescale" and "control".
+    With the variants "rescale" and "control", `Mutation.replay(model, parent, seed, scale)` returns
+    the same child, bit for bit.
     """
 
     params: Params
-    seed: UInt32[Array, "2"]  # makes its noise
+    seed: UInt32[Array, "2"]  # the seed of its noise
     scale: Float[Array, ""]  # what the noise was multiplied by
     converged: Bool[Array, ""]  # whether "rescale" came near its divergence; else True
 
@@ -79,15 +80,15 @@ class Rescaled(NamedTuple):
     """What the line search of SM-R found."""
 
     scale: Float[Array, ""]  # what to multiply the direction by
-    divergence: Float[Array, ""]  # what this scale makes
-    converged: Bool[Array, ""]  # whether it is within 5 % of the target
+    divergence: Float[Array, ""]  # how far outputs move at this scale
+    converged: Bool[Array, ""]  # whether that is within 5 % of the target
 
 
 class Experiences(NamedTuple):
-    """Inputs that a network met: P of them, or P whole sequences."""
+    """Inputs that a network met: P single ones, or P whole sequences of a recurrent network."""
 
     inputs: Any  # [P, ...] or [T, P, ...], an array or a tuple
-    mask: Bool[Array, "*time P"]  # which of them count
+    mask: Bool[Array, "*time P"]  # True for the inputs that count, False for padding
 
 
 @pytree
@@ -97,8 +98,8 @@ class LineSearch:
     Attributes:
         divergence_reduction: how a divergence is taken over outputs: the "sum" (the source's
             text) or the "mean" (its code).
-        target: "fixed": every child is to have a divergence of sigma; "uniform": each child has a
-            target of its own between 0 and sigma. Fixed ones stall at an error of about sigma.
+        target: the divergence that a child aims at: "fixed" is sigma for all, "uniform" is drawn
+            between 0 and sigma for each. With "fixed", evolution stalls at an error near sigma.
         search_rounds: bisections after 15 lengths were tried, >= 0.
     """
 
@@ -114,34 +115,35 @@ class LineSearch:
 class Mutation:
     """How a child's weights come from its parent's.
 
-    Which variant is best depends on the task; the source found no winner for all. A `sigma` that
-    suits one does not suit another: sensitivities differ by orders of magnitude, and that of "sum"
-    grows with the number of experiences.
+    The best variant depends on the task; the source found no winner for all. A `sigma` that suits
+    one variant does not suit another, since sensitivities differ by orders of magnitude. That of
+    "sum" also grows with the number of experiences.
 
-    Differs: from its source in `target` and `normalize`, which are additions, and in the line
-    search, which is a grid and bisections at fixed cost.
+    Differs: `target` and `normalize` are additions to the source. The line search is a grid and
+    bisections, at fixed cost.
 
     Attributes:
-        variant: "abs", "sum" or "so" divide each weight's noise by its sensitivity; "rescale"
-            (SM-R) makes the noise so long that responses move by a set divergence; "control" is
+        variant: "abs", "sum" and "so" divide each weight's noise by a sensitivity of that weight.
+            "rescale" (SM-R) scales the noise until outputs move by a set divergence. "control" is
             plain noise.
-        sigma: standard deviation of the noise before it is divided, >= 0; for "rescale" it is the
-            divergence that a child is to have.
+        sigma: standard deviation of the noise before it is divided, >= 0; for "rescale", the
+            divergence that a child aims at.
         num_experiences: the parent's experiences that a child is measured on, >= 1; they are drawn
             without replacement.
         head: what the outputs go through before they are compared: "identity", "softmax" or
             "sigmoid".
         experience_reduction: for the variant "sum": the "sum" of gradients over experiences, or
             their "mean".
-        zero_sensitivity: what takes the place of a sensitivity of exactly 0, > 0: a plain step.
-        min_sensitivity: least divisor of any weight's noise, > 0, applied after that.
-        max_step: largest change of a weight in one mutation, > 0; None: any.
-        normalize: "tensor" or "network": the divided noise is made as long as the plain noise was,
-            tensor by tensor or all together; "max": sensitivities are divided by their largest
-            before the two rules above; None: as it is.
-        unit_direction: whether "so" measures along the noise at length 1, as the source's code
-            does. Its text has the noise at its own length times sigma; steps then grow with the
-            root of sigma.
+        zero_sensitivity: divisor in place of a sensitivity of exactly 0, > 0; 1 is a plain step.
+        min_sensitivity: smallest divisor of any weight's noise, > 0, applied after
+            `zero_sensitivity`.
+        max_step: largest change of a weight in one mutation, > 0; None sets no limit.
+        normalize: "tensor" or "network" give the divided noise the length of the plain noise, for
+            each tensor or for all together. "max" divides sensitivities by the largest of them,
+            before the two limits above. None leaves both as they are.
+        unit_direction: whether "so" measures along noise of length 1, as the source's code does.
+            False takes the noise times sigma, as its text does: steps then grow with the root of
+            sigma.
         search: how "rescale" finds the length of its noise; see `LineSearch`.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
     """
@@ -197,7 +199,7 @@ class Mutation:
             inputs: experiences, [I, ...] or [T, I, ...], see `jaxevo.sensitivity`; "control" needs
                 none.
             mask: which of the experiences count.
-            sensitivity: the sensitivity of `params` where it is known; None: it is measured.
+            sensitivity: the sensitivity of the weights, if it is known; None measures it.
         """
         key_noise, key_target = jax.random.split(key)
         seed = jax.random.bits(key_noise, (2,), jnp.uint32)
@@ -207,12 +209,17 @@ class Mutation:
             if self.search.target == "uniform":
                 scale = scale * jax.random.uniform(key_target, (), scale.dtype)
             scale, _, converged = rescaled(
-                model, params, noise, inputs, scale, mask,
+                model,
+                params,
+                noise,
+                inputs,
+                scale,
+                mask,
                 max_step=self.max_step,
                 reduction=self.search.divergence_reduction,
                 head=HEADS[self.head],
                 rounds=self.search.search_rounds,
-            )  # fmt: skip
+            )
         elif self.measures:
             if sensitivity is None:
                 sensitivity = self.sensitivity(model, params, inputs, mask, noise)
@@ -223,11 +230,11 @@ class Mutation:
     def replay(
         self, model: Model, params: Params, seed: UInt32[Array, "2"], scale: Float[Array, ""]
     ) -> Params:
-        """The child that `mutate` made of these with the variants "rescale" and "control"."""
+        """The child that `mutate` made with this seed and scale; for "rescale" and "control"."""
         return bounded_step(model, params, self.draw(model, params, seed), scale, self.max_step)
 
     def draw(self, model: Model, params: Params, seed: UInt32[Array, "2"]) -> Params:
-        """Noise for every trained weight, 0 for what a mask keeps as it is."""
+        """Standard normal noise for every trained weight; 0 for weights that a mask freezes."""
         key = jax.random.wrap_key_data(seed, impl="threefry2x32")
         noise = tree_normal(key, trained_leaves(model, params), self.noise)
         mask = trained_leaves(model, params, model.trainable(params))
@@ -257,7 +264,7 @@ class Mutation:
         return so_sensitivity(model, params, inputs, direction, mask, head=head)
 
     def divided(self, noise: Params, sensitivity: Params) -> Params:
-        """`noise` over `sensitivity`, by the rules of the settings."""
+        """`noise` divided by `sensitivity`, with the limits and `normalize` of the settings."""
         if self.normalize == "max":
             largest = jnp.max(jnp.array([jnp.max(s) for s in jax.tree.leaves(sensitivity)]))
             sensitivity = jax.tree.map(
@@ -277,7 +284,7 @@ class Mutation:
         return steps
 
     def common_experiences(self, problem: Problem, batch: Batch) -> Experiences | None:
-        """A batch, where all networks meet the same; None where each meets its own, or none."""
+        """The batch, if all networks meet the same inputs; None if each meets its own, or none."""
         if not (self.measures and isinstance(problem, Supervised)):
             return None
         inputs = problem.inputs(batch)
@@ -285,9 +292,9 @@ class Mutation:
         return Experiences(inputs, (problem.weights(batch) > 0).astype(bool))
 
     def own_experiences(self, problem: Problem, evaluation: Evaluation) -> Experiences | None:
-        """What one network met, where it is its own."""
-        own = self.measures and not isinstance(problem, Supervised)
-        return experiences_of(problem, evaluation) if own else None
+        """The inputs that one network met, if each network meets its own; else None."""
+        meets_its_own = self.measures and not isinstance(problem, Supervised)
+        return experiences_of(problem, evaluation) if meets_its_own else None
 
     def passes(self, problem: Problem) -> tuple[int, int]:
         """Forward and backward passes over experiences for one child."""
@@ -319,23 +326,28 @@ def rescaled(
     head: Head = identity,
     rounds: int = 8,
 ) -> Rescaled:
-    """SM-R: how far to go in a direction for the responses to move by `target`.
+    """SM-R: how far to go in a direction for the outputs to move by `target`.
 
-    Lengths 2^-8 to 2^6 are tried, and the interval before the first that moves them as far is
-    bisected. The network need not be differentiable. Any direction will do: noise divided by
-    sensitivities combines SM-G and SM-R.
+    The search first tries the lengths 2^-8 to 2^6. It then bisects the interval before the first
+    length that reaches the target:
+
+        length       0 .. 2^-8 .. 2^-7 .. 2^-6 .. ... .. 2^6
+        divergence         <       <       >=                 then bisect [2^-7, 2^-6]
+
+    The network need not be differentiable. The direction may be any: noise divided by sensitivities
+    combines SM-G and SM-R.
 
     Args:
         direction: a tree like `params` of any length, with None for what is not trained.
         inputs: experiences, see `jaxevo.sensitivity`.
         target: divergence to reach, >= 0, see `jaxevo.sensitivity.divergence`.
         mask: which experiences count.
-        max_step: largest change of a weight; None: any.
+        max_step: largest change of a weight; None sets no limit.
         reduction: how the divergence is taken over outputs.
-        head: what the outputs go through.
-        rounds: how many bisections there are.
+        head: a function that outputs go through before they are compared.
+        rounds: the number of bisections.
 
-    Source: the line search is Brent's method in the released code. Differs: in its fixed cost.
+    Differs: the released code searches by Brent's method. This search has a fixed cost.
     """
     before = responses(model, params, inputs, head)
     length = _length(direction)
@@ -345,11 +357,11 @@ def rescaled(
         return divergence(before, responses(model, child, inputs, head), mask, reduction)
 
     grid = jnp.array([2.0**power for power in GRID], length.dtype)
-    reached = ~(map_few(divergence_at, grid) < target)  # what is not finite lies beyond it
+    reached = ~(map_few(divergence_at, grid) < target)  # a NaN counts as beyond the target
     first = jnp.argmax(reached)
-    found = jnp.any(reached)
-    high = jnp.where(found, grid[first], grid[-1])
-    low = jnp.where(found, jnp.where(first > 0, grid[first - 1], 0), high)
+    any_reached = jnp.any(reached)
+    high = jnp.where(any_reached, grid[first], grid[-1])
+    low = jnp.where(any_reached, jnp.where(first > 0, grid[first - 1], 0), high)
 
     def halve(interval, _):
         low, high = interval
@@ -361,11 +373,11 @@ def rescaled(
     magnitude = (low + high) / 2
     reached_divergence = divergence_at(magnitude)
     near = jnp.abs(reached_divergence - target) <= TOLERANCE * target
-    return Rescaled(magnitude / length, reached_divergence, found & near)
+    return Rescaled(magnitude / length, reached_divergence, any_reached & near)
 
 
 def experiences_of(problem: Problem, evaluation: Evaluation) -> Experiences:
-    """What a network met in one evaluation, as a batch for a network that takes one.
+    """The inputs that a network met in one evaluation, as a batch that it can be applied to.
 
     Raises:
         ValueError: the problem's evaluation holds no observations.
@@ -380,6 +392,8 @@ def experiences_of(problem: Problem, evaluation: Evaluation) -> Experiences:
         return Experiences(inputs, jnp.ones(jax.tree.leaves(inputs)[0].shape[0], bool))
     if has_carry(problem.model):
         return Experiences(inputs, mask)
+    # A network without a hidden state takes steps of all episodes as one batch: [T, B, ...]
+    # becomes [T * B, ...], where T and B are the axes of `mask`.
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[mask.ndim :]), (inputs, mask))
     return Experiences(*flat)
 
@@ -388,7 +402,7 @@ def pooled(experiences: Experiences, problem: Problem) -> Experiences:
     """The experiences of several networks, [N, ...], as one set."""
     axis = int(has_carry(problem.model))
 
-    def merge(x):
+    def merge(x):  # [N, P, ...] -> [N * P, ...]; of sequences, [N, T, P, ...] -> [T, N * P, ...]
         x = jnp.moveaxis(x, 0, axis)
         return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
@@ -398,9 +412,10 @@ def pooled(experiences: Experiences, problem: Problem) -> Experiences:
 def sampled(
     key: Key[Array, ""], experiences: Experiences | None, num: int, problem: Problem
 ) -> Experiences | None:
-    """`num` of the experiences that count, drawn without replacement; all where there are fewer.
+    """`num` of the experiences that count, drawn without replacement; all, if there are no more.
 
-    Where fewer count, the rest is filled with some that do not, and masked. None stays None.
+    If fewer than `num` count, the rest are some that do not count, and the mask says so. None
+    stays None.
     """
     if experiences is None:
         return None
@@ -415,7 +430,7 @@ def sampled(
 
 
 def _length(tree: Params) -> Float[Array, ""]:
-    """The Euclidean length of a tree; 1 where it is 0, to divide by."""
+    """The Euclidean length of a tree, as a divisor: 1 where the length is 0."""
     squares = [jnp.sum(leaf.astype(float) ** 2) for leaf in jax.tree.leaves(tree)]
     length = jnp.sqrt(sum(squares[1:], squares[0]))
     return jnp.where(length > 0, length, 1)

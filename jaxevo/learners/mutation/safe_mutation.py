@@ -1,8 +1,9 @@
 """Safe mutation: a genetic algorithm whose children behave nearly as their parents do.
 
-Each step draws a tournament. Its best member has a child, and the child takes the place of its
-worst. There is no crossover. `Mutation` makes the children.
-Source: Lehman et al., arXiv 1712.06563; where paper and released code differ, the code.
+Each step draws a tournament of members. The best of them has a child, and the child takes the place
+of the worst. There is no crossover. `Mutation` makes the children.
+
+Source: Lehman et al., arXiv 1712.06563, and its released code, which decides where the two differ.
 Differs: `pool_size` observations are kept of an episode, drawn from all of it, where the code
 keeps the last 400. Parity sequences are drawn without replacement.
 """
@@ -49,14 +50,14 @@ class Evaluated(NamedTuple):
     params: Params
     loss: Float[Array, ""]  # inf where it is not finite
     solved: Bool[Array, ""]
-    experiences: Experiences | None  # the network's own, where they are kept
+    experiences: Experiences | None  # what the network met; None where all meet one batch
 
 
 class SafeMutationState(NamedTuple):
     params: Params  # all members, [N, ...]
     losses: Float[Array, " N"]
-    batch: Batch | None  # all losses are measured on it; None where generational
-    experiences: Experiences | None  # each member's, [N, ...], or the same for all
+    batch: Batch | None  # the one that all losses are measured on; None where generational
+    experiences: Experiences | None  # those of each member, [N, ...], or one set for all
     solved_at: Float[Array, ""]  # networks evaluated when one first solved the task, or inf
     step: Int[Array, ""]  # steps done
 
@@ -65,11 +66,12 @@ class SafeMutationState(NamedTuple):
 class SafeMutation:
     """A population that evolves by mutations; the solution is its best member.
 
-    In the steady state every loss is measured on one batch, drawn at the start. Losses of several
-    steps compete, and on batches of their own the luckiest would stand for ever. Generations
-    compete among themselves, each on a batch of its own.
+    By default the population is in a steady state: a step replaces few members, and losses of
+    different steps compete. All losses are then measured on one batch, which is drawn at the start.
+    With a new batch for each step, a lucky loss would never be beaten. With `generational`, a step
+    replaces all members, and each generation has a batch of its own.
 
-    A child whose loss is not finite takes nobody's place.
+    A child whose loss is not finite takes no place.
 
     Attributes:
         operator: how a child's weights come from its parent's; see `Mutation`.
@@ -77,17 +79,17 @@ class SafeMutation:
         tournament_size: members drawn without replacement for each child, from 1 to N. Where
             losses are equal, the last drawn counts.
         offspring_per_step: children made and evaluated at once, >= 1; 1 is the source's
-            algorithm. Where two are to take one place, the better does.
+            algorithm. If two children want one place, the one with the lower loss takes it.
         generational: whether every step replaces all members by as many children.
-        victim: whose place a child takes. It is the worst of the tournament that its parent won
-            ("same_tournament", the released code, which never loses the best member), or of
-            another tournament ("own_tournament", the paper).
-        only_improvements: whether a child takes its place only if its loss is lower. With a
+        victim: the member whose place a child takes. "same_tournament" is the worst of the
+            tournament that the parent won, as in the released code: the best member is never lost.
+            "own_tournament" is the worst of a second tournament, as in the paper.
+        only_improvements: whether a child takes a place only if its loss is lower. With a
             population of 1 this is a (1+1) hill climber.
-        experience_source: what a child is measured on: what its "parent" met in its evaluation,
-            what the first population met ("fixed"), or what the "latest" evaluated network met.
+        experience_source: whose experiences a child is measured on: those of its "parent", those
+            of the first population ("fixed"), or those of the "latest" evaluated network.
         pool_size: observations, or sequences of a recurrent network, kept of each evaluation, >= 1.
-        chunk_size: children at once; None: as many as fit a CPU core's cache.
+        chunk_size: children evaluated at once; None: as many as fit a CPU core's cache.
     """
 
     operator: Mutation = dataclasses.field(default_factory=Mutation)
@@ -128,13 +130,13 @@ class SafeMutation:
     def tournament(
         self, key: Key[Array, ""], losses: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Who becomes the parent of one child, and whose place the child takes."""
+        """The parent of one child, and the member whose place the child takes."""
         key_own, key_other = jax.random.split(key)
         drawn = distinct(key_own, self.tournament_size, self.population_size)
         others = drawn
         if self.victim == "own_tournament":
             others = distinct(key_other, self.tournament_size, self.population_size)
-        best = jnp.argmin(losses[drawn][::-1])  # the last drawn of the best
+        best = jnp.argmin(losses[drawn][::-1])  # reversed: of equal losses the last drawn counts
         worst = jnp.argmax(losses[others][::-1])
         return drawn[::-1][best], others[::-1][worst]
 
@@ -182,10 +184,9 @@ class SafeMutation:
             index, parent = member
             keys = jax.random.split(fold_in(key_children, index, self.operator.noise), 3)
             params = tree_row(state.params, parent)
-            met = self.met_by(state, parent, problem)
-            if met is not None:
-                met = sampled(keys[0], met, self.operator.num_experiences, problem)
-            child = self.operator.mutate(keys[1], problem.model, params, *(met or ()))
+            experiences = self.experiences_for(state, parent, problem)
+            experiences = sampled(keys[0], experiences, self.operator.num_experiences, problem)
+            child = self.operator.mutate(keys[1], problem.model, params, *(experiences or ()))
             return self.evaluated(keys[2], child.params, batch, problem), child.converged
 
         children, converged = map_members(
@@ -241,9 +242,10 @@ class SafeMutation:
         return 0 if self.generational else self.population_size
 
     def edit(self, state: SafeMutationState, edit: Edit, problem: Problem) -> SafeMutationState:
-        """The state with other networks in the places of the old, which are evaluated again.
+        """The state with the networks of `edit` in place of its own, and with their losses.
 
-        Members keep what they met. Generations compete among themselves, so they keep their losses.
+        Members keep their experiences. With `generational` they also keep their losses, because
+        these are compared only once more, within their generation.
         """
         state = state._replace(params=edit.params)
         if self.generational:
@@ -265,10 +267,15 @@ class SafeMutation:
     def places(
         self, losses: Float[Array, " M"], victims: Int[Array, " M"], before: Float[Array, " N"]
     ) -> Int[Array, " M"]:
-        """Whose place each child takes; N, which is nobody, for those that are not accepted.
+        """The member whose place each child takes; N, which is no member, if it takes none.
 
-        Each pair of children that want one place is compared: the lower loss takes it, and of
-        equal losses the later child does.
+        Children that want one place are compared in pairs. The lower loss takes it, and of equal
+        losses the later child does:
+
+            child    0  1  2  3
+            victim   7  7  4  7
+            loss     3  1  9  1
+            place    N  N  4  7
         """
         accepted = jnp.isfinite(losses)
         if self.generational:
@@ -281,22 +288,22 @@ class SafeMutation:
         beaten = rivals & ((losses[:, None] > losses[None]) | (tied & later))
         return jnp.where(accepted & ~beaten.any(1), victims, len(before))
 
-    def met_by(
+    def experiences_for(
         self, state: SafeMutationState, member: Int[Array, ""], problem: Problem
     ) -> Experiences | None:
-        """What the children of a member are measured on."""
-        own = self.operator.measures and not isinstance(problem, Supervised)
-        if own and self.experience_source == "parent":
+        """The experiences that the children of a member are measured on."""
+        meets_its_own = self.operator.measures and not isinstance(problem, Supervised)
+        if meets_its_own and self.experience_source == "parent":
             return tree_row(state.experiences, member)
         return state.experiences
 
     def new_experiences(
         self, state: SafeMutationState, children: Evaluated, rows, problem, batch
     ) -> Experiences | None:
-        """The experiences of the state after a step, in which children took `rows`."""
+        """The experiences of the state after a step, in which children took the places `rows`."""
         if self.experience_source == "fixed":
             return state.experiences
-        if children.experiences is None:  # the batch itself, which only generations change
+        if children.experiences is None:  # All meet the batch, which only generations change.
             common = self.operator.common_experiences(problem, batch)
             return common if self.generational else state.experiences
         if self.experience_source == "parent":
@@ -307,17 +314,18 @@ class SafeMutation:
 
 
 def distinct(key: Key[Array, ""], num: int, total: int) -> Int[Array, " num"]:
-    """`num` different integers below `total` in random order: a shuffle's first `num` steps.
+    """`num` different integers below `total`, in random order.
 
-    A Fisher-Yates shuffle swaps position i with a random position from i on:
+    They are the first `num` steps of a Fisher-Yates shuffle. Its step i swaps position i with a
+    random position from i on:
 
         0 1 2 3 4    pick 3    3 1 2 0 4    pick 2    3 2 1 0 4    drawn: 3, 2
         ^     ^                  ^ ^
 
-    Only the swapped positions are remembered, so that the cost does not depend on `total`.
+    Only the swapped positions are stored, so that the cost does not depend on `total`.
     """
     picks = jax.random.randint(key, (num,), jnp.arange(num), total)
-    swapped: list[tuple[Array, Any]] = []  # (position, what the shuffle has put there)
+    swapped: list[tuple[Array, Any]] = []  # (position, the number that now stands there)
 
     def at(position):
         value = position
@@ -333,5 +341,5 @@ def distinct(key: Key[Array, ""], num: int, total: int) -> Int[Array, " num"]:
 
 
 def _placed(old: Any, new: Any, rows: Int[Array, " M"]) -> Any:
-    """`old` with `new` at these rows; rows beyond the end are dropped."""
+    """`old` with `new` at these rows; what belongs to rows beyond the end is dropped."""
     return jax.tree.map(lambda o, n: o.at[rows].set(n, mode="drop"), old, new)

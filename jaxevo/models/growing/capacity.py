@@ -1,6 +1,7 @@
-"""What goes with the nodes of a growing network: moments, hidden states, other numbers of slots.
+"""Moments, hidden states and numbers of slots that follow the nodes of a growing network.
 
-The node-axis table (`table.py`) says where nodes are; nothing else is known of the network.
+The node-axis table (`table.py`) says where nodes are; these functions know nothing else of the
+network.
 """
 
 from collections.abc import Callable
@@ -43,19 +44,20 @@ def map_like(fn: Callable[[Any], Any], tree: Any, like: Any) -> Any:
 def reset_moments(
     groups: tuple[Group, ...], moments: Any, params: Params, change: Change, value: Scalar
 ) -> Any:
-    """An optimiser's state after a change: every moment of a newborn's weights is `value`.
+    """An optimiser's state after a change: `value` for a newborn's weights, 0 for dead ones.
 
     Args:
         moments: any optax state; its parts with the structure of the params are their moments.
         params: a network, for its structure.
     """
     table, alive = by_path(groups), change.alive
-    old = {name: ~born for name, born in change.born.items()}
+    not_born = {name: ~born for name, born in change.born.items()}
 
     def one(path, leaf):
         if path not in table:
             return leaf
-        leaf = jnp.where(mask_of(old, table[path], leaf), leaf, jnp.asarray(value, leaf.dtype))
+        old_weight = mask_of(not_born, table[path], leaf)
+        leaf = jnp.where(old_weight, leaf, jnp.asarray(value, leaf.dtype))
         return jnp.where(mask_of(alive, table[path], leaf), leaf, jnp.zeros_like(leaf))
 
     return map_like(lambda part: map_paths(one, part), moments, tree_floats(params))
@@ -69,13 +71,13 @@ def reset_members(
 
 
 def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Change) -> Any:
-    """What an estimator carries, with the hidden states of the dead and the newborn at zero.
+    """An estimator's carry, with the hidden states of the dead and the newborn at zero.
 
     A newborn that has a parent starts in the parent's state.
 
     Args:
-        carry: any tree; its parts with the structure of a hidden state are hidden states, with
-            any leading axes.
+        carry: any tree; its parts with the structure of `like` are hidden states. They may have
+            leading axes.
         like: the hidden state that the network starts from.
     """
     states = {axis.path: axis for group in groups for axis in group.having("state")}
@@ -97,10 +99,10 @@ def reset_states(groups: tuple[Group, ...], carry: Any, like: Any, change: Chang
 def on_slots(
     groups: tuple[Group, ...], tree: Any, fn: Callable[[Array, str], Array], states: bool = False
 ) -> Any:
-    """`fn(array, group)` on every axis of slots of `tree`, which comes last: [..., C].
+    """`tree` after `fn(array, group)` on every axis of slots, which is the last one, [..., C].
 
-    An axis is brought to the end and cut into its blocks, so that `fn` sees slots alone. With two
-    blocks, `fn` doubling C from 2 to 4, and 0 for a new slot:
+    An axis is moved to the end and cut into its blocks, so that the last axis that `fn` sees holds
+    each slot once. The sketch has two blocks; `fn` doubles C from 2 to 4 with zeros:
 
         [a b | c d]   ->   [[a b],   ->   [[a b 0 0],   ->   [a b 0 0 | c d 0 0]
                             [c d]]         [c d 0 0]]
@@ -127,7 +129,7 @@ def on_slots(
 
 
 def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
-    """`params` with `num` slots in each group, as many as there are living nodes or more."""
+    """`params` with `num` slots in each group; `num` is at least the number of living nodes."""
     fn = refit(params, num)
     changed = on_slots(groups, params, fn)
     entries = {
@@ -138,14 +140,14 @@ def resized(groups: tuple[Group, ...], params: Params, num: int) -> Params:
 
 
 def refit(params: Params, num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: from the slots that `params` have to `num`."""
+    """The function for `on_slots` that takes the arrays of `params` to `num` slots."""
     alive = alive_in(params)
     capacity = next(iter(alive.values())).shape[-1]
     return padded(num) if num >= capacity else compacted(alive, num)
 
 
 def padded(num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: dead slots at the end, up to `num`."""
+    """The function for `on_slots` that adds dead slots at the end, up to `num`."""
 
     def pad(array, group):
         widths = [(0, 0)] * (array.ndim - 1) + [(0, num - array.shape[-1])]
@@ -155,9 +157,9 @@ def padded(num: int) -> Callable[[Array, str], Array]:
 
 
 def compacted(alive: Masks, num: int) -> Callable[[Array, str], Array]:
-    """For `on_slots`: the living slots first, in order, and `num` of all.
+    """The function for `on_slots` that keeps `num` slots, the living ones first and in order.
 
-    A network with `num` nodes or fewer stays the network that it was. From 6 slots to 4:
+    A network with `num` nodes or fewer computes what it did. From 6 slots to 4:
 
         alive   1 0 0 1 1 0
         slots   a . . d e .   ->   a d e .
@@ -168,6 +170,8 @@ def compacted(alive: Masks, num: int) -> Callable[[Array, str], Array]:
     orders = {name: jnp.argsort(~mask, axis=-1, stable=True) for name, mask in alive.items()}
 
     def take(array, group):
+        # One order serves all axes between the leading ones and the slots:
+        #     order [N, num]  ->  [N, 1, ..., 1, num]  ->  [N, ..., num], to index array [N, ..., C]
         order = orders[group][..., :num]
         lead = order.ndim - 1
         order = order.reshape(*order.shape[:-1], *(1,) * (array.ndim - lead - 1), order.shape[-1])

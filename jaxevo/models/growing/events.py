@@ -1,8 +1,9 @@
 """Births and deaths of the nodes of a growing network, by the node-axis table alone.
 
-A round of events decides who dies and who is born (`draw_events`), and then changes the weights
-(`apply_change`). What is drawn for a slot depends on the key and the slot, not on C, so that a run
-is the same at any capacity.
+A round of events decides which nodes die and which slot is born (`draw_events`), and then changes
+the weights (`apply_change`). The draws for a slot depend on the key and the slot, not on C. A run
+is therefore the same at any capacity.
+
 Source: Miconi, arXiv 1606.06216 and its code; events without branches are ours.
 """
 
@@ -27,18 +28,18 @@ from jaxevo.models.growing.table import (
 
 
 class Rule(NamedTuple):
-    """When nodes come and go; numbers or arrays.
+    """The numbers that decide when nodes are born and die.
 
     Attributes:
-        threshold: T_D; a node that scores no more is a spare.
+        threshold: T_D; a node whose score is no more than this is a spare.
         num_spares: k >= 1, spares that are kept.
         add_probability: probability of a birth, where there are fewer spares than k.
         delete_probability: probability of the death of each spare beyond k.
-        spontaneous_probability: probability of a birth for no reason.
+        spontaneous_probability: probability of a birth, however many spares there are.
         max_nodes: the most living nodes of a group.
         newborn_scale: standard deviation of a newborn's incoming weights.
-        birth_norm: L1 norm of a newborn's outgoing weights in each kernel, as a fraction of
-            `threshold` and on the scale of the score; 0 leaves the network's function as it is.
+        birth_norm: the score of a newborn as a fraction of `threshold`; each of its outgoing
+            kernels has this scaled L1 norm. 0 leaves the network's function as it is.
     """
 
     threshold: Scalar
@@ -55,8 +56,8 @@ class Parent(NamedTuple):
     """The node that a newborn is split off from.
 
     Attributes:
-        slot: one of the living, as a mask.
-        share: fraction of its outgoing weights that go to the newborn, in [0, 1/2].
+        slot: a mask of the slots that is True at the parent alone.
+        share: the fraction of the parent's outgoing weights that goes to the newborn, in [0, 1/2].
     """
 
     slot: Bool[Array, "*N C"]
@@ -64,12 +65,12 @@ class Parent(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Who stays and who is new, by group.
+    """The slots that stay and those that are new, by group.
 
     Attributes:
-        kept: living slots that stay.
-        born: slots of newborns, dead before.
-        parents: the node that each newborn is a copy of; None: newborns are drawn.
+        kept: slots that were alive and stay so.
+        born: slots of newborns, which were dead.
+        parents: the node that each newborn is split off from; None: newborns are drawn.
     """
 
     kept: dict[str, Bool[Array, "*N C"]]
@@ -82,11 +83,11 @@ class Change(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """A structural change of the members of a population, as a learner's `edit` is handed it.
+    """A structural change of the members of a population, which a learner's `edit` receives.
 
     Attributes:
-        params: the networks after it, [N, ...].
-        change: who stayed and who is new, [N, C] by group.
+        params: the networks after the change, [N, ...].
+        change: the slots that stay and those that are new, [N, C] by group.
     """
 
     params: Params
@@ -97,9 +98,9 @@ class Events(NamedTuple):
     """What one round of events did to one group.
 
     Attributes:
-        kept: living slots that stay.
-        born: at most one slot, dead before.
-        blocked: whether a node was to be born and no slot was free.
+        kept: slots that were alive and stay so.
+        born: the slot of the newborn, if there is one.
+        blocked: whether a birth was due and no slot was free.
         num_spares: living nodes at or below the threshold, before the events.
     """
 
@@ -109,7 +110,7 @@ class Events(NamedTuple):
     num_spares: Int[Array, ""]
 
 
-# ------------------------------------------------------------------------------- who
+# ------------------------------------------------------------------------------- which nodes
 
 
 def uniform_by_slot(key: Key[Array, ""], num: int) -> Float[Array, " num"]:
@@ -125,26 +126,26 @@ def draw_events(
     *,
     order: Float[Array, " C"] | None = None,
 ) -> Events:
-    """Deletions, then one addition at most; without a branch, so fit for `vmap`.
+    """Deaths, then one birth at most, without a branch: `vmap` would run both sides of one.
 
-    Of the spares, `num_spares` are saved and each of the others dies with `delete_probability`.
+    Of the spares, `num_spares` are kept and each of the others dies with `delete_probability`.
     Then a node is born if spares are too few, with `add_probability`, or spontaneously. Scores are
-    not measured again between the two. With one spare to keep:
+    not measured again between deaths and the birth. With one spare to keep:
 
         alive   1 1 1 1 0 0
-        spare   . x . x . .     two score no more than the threshold
-        rank      1   0         in random order; rank 0 is saved, rank 1 may die
+        spare   . x . x . .     two nodes score no more than the threshold
+        rank      1   0         in random order; rank 0 is kept, rank 1 may die
         kept    1 . 1 1 0 0
         born    . 1 . . . .     the first free slot, if there is a birth
 
     Args:
-        order: spares that come first in it are saved; it is finite. None: random ones are saved.
+        order: finite numbers; the spares with the lowest are kept. None: random ones are kept.
     """
     key_rank, key_die, key_add, key_spontaneous = jax.random.split(key, 4)
     size = alive.shape[0]
     spare = alive & (score <= rule.threshold)
     order = uniform_by_slot(key_rank, size) if order is None else order
-    rank = jnp.argsort(jnp.argsort(jnp.where(spare, order, jnp.inf)))
+    rank = jnp.argsort(jnp.argsort(jnp.where(spare, order, jnp.inf)))  # spares come first
     unlucky = uniform_by_slot(key_die, size) < rule.delete_probability
     kept = alive & ~(spare & (rank >= rule.num_spares) & unlucky)
     too_few = (kept & spare).sum() < rule.num_spares
@@ -164,11 +165,12 @@ def apply_change(
 ) -> Params:
     """`params` without the dead and with the newborn.
 
-    A newborn's incoming weights are normal, its biases 0 and its scales 1. Where it has a
-    multiplier, that is the threshold, and its outgoing weights are normal as well. Otherwise they
-    are a random direction of a set L1 norm. A newborn with a parent receives what the parent does,
-    and sends a share of what the parent sent: a network without normalisation layers then stays
-    the function that it was.
+    A newborn's incoming weights are normal, its biases 0 and its normalisation scales 1. Its
+    outgoing weights are a random direction of a set L1 norm. A newborn with a multiplier has normal
+    outgoing weights instead, and its multiplier is the threshold.
+
+    A newborn with a parent receives what the parent does, and sends a share of what the parent
+    sent. A network without normalisation layers then computes what it did.
     """
     table = by_path(groups)
     group_of = {group.name: group for group in groups}
@@ -180,13 +182,13 @@ def apply_change(
         axes = table[path]
         leaf = jnp.where(mask_of(change.kept, axes, leaf), leaf, jnp.zeros_like(leaf))
         key_leaf = fold_in(key, sorted(table).index(path))
-        # A recurrent kernel holds a group on both axes. Its outgoing axis comes last, because what
-        # a newborn sends to itself is part of its outgoing norm:
+        # A recurrent kernel holds a group on both axes. The newborn, slot j, gets its column first
+        # and its row last, because what it sends to itself is part of its outgoing norm:
         #
-        #       j                    j
-        #     . i .                . i .        i  drawn as incoming weights
-        #     . i .   then    j ->  o o o       o  drawn as outgoing weights, over the i
-        #     . i .                . i .
+        #         j                    j
+        #       . i .                . i .        i  drawn as incoming weights
+        #       . i .   then    j -> o o o        o  drawn as outgoing weights, in place of one i
+        #       . i .                . i .
         for axis in sorted(axes, key=lambda axis: axis.role == "out"):
             born = change.born[axis.group]
             if change.parents is not None:
@@ -203,15 +205,15 @@ def apply_change(
 
 
 def split_off(leaf: Array, axis: NodeAxis, born: Bool[Array, " C"], parent: Parent) -> Array:
-    """`leaf` with the newborn's part of the parent's weights on one axis; nobody may be born.
+    """`leaf` with the newborn's part of the parent's weights on one axis; `born` may be empty.
 
     On an incoming axis the newborn copies the parent's weights. On an outgoing axis both share
     them, so that together they send what the parent sent:
 
         parent  w    ->   parent (1 - share) w,  newborn share w
     """
-    moved = jnp.moveaxis(leaf, axis.axis, -1)
-    slots = moved.reshape(*moved.shape[:-1], axis.blocks, -1)  # [..., blocks, C]
+    axis_last = jnp.moveaxis(leaf, axis.axis, -1)
+    slots = axis_last.reshape(*axis_last.shape[:-1], axis.blocks, -1)  # [..., blocks, C]
     is_parent = jnp.broadcast_to(parent.slot, slots.shape)
     of_parent = jnp.sum(jnp.where(is_parent, slots, jnp.zeros_like(slots)), -1, keepdims=True)
     share = jnp.ones((), leaf.dtype)
@@ -219,7 +221,7 @@ def split_off(leaf: Array, axis: NodeAxis, born: Bool[Array, " C"], parent: Pare
         share = parent.share.astype(leaf.dtype)
         slots = jnp.where(is_parent & born.any(), (1 - share) * slots, slots)
     slots = jnp.where(jnp.broadcast_to(born, slots.shape), share * of_parent, slots)
-    return jnp.moveaxis(slots.reshape(moved.shape), -1, axis.axis)
+    return jnp.moveaxis(slots.reshape(axis_last.shape), -1, axis.axis)
 
 
 def _newborn(
@@ -233,8 +235,8 @@ def _newborn(
 ) -> Array:
     """A newborn's weights on one axis of one leaf, the same at every slot of that axis.
 
-    The caller takes them at the newborn's slot alone. In a kernel [in, out], for the axis "in"
-    (the last) and C = 3, where the sender of row 1 is dead:
+    The caller takes them at the newborn's slot alone. The sketch is a kernel [senders, receivers]
+    whose last axis has the role "in", with C = 3 and a dead sender in row 1:
 
         drawn, one number     at every slot       taken at the newborn's
         for each sender       of the axis         slot, column 2
@@ -243,15 +245,15 @@ def _newborn(
              -         ->        0 0 0        ->      . . 0
              c                   c c c                . . c
 
-    With several blocks (the gates of a cell) there are numbers of their own for each block of this
-    axis and of the other one. Leading axes of the kernel, as those of a convolution, are `rest`.
+    With several blocks (the gates of a cell), each pair of a block of this axis and a block of the
+    other one has its own draws. `rest` are further axes of the kernel, as a convolution has.
     """
     if axis.role == "multiplier":
         return jnp.asarray(rule.threshold, leaf.dtype)
     if leaf.ndim == 1:  # a bias, or the scale of a normalisation
         return jnp.full((), axis.path.endswith("/scale"), leaf.dtype)
 
-    # Who is at the other end: the slots of another group (or this one), or inputs and outputs.
+    # At the other end are the slots of a group, which may be this one, or inputs or outputs.
     key = fold_in(key, axis.role == "out")
     others = [other for other in table[axis.path] if other.axis != axis.axis]
     across = -1 if axis.axis == -2 else -2
@@ -259,7 +261,7 @@ def _newborn(
     blocks = others[0].blocks if others else 1
     num_slots = leaf.shape[across] // blocks
 
-    # Slots come first, because the number at a position then does not depend on their number.
+    # The axis of slots comes first: a slot's draws then do not depend on how many slots there are.
     draw = noise.normal(key, (num_slots, blocks, axis.blocks, *rest), leaf.dtype)
     present = change.alive[others[0].group] if others else jnp.ones(num_slots, bool)
     draw = jnp.where(present.reshape(num_slots, *(1,) * (draw.ndim - 1)), draw, 0)
@@ -267,17 +269,18 @@ def _newborn(
     if axis.role == "in" or group.has_multiplier:
         draw = draw * rule.newborn_scale
     else:
-        receivers = num_receivers(axis, table, change.kept, leaf)  # as many as before the birth
+        receivers = num_receivers(axis, table, change.kept, leaf)  # without the newborn
         norm = rule.birth_norm * rule.threshold * receivers / group.num_outputs
         draw = draw * (norm / jnp.maximum(jnp.abs(draw).sum(), 1e-30))
 
     # From the order of the draw to that of the leaf:
-    #     [slots, blocks, own blocks, *rest]   as drawn
-    #     [slots, blocks, own axis, *rest]     each own block repeated for its C slots
-    #     [own axis, *rest, blocks, slots]
-    #     [own axis, *rest, other axis]        slot i of block b at b C + i
-    #     [*rest, own axis, other axis]        as in the leaf, where the own axis sends
-    #     [*rest, other axis, own axis]        where it receives
+    # "Own" is `axis`, and "other" is the axis across it.
+    #     [other slots, other blocks, own blocks, *rest]   as drawn
+    #     [other slots, other blocks, own axis, *rest]     each own block repeated for its C slots
+    #     [own axis, *rest, other blocks, other slots]
+    #     [own axis, *rest, other axis]                    slot i of block b at b C + i
+    #     [*rest, own axis, other axis]                    as in the leaf, if the own axis sends
+    #     [*rest, other axis, own axis]                    as in the leaf, if it receives
     draw = jnp.repeat(draw, leaf.shape[axis.axis] // axis.blocks, axis=2)
     draw = jnp.moveaxis(draw, (1, 0), (-2, -1)).reshape(-1, *rest, leaf.shape[across])
     draw = jnp.moveaxis(draw, 0, -2)

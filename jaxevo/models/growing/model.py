@@ -1,8 +1,8 @@
-"""Growing networks: any of our networks whose hidden units are slots, alive or not.
+"""Growing networks: any of our networks, with hidden units that may be alive or dead.
 
-The network is the usual one with C units in each layer; beside its weights the params say which
-of them are alive. Weights of dead units are exactly zero and not trainable, so a network with n
-living units is the network of n units, for every learner. See `table.py` beside this file.
+The network is the usual one with C units in each layer, and its params also say which units are
+alive. Weights of dead units are exactly zero and not trainable. For every learner, a network with
+n living units is therefore the network of n units. `table.py` in this folder explains the slots.
 """
 
 import dataclasses
@@ -36,18 +36,18 @@ from jaxevo.models.recurrent import CELLS, recurrent
 
 @dataclasses.dataclass(frozen=True)
 class DynamicModel:
-    """A network with C slots in each hidden layer; `growing_recurrent` and its like make one.
+    """A network with C slots in each hidden layer; `growing_recurrent` and others make one.
 
     Attributes:
-        family: makes the network: (input_shape, num_outputs, **settings).
+        family: a function that makes the network, (input_shape, num_outputs, **settings).
         input_shape: shape of one example.
         num_outputs: outputs of the network.
-        sizes: name of the setting that holds the number of units of each layer.
+        sizes: name of the family's setting that holds the number of units of each layer.
         num_layers: hidden layers, each a group of nodes.
         capacity: C, the slots of a layer.
         num_nodes: living nodes of a layer at the start.
-        weight_scale: initial weights are normal with this standard deviation and biases 0; None:
-            the family draws them.
+        weight_scale: standard deviation of the initial weights, with biases of 0; None: the family
+            draws both.
         multipliers: whether the output of every node to the next layer is multiplied by a number
             of its own.
         settings: further settings of the family.
@@ -80,7 +80,7 @@ class DynamicModel:
 
     @functools.cached_property
     def norms(self) -> dict[str, str]:
-        """Normalisation layers by path, and whose nodes each normalises."""
+        """Normalisation layers by path, each with the group whose nodes it normalises."""
         return {
             axis.path.removesuffix("/scale"): group.name
             for group in self.groups
@@ -97,8 +97,9 @@ class DynamicModel:
             return params, jax.eval_shape(lambda p: model.initial_carry(p, ()), params)
 
         base = (2,) * self.num_layers
-        small, found = shapes(self.network_of(base)), []
+        small, groups = shapes(self.network_of(base)), []
         for i in range(self.num_layers):
+            # the axes that grow with layer i: [2, 2, 2] units beside [2, 3, 2] for i = 1
             name = f"layer{i}"
             large = shapes(self.network_of((*base[:i], 3, *base[i + 1 :])))
             axes = node_axes(small[0], large[0], name)
@@ -106,8 +107,8 @@ class DynamicModel:
             if self.multipliers:
                 path = f"{STRUCTURE}/{name}/multiplier"
                 axes += (NodeAxis(name, path, -1, "multiplier"),)
-            found.append(Group(name, self.capacity, axes, self.num_outputs))
-        return tuple(found)
+            groups.append(Group(name, self.capacity, axes, self.num_outputs))
+        return tuple(groups)
 
     def init(self, key: Key[Array, ""]) -> Params:
         """The initial network, which is the same for any capacity."""
@@ -133,12 +134,12 @@ class DynamicModel:
         return self.network.apply(self.weights(params), *inputs)
 
     def weights(self, params: Params) -> Params:
-        """The params of `network`, with the multipliers in its forward kernels."""
+        """The params of `network`, with multipliers in the weights and `alive` in the norms."""
         weights = self.dense_weights(params)
         if self.norms:
             alive = alive_in(params)
-            known = {f"{path}/alive": alive[group] for path, group in self.norms.items()}
-            weights = nested(named_leaves(weights) | known)
+            of_norms = {f"{path}/alive": alive[group] for path, group in self.norms.items()}
+            weights = nested(named_leaves(weights) | of_norms)
         return weights
 
     def dense_weights(self, params: Params) -> Params:
@@ -179,24 +180,25 @@ class DynamicModel:
         return dataclasses.replace(self, capacity=capacity)
 
     def fitted(self, params: Params) -> "DynamicModel":
-        """The same model with as many slots as a network has, such as one read from a file."""
+        """The same model with as many slots as `params` have, which may come from a file."""
         return self.resized(next(iter(params[STRUCTURE].values()))["alive"].shape[-1])
 
 
 def compact(model: Model, params: Params, member: int | None = None) -> tuple[Model, Params]:
-    """The dense network that a growing one is: a plain model and its params.
+    """The plain network of a growing network's living nodes, and its params.
 
-    Runs on the host. Any other learner can train on it, from `params=`.
+    It computes the same. The function runs on the host, and any other learner can go on from the
+    result, with `params=`.
 
     Args:
         params: one network, or N of them, [N, ...].
         member: which of the N; None where there is one network.
 
     Returns:
-        The model of exactly the living nodes, and its params; multipliers are in the weights.
+        The model of the living nodes alone, and its params. Multipliers are in the weights.
 
     Raises:
-        ValueError: `model` is no growing one, or `member` does not say which network is meant.
+        ValueError: `model` is not a growing one, or `member` does not say which network is meant.
     """
     if not isinstance(model, DynamicModel):
         raise ValueError(f"model must be a growing one, got {type(model).__name__}")
@@ -216,9 +218,17 @@ def compact(model: Model, params: Params, member: int | None = None) -> tuple[Mo
 
 
 def _dynamic(
-    family, input_shape, num_outputs, sizes, num_layers, capacity, num_nodes, weight_scale,
-    multipliers, **settings,
-) -> DynamicModel:  # fmt: skip
+    family,
+    input_shape,
+    num_outputs,
+    sizes,
+    num_layers,
+    capacity,
+    num_nodes,
+    weight_scale,
+    multipliers,
+    **settings,
+) -> DynamicModel:
     for name, value in (("num_layers", num_layers), ("num_nodes", num_nodes)):
         require_integer(name, 1, value)
     require_integer("capacity", num_nodes, capacity)
@@ -226,10 +236,17 @@ def _dynamic(
     if multipliers and family is convnet:
         raise ValueError("multipliers must be False for a convolutional network, got True")
     model = DynamicModel(
-        family, tuple(input_shape), num_outputs, sizes, num_layers, capacity, num_nodes,
-        None if weight_scale is None else float(weight_scale), bool(multipliers),
+        family,
+        tuple(input_shape),
+        num_outputs,
+        sizes,
+        num_layers,
+        capacity,
+        num_nodes,
+        None if weight_scale is None else float(weight_scale),
+        bool(multipliers),
         tuple(sorted(settings.items())),
-    )  # fmt: skip
+    )
     model.network_of((num_nodes,) * num_layers)  # refuses bad settings at the door
     return model
 
@@ -246,25 +263,35 @@ def growing_recurrent(
     multipliers: bool = False,
     activation: str = "tanh",
 ) -> DynamicModel:
-    """A recurrent network whose nodes come and go, as a step module.
+    """A recurrent network whose nodes are born and die, as a step module.
 
     Args:
-        input_shape: (I,), of one time step.
+        input_shape: the shape of one time step's input, (I,).
         num_outputs: linear outputs at every step.
-        cell: "rnn" (our fused cell), "gru", "lstm" or "elman".
+        cell: "rnn" (one fused layer for input and state), "gru", "lstm" or "elman".
         num_layers: stacked cells, >= 1.
-        capacity: slots for nodes in each, >= `num_nodes`; a run makes more where they run out.
-        num_nodes: living nodes of each at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, biases being 0; None: as the
+        capacity: slots for nodes in each layer, >= `num_nodes`; a run adds more where needed.
+        num_nodes: living nodes of each layer at the start, >= 1.
+        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
             network of fixed size draws them.
         multipliers: whether the output of each node to the next layer has a multiplier.
         activation: the activation of the fused cell.
     """
     require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
     return _dynamic(
-        recurrent, input_shape, num_outputs, "hidden_sizes", num_layers, capacity, num_nodes,
-        weight_scale, multipliers, cell=cell, activation=activation, readout="uniform",
-    )  # fmt: skip
+        recurrent,
+        input_shape,
+        num_outputs,
+        "hidden_sizes",
+        num_layers,
+        capacity,
+        num_nodes,
+        weight_scale,
+        multipliers,
+        cell=cell,
+        activation=activation,
+        readout="uniform",
+    )
 
 
 def growing_mlp(
@@ -279,24 +306,33 @@ def growing_mlp(
     activation: str = "tanh",
     norm: bool = False,
 ) -> DynamicModel:
-    """A multi-layer perceptron whose hidden nodes come and go.
+    """A multi-layer perceptron whose hidden nodes are born and die.
 
     Args:
         input_shape: the shape of one example; flattened.
         num_outputs: linear outputs.
         num_layers: hidden layers, >= 1.
-        capacity: slots for nodes in each, >= `num_nodes`; a run makes more where they run out.
-        num_nodes: living nodes of each at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, biases being 0; None: as the
+        capacity: slots for nodes in each layer, >= `num_nodes`; a run adds more where needed.
+        num_nodes: living nodes of each layer at the start, >= 1.
+        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
             network of fixed size draws them.
         multipliers: whether the output of each node has a multiplier.
         activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        norm: LayerNorm between each hidden layer and its activation, over its living nodes.
+        norm: whether LayerNorm, over living nodes, stands between each layer and its activation.
     """
     return _dynamic(
-        mlp, input_shape, num_outputs, "hidden_sizes", num_layers, capacity, num_nodes,
-        weight_scale, multipliers, activation=activation, norm=norm,
-    )  # fmt: skip
+        mlp,
+        input_shape,
+        num_outputs,
+        "hidden_sizes",
+        num_layers,
+        capacity,
+        num_nodes,
+        weight_scale,
+        multipliers,
+        activation=activation,
+        norm=norm,
+    )
 
 
 def growing_convnet(
@@ -310,20 +346,29 @@ def growing_convnet(
     activation: str = "relu",
     pool: bool = False,
 ) -> DynamicModel:
-    """A convolutional network whose channels come and go.
+    """A convolutional network whose channels are born and die.
 
     Args:
         input_shape: the shape of an image.
         num_outputs: linear outputs.
         num_layers: convolutions, >= 1.
-        capacity: slots for channels in each, >= `num_nodes`; a run makes more where they run out.
-        num_nodes: living channels of each at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, biases being 0; None: as the
+        capacity: slots for channels in each layer, >= `num_nodes`; a run adds more where needed.
+        num_nodes: living channels of each layer at the start, >= 1.
+        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
             network of fixed size draws them.
         activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        pool: average over positions before the read-out, or keep them apart.
+        pool: whether outputs are averaged over positions before the read-out.
     """
     return _dynamic(
-        convnet, input_shape, num_outputs, "channels", num_layers, capacity, num_nodes,
-        weight_scale, False, activation=activation, pool=pool,
-    )  # fmt: skip
+        convnet,
+        input_shape,
+        num_outputs,
+        "channels",
+        num_layers,
+        capacity,
+        num_nodes,
+        weight_scale,
+        False,
+        activation=activation,
+        pool=pool,
+    )

@@ -1,4 +1,4 @@
-"""Layer normalisation over the living units of a layer: the others are not in its statistics."""
+"""Layer normalisation whose statistics are those of a layer's living units alone."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,15 @@ def masked_moments(
     x: Float[Array, "... C"], alive: Bool[Array, " C"]
 ) -> tuple[Float[Array, "... 1"], Float[Array, "... 1"]]:
     """Mean and variance over the living units of the last axis."""
-    present = jnp.broadcast_to(alive, x.shape)
+    alive_units = jnp.broadcast_to(alive, x.shape)
     num = jnp.maximum(alive.sum(), 1).astype(x.dtype)
-    mean = jnp.sum(jnp.where(present, x, 0), -1, keepdims=True) / num
-    spread = jnp.where(present, x - mean, 0)
-    return mean, jnp.sum(spread**2, -1, keepdims=True) / num
+    mean = jnp.sum(jnp.where(alive_units, x, 0), -1, keepdims=True) / num
+    centred = jnp.where(alive_units, x - mean, 0)
+    return mean, jnp.sum(centred**2, -1, keepdims=True) / num
 
 
 class LivingNorm(nnx.LayerNorm):
-    """`nnx.LayerNorm` of the living units; the output of the others is 0.
-
-    `alive` [C] says which they are.
-    """
+    """`nnx.LayerNorm` of the living units, those in `alive` [C]; the output of the others is 0."""
 
     def __init__(self, num_features: int, *, rngs: nnx.Rngs):
         super().__init__(num_features, rngs=rngs)

@@ -1,10 +1,12 @@
 """The node-axis table of a growing network: which axis of which array belongs to which node.
 
-Shapes stay. A group of nodes has C slots, of which some are alive, and a dead slot's weights,
-moments and states are exactly zero. One table, read off the network's own shapes, says which axes
-of which leaves hold a group's slots. Dense and convolution kernels are [..., in, out] and biases
-[out]: the last axis of a leaf receives ("in"), the one before it sends ("out"). For slot i of the
-hidden layer of an MLP:
+Array shapes do not change when nodes are born and die. A group of nodes has C slots, of which some
+are alive, and a dead slot's weights, moments and states are exactly zero. One table, read off the
+network's own shapes, says which axes of which leaves hold a group's slots.
+
+Dense and convolution kernels are [..., senders, receivers], and biases are [receivers]. The last
+axis of a leaf has the role "in": it holds what each node receives. The axis before it has the role
+"out": it holds what each node sends. For slot i of the hidden layer of an MLP:
 
     kernel, layer 0 [D, C]    bias [C]      kernel, read-out [C, K]
        .  .  i  .             . . i .           .  .  .
@@ -12,7 +14,7 @@ hidden layer of an MLP:
        .  .  i  .                               .  .  .
             ^ what node i receives: "in"
 
-Scores, births, deaths (`events.py`) and the change of C (`capacity.py`) know this table alone.
+Births and deaths (`events.py`) and changes of C (`capacity.py`) use this table alone.
 Source: Miconi, arXiv 1606.06216 and its code; static shapes are ours.
 """
 
@@ -28,21 +30,22 @@ from jaxevo.core import Params
 from jaxevo.core.tree import named_leaves, tree_floats
 
 Masks = Mapping[str, Bool[Array, "*lead C"]]
-"""By group: one boolean for each slot, behind any leading axes that the leaves have too."""
+"""By group, one boolean for each slot; leading axes are those of the leaves."""
 
 STRUCTURE = "structure"
-"""The key of the params that holds each group's `alive`, and its `multiplier` if it has one."""
+"""The key of the params under which each group has its `alive`, and a `multiplier` if any."""
 
 
 class NodeAxis(NamedTuple):
-    """One axis that holds the slots of a group, `blocks` times over (the gates of a cell).
+    """One axis of one leaf that holds the slots of a group.
 
-    Slot i of block b is at b C + i.
+    The gates of a cell stand side by side, as blocks that each hold all slots. Slot i of block b is
+    at b C + i.
 
     Attributes:
         group: name of the group.
-        path: path of the leaf, in the params or, for a state, in the hidden state.
-        axis: the axis, negative, so that leading axes do not move it.
+        path: path of the leaf, in the params or, for the role "state", in the hidden state.
+        axis: the axis, counted from the end, so that leading axes do not change it.
         role: "in" (what the node receives), "out" (what it sends), "multiplier" or "state".
         blocks: how often the slots are repeated along the axis.
     """
@@ -55,13 +58,13 @@ class NodeAxis(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Nodes that are scored together and may take one another's place.
+    """The nodes of one layer, which share one set of slots.
 
     Attributes:
-        name: name without a slash.
+        name: the group's key in the params, without a slash.
         capacity: C, the number of slots.
-        axes: the node-axis table.
-        num_outputs: outputs of the whole network: the fan-out that scores are scaled to.
+        axes: the group's rows of the node-axis table.
+        num_outputs: outputs of the whole network, the fan-out that scores are scaled to.
     """
 
     name: str
@@ -86,26 +89,26 @@ def node_axes(small: Any, large: Any, group: str, is_state: bool = False) -> tup
 
     Args:
         small: shapes of a network, or of its hidden state.
-        large: the same with one node more in the group.
+        large: the same shapes with one node more in the group.
         group: name of the group.
         is_state: whether the shapes are those of a hidden state.
 
     Raises:
         ValueError: a leaf holds nodes on another axis than its last two.
     """
-    found = []
-    after = named_leaves(large)
+    axes = []
+    large_leaves = named_leaves(large)
     for path, leaf in named_leaves(small).items():
-        grown = after[path].shape
-        for axis in range(-len(grown), 0):
-            if blocks := grown[axis] - leaf.shape[axis]:
+        large_shape = large_leaves[path].shape
+        for axis in range(-len(large_shape), 0):
+            if blocks := large_shape[axis] - leaf.shape[axis]:
                 role: Any = "state" if is_state else {-1: "in", -2: "out"}.get(axis)
                 if role is None:
                     raise ValueError(
                         f"nodes must be on the last two axes of a leaf, got axis {axis} of {path}"
                     )
-                found.append(NodeAxis(group, path, axis, role, blocks))
-    return tuple(found)
+                axes.append(NodeAxis(group, path, axis, role, blocks))
+    return tuple(axes)
 
 
 def by_path(groups: tuple[Group, ...]) -> dict[str, list[NodeAxis]]:
@@ -119,7 +122,7 @@ def by_path(groups: tuple[Group, ...]) -> dict[str, list[NodeAxis]]:
 
 
 def outgoing(groups: tuple[Group, ...]) -> set[str]:
-    """Paths of the kernels that send from nodes: those that the L1 penalty is on."""
+    """Paths of the kernels by which nodes send; the L1 penalty is on these."""
     return {axis.path for group in groups for axis in group.having("out")}
 
 
@@ -130,7 +133,7 @@ def map_paths(fn: Callable[[str, Any], Any], tree: Any) -> Any:
     )
 
 
-# ------------------------------------------------------------------------------- who is alive
+# ------------------------------------------------------------------------------- living slots
 
 
 def alive_in(params: Params) -> dict[str, Bool[Array, "*lead C"]]:
@@ -144,29 +147,32 @@ def num_alive(params: Params) -> dict[str, Int[Array, "*lead"]]:
 
 
 def along(mask: Bool[Array, "*lead C"], axis: NodeAxis, rank: int) -> Bool[Array, "..."]:
-    """A group's mask, laid along an axis of a leaf of this rank.
+    """A group's mask in a shape that broadcasts along one axis of a leaf of this rank.
 
     The mask is repeated for each block, and gets axes of length 1 on both sides. With 2 blocks,
     axis -2 and rank 3, [C] becomes [1, 2 C, 1].
     """
     mask = jnp.tile(mask, (1,) * (mask.ndim - 1) + (axis.blocks,))
-    before = rank - (mask.ndim - 1) + axis.axis  # the leaf's own axes before this one
+    before = rank - (mask.ndim - 1) + axis.axis  # axes between the leading ones and this one
     shape = (*mask.shape[:-1], *(1,) * before, mask.shape[-1], *(1,) * (-1 - axis.axis))
     return mask.reshape(shape)
 
 
 def mask_of(masks: Masks, axes: list[NodeAxis], leaf: Any) -> Bool[Array, "..."]:
-    """True where all slots that a weight belongs to are, in the shape of the leaf."""
-    found = jnp.ones((1,) * leaf.ndim, bool)
+    """For each weight of a leaf, whether `masks` are True at all slots that the weight belongs to.
+
+    A weight between two groups belongs to a slot of each.
+    """
+    mask = jnp.ones((1,) * leaf.ndim, bool)
     for axis in axes:
-        found = jnp.logical_and(
-            *jnp.broadcast_arrays(found, along(masks[axis.group], axis, leaf.ndim))
+        mask = jnp.logical_and(
+            *jnp.broadcast_arrays(mask, along(masks[axis.group], axis, leaf.ndim))
         )
-    return jnp.broadcast_to(found, leaf.shape)
+    return jnp.broadcast_to(mask, leaf.shape)
 
 
 def alive_mask(groups: tuple[Group, ...], params: Params) -> Any:
-    """For each leaf, True where all slots that it belongs to are alive; None: it has no slots."""
+    """By leaf, which weights belong to living slots alone; None for a leaf without slots."""
     alive, table = alive_in(params), by_path(groups)
     return map_paths(
         lambda path, leaf: mask_of(alive, table[path], leaf) if path in table else None, params
@@ -174,7 +180,7 @@ def alive_mask(groups: tuple[Group, ...], params: Params) -> Any:
 
 
 def without_dead(groups: tuple[Group, ...], tree: Any, masks: Masks) -> Any:
-    """`tree`, of the structure of the params or a part of it, with zeros where a slot is dead."""
+    """`tree`, with the structure of the params or a part of it, and zeros at dead slots."""
     table = by_path(groups)
     return map_paths(
         lambda path, leaf: (
@@ -190,7 +196,7 @@ def without_dead(groups: tuple[Group, ...], tree: Any, masks: Masks) -> Any:
 
 
 def num_receivers(axis: NodeAxis, table: dict, alive: Masks, leaf: Any) -> Float[Array, ""]:
-    """How many living units an outgoing kernel sends to: its last axis."""
+    """The number of living units that an outgoing kernel sends to, along its last axis."""
     for other in table[axis.path]:
         if other.axis == -1:
             return alive[other.group].sum().astype(leaf.dtype) * other.blocks
@@ -200,12 +206,12 @@ def num_receivers(axis: NodeAxis, table: dict, alive: Masks, leaf: Any) -> Float
 def scores(groups: tuple[Group, ...], params: Params) -> dict[str, Float[Array, " C"]]:
     """By group, how much each slot is in use: 0 for a dead one.
 
-    With multipliers, the score is the multiplier. Otherwise it is the mean over outgoing kernels
-    of the L1 norm of what the node sends, scaled to a fan-out of K = `num_outputs`:
-    K / (living receivers) x sum |w|.
+    With multipliers, the score is the multiplier. Otherwise it is a mean over the kernels by which
+    the node sends. Each contributes K / (living receivers) x sum |w|, with K = `num_outputs`: an L1
+    norm that is scaled to a fan-out of K.
     """
     leaves, table, alive = named_leaves(params), by_path(groups), alive_in(params)
-    found = {}
+    scores_of = {}
     for group in groups:
         if group.has_multiplier:
             score = leaves[group.having("multiplier")[0].path]
@@ -213,17 +219,18 @@ def scores(groups: tuple[Group, ...], params: Params) -> dict[str, Float[Array, 
             terms = []
             for axis in group.having("out"):
                 leaf = leaves[axis.path]
+                # sum |w| over all axes but the nodes' own, [blocks * C], and then over blocks, [C]
                 others = tuple(i for i in range(leaf.ndim) if i != leaf.ndim + axis.axis)
                 norms = jnp.abs(leaf).sum(others).reshape(axis.blocks, -1).sum(0)
                 receivers = jnp.maximum(num_receivers(axis, table, alive, leaf), 1)
                 terms.append(norms * (group.num_outputs / receivers))
             score = sum(terms) / len(terms)
-        found[group.name] = score
-    return found
+        scores_of[group.name] = score
+    return scores_of
 
 
 def num_params(groups: tuple[Group, ...], params: Params) -> Int[Array, ""]:
-    """Weights of one network without those of dead slots."""
+    """The number of weights of one network, without those of dead slots."""
     table = by_path(groups)
     num = {name: mask.sum() for name, mask in alive_in(params).items()}
     total = jnp.int32(0)
