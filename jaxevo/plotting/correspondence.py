@@ -1,6 +1,6 @@
 """Pictures of neuroevolution beside gradient descent: on the common clock, weight by weight.
 
-Members are thin, their mean is full, predictions are dashed.
+Lines of members are thin, that of their mean is full, and predictions are dashed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,15 @@ _PREDICTED: dict[str, Any] = {"color": BLACK, "linestyle": DASHES[1], "linewidth
 def agreements(measurements: Mapping[str, Measurement], title: str = "") -> Figure:
     """Losses, Delta and acceptance of populations beside their predictions, in common time.
 
-    Above, the members' mean loss and the loss of their mean network; the prediction is dashed.
-    Below, Delta, and the acceptance with the prediction's: a fall below it says that mutations are
-    too large for the correspondence to hold.
+    The upper panels show the members' mean loss and the loss of their mean network. The lower
+    panels show Delta and the acceptance. An acceptance that falls below its prediction says that
+    mutations are too large for the correspondence to hold.
 
     Args:
         measurements: what `correspondence.measure` returned, by name, such as that of its sigma.
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: there is nothing to draw.
     """
     if not measurements:
         raise ValueError("measurements must hold at least one, got none")
@@ -96,7 +96,7 @@ def weights(
             four that the prediction moves furthest.
 
     Raises:
-        ValueError: a weight that is not there.
+        ValueError: the network has no such weight.
     """
     trajectory = measurement.trajectory
     kept, mean, predicted = (
@@ -140,7 +140,7 @@ def delta_by_members(deltas: Mapping[str, tuple[Any, Any]], title: str = "") -> 
         deltas: what `correspondence.delta_by_members` returned, by name.
 
     Raises:
-        ValueError: nothing to draw.
+        ValueError: there is nothing to draw.
     """
     if not deltas:
         raise ValueError("deltas must hold at least one pair of counts and Deltas, got none")
@@ -171,12 +171,12 @@ def side_by_side(
     """One metric of several learners over the seconds of their runs, one panel for each task.
 
     Args:
-        comparisons: the `curves` of a comparison, by task. Learners that stand at one place in
-            the order share a colour.
+        comparisons: the `curves` of a comparison, by task. Learners at the same place in the
+            order of two comparisons share a colour.
         metric: name of a metric, such as "held_out/accuracy".
 
     Raises:
-        ValueError: nothing to draw, or a comparison without the metric.
+        ValueError: there is nothing to draw, or a comparison lacks the metric.
     """
     if not comparisons:
         raise ValueError("comparisons must hold at least one task, got none")

@@ -41,7 +41,7 @@ from jaxevo.plotting.style import (
 )
 from jaxevo.studies.gradient_alignment import Alignment
 
-NUM_MARKERS = 8  # along a line
+NUM_MARKERS = 8  # markers along a line
 MAX_TICKS = 8  # numbers of draws that are written below an axis
 _SPLITS = (
     ("training", {"color": BLACK, "linestyle": DASHES[0], "linewidth": 1.5}),
@@ -56,19 +56,19 @@ def curve(
 
     Lines are means over the seeds whose value is finite, and bands reach from the lowest of
     these seeds to the highest. Steps where a seed is NaN or infinite have a cross at the top.
-    An axis is logarithmic where its values are positive and span more than a decade; that of an
-    accuracy or a return never is.
+    An axis is logarithmic where its values are positive and span more than a decade. The axis of
+    an accuracy or a return never is.
 
     Args:
         rows: the records of a run, each with `step` and metrics: numbers, or lists over seeds.
         baselines: levels to beat, {name: {metric: level}}, as `tasks.baselines(task)` returns
-            them; drawn in the panel of their metric.
-        metric: of the lower panel; None: the first that is held out beside the loss, or no
-            lower panel where there is none.
+            them. A level is drawn in the panel of its metric.
+        metric: the metric of the lower panel; None: the first held-out metric beside the loss, or
+            no lower panel where there is none.
 
     Raises:
-        ValueError: no rows, rows without `step`, an unknown metric, or a value that is not one
-            number per seed.
+        ValueError: there are no rows, a row has no `step`, the metric is unknown, or a value is
+            not one number per seed.
     """
     names = checked_rows("rows", rows)
     if metric is None:
@@ -111,7 +111,7 @@ def comparison(
     baselines: Levels | None = None,
     title: str = "",
 ) -> Figure:
-    """One metric of several learners, over steps, seconds or what else they spent.
+    """One metric of several learners, over steps, seconds or another cost.
 
     Lines, bands, crosses and the metric's axis are those of `curve`. The x axis is logarithmic
     where one learner went more than ten times as far as another. The legend lists the learners
@@ -119,15 +119,15 @@ def comparison(
 
     Args:
         curves: the records of each learner, by name.
-        metric: a name in the rows of every learner. "mse" is held out where the rows have
-            "held_out/mse"; "training/mse" is not.
-        x: a number in every row: "step", "seconds", or what a caller has added to the rows, such
-            as "samples" or "forward_passes" (`learner.cost(problem).samples * step`).
+        metric: a name in the rows of every learner. "mse" stands for "held_out/mse" where the
+            rows have it; "training/mse" does not.
+        x: a number in every row: "step", "seconds", or a number that a caller has added, such as
+            "samples" or "forward_passes" (`learner.cost(problem).samples * step`).
         baselines: levels to beat, {name: {metric: level}}.
 
     Raises:
-        ValueError: no curves, no rows, a metric or an x that a learner's rows lack, or a value
-            that is not one number per seed.
+        ValueError: there are no curves or no rows, a learner's rows lack the metric or `x`, or a
+            value is not one number per seed.
     """
     if not curves:
         raise ValueError("curves must hold the rows of at least one learner, got none")
@@ -151,7 +151,7 @@ def comparison(
     lines = []
     for index, (learner, series) in enumerate(drawn):
         gap = max(1, len(series.x) // NUM_MARKERS)
-        # staggered, so that markers of learners that do alike do not hide one another
+        # Markers are staggered, so that those of similar lines do not hide one another.
         marked = range(index * gap // len(curves), len(series.x), gap)
         alpha = 0.2 if len(curves) < 5 else 0.12
         line = draw(ax, series, plain(learner), line_style(index), index, marked, alpha)
@@ -177,15 +177,15 @@ def alignment(
 ) -> Figure:
     """How averaged estimates agree with back-propagation: cosine, and beside it the norm ratio.
 
-    Lines are means over repeats, bands reach from the lowest to the highest. Both axes have a
-    line at 1; that of the norm ratio is logarithmic where it spans more than a decade.
+    Lines are means over repeats, and bands reach from the lowest to the highest. Both axes have a
+    line at 1. The axis of the norm ratio is logarithmic where it spans more than a decade.
 
     Args:
-        results: of `jaxevo.alignment`, by the name of the estimator.
-        references: which of the results' references, one line each.
+        results: what `jaxevo.alignment` returned, by the name of the estimator.
+        references: the references that are shown, one line each.
 
     Raises:
-        ValueError: no results, no references, or one that a result lacks.
+        ValueError: there are no results or no references, or a result lacks a reference.
     """
     if not results or not references:
         raise ValueError("results and references must hold at least one, got none")
@@ -227,7 +227,7 @@ def alignment(
 
 
 def draws_axis(ax: Axes, draws: Sequence[int]) -> None:
-    """Logarithmic, with the numbers themselves below it where they are few."""
+    """Makes the axis logarithmic, with the numbers themselves below it where they are few."""
     ax.set_xscale("log")
     if len(draws) <= MAX_TICKS:
         ax.set_xticks(draws)

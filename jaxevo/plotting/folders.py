@@ -1,4 +1,4 @@
-"""The pictures that belong into a folder: made from the files that a run or a study left there."""
+"""The pictures of a folder, made from the files that a run or a study left there."""
 
 import json
 import pathlib

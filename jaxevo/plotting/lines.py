@@ -1,4 +1,4 @@
-"""Metrics over what was spent: lines with bands over seeds, their axes, levels to beat, legends."""
+"""Lines of metrics with bands over seeds, and what goes with them: axes, baselines, legends."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def series_of(rows: Rows, name: str, x: str = "step") -> Series:
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
-    """The values of one metric in one row, [S]. JSON has "nan" and null for what is no number."""
+    """The values of one metric in one row, [S]. In JSON, "nan" and null stand for NaN."""
     try:
         values = np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -92,7 +92,7 @@ def checked_rows(where: str, rows: Rows) -> list[str]:
 
 
 def find_metric(where: str, names: list[str], metric: str) -> str:
-    """The column that a metric's name stands for: held out, unless it says training."""
+    """The column that a metric's name stands for: the held-out one, unless it says training."""
     training = metric.removeprefix("training/")
     for name in (training,) if training != metric else (f"held_out/{metric}", metric):
         if name in names:
@@ -127,9 +127,9 @@ def draw(
     """A mean with its band; a point between two gaps becomes a marker.
 
     Args:
-        index: of the line among those of its panel; chooses its marker, and puts its crosses
-            below those of the lines before it.
-        marked: rows with a marker.
+        index: place of the line among those of its panel. The place chooses the marker, and puts
+            the crosses below those of the lines before.
+        marked: indices of the rows that get a marker.
         alpha: opacity of the band.
     """
     (line,) = ax.plot(series.x, series.mean, label=label, **style)
@@ -138,20 +138,31 @@ def draw(
     line.set_markevery(sorted({*marked, *alone}))
     if marked or alone:
         marker = MARKERS[index % len(MARKERS)]
-        line.set(marker=marker, markersize=9 if marker == "*" else 6, markeredgecolor="white",
-                 markeredgewidth=0.6)  # fmt: skip
+        line.set(
+            marker=marker,
+            markersize=9 if marker == "*" else 6,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
     color = line.get_color()
     if series.num_seeds > 1:
         ax.fill_between(series.x, series.low, series.high, color=color, alpha=alpha, linewidth=0)
     if series.bad.any():
-        ax.plot(series.x[series.bad], np.full(series.bad.sum(), 1.0 - 0.03 * index), marker="x",
-                linestyle="none", color=color, markersize=4, clip_on=False,
-                transform=blended_transform_factory(ax.transData, ax.transAxes))  # fmt: skip
+        ax.plot(
+            series.x[series.bad],
+            np.full(series.bad.sum(), 1.0 - 0.03 * index),
+            marker="x",
+            linestyle="none",
+            color=color,
+            markersize=4,
+            clip_on=False,
+            transform=blended_transform_factory(ax.transData, ax.transAxes),
+        )
     return line
 
 
 def _levels(baselines: Levels | None, panel: Sequence[str]) -> list[tuple[str, float]]:
-    """The baselines of a panel's metric. They are of held-out data, so no training loss has any."""
+    """The baselines of a panel's metric, which are levels on held-out data alone."""
     held_out = [name for name in panel if name.startswith("held_out/")]
     found = []
     for label, levels in (baselines or {}).items():
@@ -170,12 +181,17 @@ def finish_metric_axis(
     baselines: Levels | None,
     names: Sequence[str],
 ) -> None:
-    """Scale, name, unit and baselines of the axis of a metric."""
+    """Gives the axis of a metric its scale, name, unit and baselines."""
     short = short_name(panel[0])
     levels = _levels(baselines, panel)
     for index, (_, level) in enumerate(levels):
-        ax.axhline(level, color=GREY, linewidth=1.2, zorder=1,
-                   linestyle=BASELINE_DASHES[index % len(BASELINE_DASHES)])  # fmt: skip
+        ax.axhline(
+            level,
+            color=GREY,
+            linewidth=1.2,
+            zorder=1,
+            linestyle=BASELINE_DASHES[index % len(BASELINE_DASHES)],
+        )
     ends = [end for series in all_series for end in (series.low, series.high)]
     values = np.concatenate([*ends, [level for _, level in levels]])
     values = values[np.isfinite(values)]
@@ -189,8 +205,9 @@ def finish_metric_axis(
         unit = "nats" if "accuracy" in kinds else squared
     ax.set_ylabel(f"{label}\n({unit})" if unit else label, fontsize=9)
     if rises or direction_of(short) == "falls":
-        ax.set_title("higher is better" if rises else "lower is better", loc="right", fontsize=8,
-                     color=GREY)  # fmt: skip
+        ax.set_title(
+            "higher is better" if rises else "lower is better", loc="right", fontsize=8, color=GREY
+        )
     if not any(np.isfinite(series.mean).any() for series in all_series):
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes)
     tidy(ax)
@@ -199,20 +216,27 @@ def finish_metric_axis(
 def legend(
     figure: Figure, handles: Sequence[Any], all_series: Sequence[Series], of: str = "seeds"
 ) -> None:
-    """The lines, and what bands and crosses are where there are any."""
+    """Names the lines, and says what bands and crosses are where there are any."""
     handles, num_lines = list(handles), len(handles)
     num_seeds = sorted({series.num_seeds for series in all_series})
     if num_seeds[-1] > 1:
         label = f"line: mean of {' or '.join(map(str, num_seeds))} {of}; band: lowest to highest"
         handles.append(Patch(facecolor=GREY, alpha=0.35, label=label))
     if any(series.bad.any() for series in all_series):
-        handles.append(Line2D([], [], linestyle="none", marker="x", color=GREY,
-                              label="not finite, left out"))  # fmt: skip
+        handles.append(
+            Line2D([], [], linestyle="none", marker="x", color=GREY, label="not finite, left out")
+        )
     longest = max(len(str(handle.get_label())) for handle in handles[:num_lines])
     num_columns = 2 if longest <= MAX_LABEL else 1
     figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(handles) / num_columns))
-    figure.legend(handles=handles, loc="outside lower center", ncols=num_columns, frameon=False,
-                  fontsize=9, handlelength=3.2)  # fmt: skip
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=num_columns,
+        frameon=False,
+        fontsize=9,
+        handlelength=3.2,
+    )
 
 
 def label_levels(
@@ -222,7 +246,7 @@ def label_levels(
     levels_of = [_levels(baselines, panel) for panel in panels]
     if not any(levels_of):
         return
-    figure.draw_without_rendering()  # heights are known from here on
+    figure.draw_without_rendering()  # heights are known once this is done
     for ax, levels in zip(axes, levels_of, strict=True):
         height = ax.get_window_extent().height / figure.dpi * 72
         to_axes = ax.transScale + ax.transLimits
@@ -230,17 +254,24 @@ def label_levels(
         places = apart(wanted, 11 / height)
         for (label, _), at, place in zip(levels, wanted, places, strict=True):
             ax.annotate(
-                plain(label), xy=(1.0, at), xytext=(1.03, place), xycoords="axes fraction",
-                textcoords="axes fraction", fontsize=8.5, color=GREY, va="center",
+                plain(label),
+                xy=(1.0, at),
+                xytext=(1.03, place),
+                xycoords="axes fraction",
+                textcoords="axes fraction",
+                fontsize=8.5,
+                color=GREY,
+                va="center",
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 1},
-            )  # fmt: skip
+            )
 
 
 def apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Places at least `gap` apart, in the order of `wanted` and near it."""
     order = np.argsort(wanted, kind="stable")
     spread = np.arange(len(wanted)) * gap
-    # the least-squares non-decreasing sequence: pool neighbours that are out of order
+    # The nearest non-decreasing sequence, by least squares: blocks of neighbours that are out of
+    # order are pooled, and each block takes its mean.
     blocks: list[tuple[float, int]] = []
     for value in np.asarray(wanted)[order] - spread:
         total, num = float(value), 1

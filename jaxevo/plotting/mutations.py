@@ -17,15 +17,15 @@ BINS_PER_DECADE = 6
 def divergences(samples: Mapping[str, Any], target: float | None = None, title: str = "") -> Figure:
     """Histograms of how far children's outputs are from their parents', one row per operator.
 
-    The axis is logarithmic; a line stands at each median. Children that answer exactly as their
-    parent, or not with numbers, are in no bar and counted beside it.
+    The axis is logarithmic, and a line stands at each median. Children whose answers are exactly
+    their parent's, or not finite, are in no bar. Their number stands beside the histogram.
 
     Args:
         samples: divergences by operator, [n] each, >= 0.
-        target: divergence that rescaling aims at, drawn across all rows.
+        target: the divergence at which rescaling aims, drawn across all rows.
 
     Raises:
-        ValueError: no operator, or one without samples or with negative ones.
+        ValueError: there is no operator, or one has no samples or negative ones.
     """
     if not samples:
         raise ValueError("samples must hold the divergences of at least one operator, got none")
@@ -82,7 +82,7 @@ def robustness(
         operators: names of the columns.
 
     Raises:
-        ValueError: an array of another shape.
+        ValueError: the array has another shape.
     """
     shares = np.asarray(retained, np.float64)
     if shares.shape != (len(methods), len(operators)) or not shares.size:
@@ -119,12 +119,12 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
     """The fraction of runs solved by a number of evaluations, with Wilson's 95 % intervals.
 
     Args:
-        evaluations: for each method, at which evaluation each of its runs was solved; infinite or
-            NaN where a run never was.
-        budget: evaluations that each run had, > 0: where the lines end.
+        evaluations: for each method, the evaluation at which each of its runs was solved;
+            infinite or NaN where a run never was.
+        budget: evaluations that each run had, > 0. The lines end there.
 
     Raises:
-        ValueError: no method, one without runs, or a run solved beyond the budget.
+        ValueError: there is no method, one has no runs, or a run was solved beyond the budget.
     """
     require("budget", "finite and > 0", budget, lambda b: 0 < b < float("inf"))
     if not evaluations:
@@ -148,11 +148,20 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
         low, high = np.array([(interval.low, interval.high) for interval in intervals]).T
         color = COLOURS[i % len(COLOURS)]
         (line,) = ax.step(
-            x, counts / len(runs), where="post", color=color, linewidth=1.9,
-            linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], markersize=5,
-            markeredgecolor="white", markeredgewidth=0.6, clip_on=False,
-            markevery=slice(1, -1), label=f"{plain(method)}: {len(times)} of {len(runs)}",
-        )  # fmt: skip
+            x,
+            counts / len(runs),
+            where="post",
+            color=color,
+            linewidth=1.9,
+            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            clip_on=False,
+            markevery=slice(1, -1),
+            label=f"{plain(method)}: {len(times)} of {len(runs)}",
+        )
         alpha = 0.16 if len(evaluations) < 4 else 0.1
         ax.fill_between(x, low, high, step="post", color=color, alpha=alpha, linewidth=0)
         ends.append((-len(times) / len(runs), float(np.mean(times)) if len(times) else 0, i, line))
@@ -164,6 +173,12 @@ def solved(evaluations: Mapping[str, Any], budget: int | float, title: str = "")
     ax.set_ylabel("runs solved", fontsize=9)
     tidy(ax)
     lines = [line for *_, line in sorted(ends, key=lambda end: end[:3])]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9,
-                  handlelength=3.2)  # fmt: skip
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        handlelength=3.2,
+    )
     return figure

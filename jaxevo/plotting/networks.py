@@ -27,22 +27,22 @@ from jaxevo.plotting.style import (
 from jaxevo.tasks.sequences import Stream
 
 MAX_PATH = 34  # characters of a leaf's path above its histogram
-MAX_OUTPUTS = 4  # of a forecast, one panel each
-MAX_COUNTED_CLASSES = 30  # of a confusion matrix with its counts written in
+MAX_OUTPUTS = 4  # outputs of a forecast that have a panel each
+MAX_COUNTED_CLASSES = 30  # classes of a confusion matrix with its counts written in
 
 
 def weights(params: Params, title: str = "") -> Figure:
     """A histogram of every leaf of one network's parameters, one panel each.
 
     Each panel has its own axes, its leaf's path and shape, and the mean and standard deviation
-    of the numbers in it. NaN and infinite ones are left out and counted in the panel.
+    of the numbers in it. NaN and infinite numbers are left out, and the panel counts them.
 
     Args:
-        params: a tree of arrays. Of several networks, [N, ...], hand in one:
+        params: a tree of arrays. To show one of several networks, [N, ...], hand in
             `jax.tree.map(lambda leaf: leaf[0], params)`.
 
     Raises:
-        ValueError: no leaf that holds numbers.
+        ValueError: no leaf holds numbers.
     """
     leaves = {
         path: np.asarray(leaf)
@@ -84,11 +84,11 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
     Args:
         problem: a sequence problem on a `tasks.Stream` with real targets and a held-out split.
         params: one network.
-        num_steps: steps to show, >= 1; no more than there are.
-        series: which of the held-out series, from 0.
+        num_steps: the most steps to show, >= 1.
+        series: index of the held-out series, from 0.
 
     Raises:
-        ValueError: another problem, a bad number, or several networks.
+        ValueError: the problem is another, a number is bad, or there are several networks.
     """
     task = getattr(problem, "task", None)
     if not isinstance(problem, core.Sequence) or not isinstance(task, Stream):
@@ -126,8 +126,14 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
         ax.plot(steps, truth[:, k], color="0.75", linewidth=4.0, label="truth")
         ax.plot(steps, outputs[:, k], color=COLOURS[0], linewidth=1.1, label="forecast")
         ax.set_ylabel("series, in its units" if num_outputs == 1 else f"output {k}")
-        axes[-1].plot(steps, error[:, k], linewidth=1.1, color=COLOURS[k % len(COLOURS)],
-                      linestyle=DASHES[k % len(DASHES)], label=f"output {k}")  # fmt: skip
+        axes[-1].plot(
+            steps,
+            error[:, k],
+            linewidth=1.1,
+            color=COLOURS[k % len(COLOURS)],
+            linestyle=DASHES[k % len(DASHES)],
+            label=f"output {k}",
+        )
     axes[-1].axhline(0, color=GREY, linewidth=0.8)
     axes[-1].set_ylabel("forecast - truth")
     axes[-1].set_xlabel("time step of the held-out series")
@@ -136,8 +142,9 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
         tidy(ax)
     axes[0].set_title(
         f"held-out series {series}: mse {np.mean(error**2):.3g} over the {len(steps)} steps shown",
-        loc="left", fontsize=10,
-    )  # fmt: skip
+        loc="left",
+        fontsize=10,
+    )
     if shown < num_outputs:
         axes[-1].set_title(f"outputs 0 to {shown - 1} of {num_outputs}", loc="right", fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -152,17 +159,17 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
 def confusion(problem: Problem, params: Params) -> Figure:
     """The confusion matrix of a classifier on the held-out split, with its accuracy.
 
-    A cell holds how many examples of its row's class were given its column's; none where it is
-    empty. Its shade is the fraction of the row. Steps of a sequence that do not count are left
-    out. An example with outputs that are not finite has no answer: it is in no cell, counts as
-    wrong, and the title says how many there are.
+    A cell holds how many examples of its row's class were given its column's class; an empty cell
+    holds none. The shade is the fraction of the row. Steps of a sequence that do not count are
+    left out. An example with outputs that are not finite has no answer: it is in no cell and
+    counts as wrong. The title says how many such examples there are.
 
     Args:
         problem: a supervised problem with integer labels and a held-out split.
         params: one network.
 
     Raises:
-        ValueError: another problem, or several networks.
+        ValueError: the problem is another, or there are several networks.
     """
     test = problem.held_out() if isinstance(problem, Supervised) else None
     if not isinstance(problem, Supervised):
@@ -188,14 +195,21 @@ def confusion(problem: Problem, params: Params) -> Figure:
     ax = figure.subplots()
     shade = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = ax.imshow(shade, cmap="Blues", vmin=0, vmax=1)
-    # a cell's width in points bounds the size of a number of so many digits
+    # The width of a cell, in points, bounds the size of the largest number in it.
     digits = len(str(counts.max()))
     size = min(9.0, 0.7 * 72 * side / num_classes / max(digits, 2) / 0.6)
     if num_classes <= MAX_COUNTED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if shade[row, column] > 0.5 else "black"
-            ax.text(column, row, str(counts[row, column]), ha="center", va="center",
-                    fontsize=size, color=ink)  # fmt: skip
+            ax.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                fontsize=size,
+                color=ink,
+            )
         ax.set_xticks(range(num_classes))
         ax.set_yticks(range(num_classes))
     ax.set_xticks(np.arange(num_classes - 1) + 0.5, minor=True)
@@ -229,7 +243,7 @@ def _histogram(ax: Axes, path: str, leaf: np.ndarray) -> None:
     kept = values[np.isfinite(values)]
     lines = [str(list(leaf.shape))]
     if len(kept) and kept.min() == kept.max():
-        ax.hist(kept, bins=11, color=COLOURS[0])  # an odd number: the bar stands at the value
+        ax.hist(kept, bins=11, color=COLOURS[0])  # odd, so that the bar stands at the value
         lines.append(f"all {kept[0]:.2g}")
     elif len(kept):
         num_bins = int(np.clip(math.sqrt(len(kept)), 10, 50))
@@ -244,9 +258,16 @@ def _histogram(ax: Axes, path: str, leaf: np.ndarray) -> None:
     name = path or "params"
     name = name if len(name) <= MAX_PATH else "..." + name[3 - MAX_PATH :]
     ax.set_title(plain(name), fontsize=8.5, loc="left")
-    ax.text(0.99, 0.98, "\n".join(lines), transform=ax.transAxes, ha="right", va="top",
-            fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
-            )  # fmt: skip
+    ax.text(
+        0.99,
+        0.98,
+        "\n".join(lines),
+        transform=ax.transAxes,
+        ha="right",
+        va="top",
+        fontsize=7.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
+    )
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.set_ylim(top=ax.get_ylim()[1] * 1.15)

@@ -21,7 +21,7 @@ from jaxevo.core import Params, require
 from jaxevo.plotting.style import BLACK, COLOURS, GREY, MARKERS, new_figure, plain, tidy
 
 PALE = "#d9d9d9"
-LAYER_STEP = 1.8  # from layer to layer, in distances of modules: lines between them stay apart
+LAYER_STEP = 1.8  # height of a layer, in distances of modules, which keeps their lines apart
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5, 7, 10)
 Rows = Sequence[Mapping[str, Any]]
 
@@ -29,8 +29,8 @@ Rows = Sequence[Mapping[str, Any]]
 def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figure:
     """The modules of a modular network, those on each learned task's path in its colour.
 
-    A module on several paths is divided among their colours; frozen ones have a dark ring, and
-    lines join the modules of successive layers that a path passes activity between.
+    A module on several paths is divided among their colours, and a frozen module has a dark ring.
+    Lines join modules of successive layers between which a path passes activity.
 
     Args:
         params: the params of a `jaxevo.models.modular` network, such as `PathNet`'s solution. The
@@ -38,7 +38,7 @@ def network(params: Params, title: str = "", tasks: Sequence[str] = ()) -> Figur
         tasks: names of the tasks; by default A, B, ...
 
     Raises:
-        ValueError: other params, or too few names.
+        ValueError: the params are those of another network, or there are too few names.
     """
     if not {"uses", "frozen", "task"} <= set(params):
         raise ValueError(f"params must be those of a modular network, got {sorted(params)}")
@@ -110,11 +110,11 @@ def module_use(rows: Rows, title: str = "") -> Figure:
     """The share of the population that uses each module, over generations, a panel per layer.
 
     Args:
-        rows: dicts with `generation`, `use` [L, M] and, where there are several, `task`, as
-            `Transfer.use` holds; tasks follow each other on the axis, with a line between them.
+        rows: dicts with `generation`, `use` [L, M] and, where there are several tasks, `task`, as
+            in `Transfer.use`. Tasks follow each other on the axis, with a line between them.
 
     Raises:
-        ValueError: no rows, or uses of different shape.
+        ValueError: there are no rows, or uses differ in shape.
     """
     require("rows", "one or more", len(rows), lambda n: n >= 1)
     shapes = {np.shape(row["use"]) for row in rows}
@@ -172,7 +172,7 @@ def costs(table: Rows, title: str = "") -> Figure:
         table: the table of `jaxevo.transfer`, a row for each method and later task.
 
     Raises:
-        ValueError: an empty table.
+        ValueError: the table is empty.
     """
     require("table", "one row or more", len(table), lambda n: n >= 1)
     figure = new_figure(6.8, 1.3 + 0.42 * len(table), title)
@@ -209,7 +209,7 @@ def scores(table: Rows, name: str, title: str = "") -> Figure:
         name: the score's name, such as "held_out/accuracy".
 
     Raises:
-        ValueError: an empty table.
+        ValueError: the table is empty.
     """
     require("table", "one row or more", len(table), lambda n: n >= 1)
     figure = new_figure(5.2, 1.1 + 0.42 * len(table), title)
@@ -239,7 +239,7 @@ def overlap(
         score: a score such as "held_out/accuracy", whose gain is shown in place of the speed-up.
 
     Raises:
-        ValueError: no replicate of both.
+        ValueError: no replicate has rows of both methods.
     """
     own, theirs = (
         {
@@ -291,10 +291,10 @@ def overlap(
 
 
 def first_use(use: Rows) -> list[Mapping[str, Any]]:
-    """Module use of the first replicate while it was at work, and where it ended.
+    """Module use of the first replicate up to the generation at which it ended.
 
     Args:
-        use: the `use` of `jaxevo.transfer`. Rows go on while other replicates are at work.
+        use: the `use` of `jaxevo.transfer`, whose rows go on while other replicates are at work.
     """
     kept, ended = [], set()
     for row in use:

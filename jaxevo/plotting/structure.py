@@ -28,21 +28,25 @@ def growth(
 ) -> Figure:
     """How a growing network fared: its size, its training loss, and its births and deaths.
 
-    Over several seeds, medians with the range between the quartiles.
+    Several seeds are shown by their median and the range between the quartiles.
 
     Args:
         rows: records of `run`, with `step`, `nodes`, `loss`, and the numbers of `births` and
-            `deaths` so far; lists over seeds.
-        floors: the least losses that there are, by name.
+            `deaths` up to it; each may be a list over seeds.
+        floors: the least possible losses, by name.
         switches: steps at which the task changes, drawn across all panels.
 
     Raises:
-        ValueError: fewer than two rows, or rows of another learner.
+        ValueError: there are fewer than two rows, or they are those of another learner.
     """
     require("rows", "two records or more", rows, lambda rows: len(rows) >= 2)
     missing = [name for name in ("step", *COLUMNS) if name not in rows[0]]
-    require("rows", f"those of a growing network, with {', '.join(missing)}", missing,
-            lambda missing: not missing)  # fmt: skip
+    require(
+        "rows",
+        f"those of a growing network, with {', '.join(missing)}",
+        missing,
+        lambda missing: not missing,
+    )
     steps = np.array([row["step"] for row in rows], float)
     nodes, loss, births, deaths = (
         np.array([np.atleast_1d(row[name]) for row in rows], float) for name in COLUMNS
@@ -64,8 +68,10 @@ def growth(
     panels[1].set_ylabel("training loss", fontsize=9)
 
     between = np.diff(steps, prepend=0)
-    for sign, counts, name, color in ((1, births, "births", COLOURS[2]),
-                                      (-1, deaths, "deaths", COLOURS[3])):  # fmt: skip
+    for sign, counts, name, color in (
+        (1, births, "births", COLOURS[2]),
+        (-1, deaths, "deaths", COLOURS[3]),
+    ):
         new = np.diff(counts.mean(1), prepend=0) * 1000 / between
         panels[2].bar(steps - between / 2, sign * new, width=between, color=color, label=name)
     panels[2].axhline(0, color=GREY, linewidth=0.8)
@@ -91,18 +97,22 @@ def beside(
 ) -> Figure:
     """Living nodes of several runs over the share of each run's own steps that is done.
 
-    Over several seeds, medians with the range between the quartiles.
+    Several seeds are shown by their median and the range between the quartiles.
 
     Args:
-        runs: records of each run, by name: as `run` returns them, with `step` and `nodes`.
-        switches: shares, in (0, 1), at which the task changes.
-        phases: names of the parts that these cut a run into, or none.
+        runs: records of each run, by name, as `run` returns them, with `step` and `nodes`.
+        switches: shares of the run, in (0, 1), at which the task changes.
+        phases: names of the parts into which `switches` cut a run, or none.
 
     Raises:
-        ValueError: a run of fewer than two rows, or not a name for each phase.
+        ValueError: a run has fewer than two rows, or not every phase has a name.
     """
-    require("runs", "two records or more of each", {name: len(rows) for name, rows in runs.items()},
-            lambda lengths: lengths and min(lengths.values()) >= 2)  # fmt: skip
+    require(
+        "runs",
+        "two records or more of each",
+        {name: len(rows) for name, rows in runs.items()},
+        lambda lengths: lengths and min(lengths.values()) >= 2,
+    )
     if phases and len(phases) != len(switches) + 1:
         raise ValueError(f"phases must be {len(switches) + 1} names or none, got {len(phases)}")
     figure = new_figure(6.6, 3.8, title)
@@ -116,8 +126,16 @@ def beside(
         ax.axvline(switch, color=GREY, linewidth=0.9, linestyle=DASHES[1])
     edges = (0.0, *switches, 1.0)
     for i, name in enumerate(phases):
-        ax.text((edges[i] + edges[i + 1]) / 2, 1.0, name, color=GREY, fontsize=8.5, ha="center",
-                va="bottom", transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.text(
+            (edges[i] + edges[i + 1]) / 2,
+            1.0,
+            name,
+            color=GREY,
+            fontsize=8.5,
+            ha="center",
+            va="bottom",
+            transform=ax.get_xaxis_transform(),
+        )
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,25 +156,26 @@ def sizes(
 ) -> Figure:
     """What growing networks reach beside networks of fixed sizes.
 
-    Every seed is a point; a fixed size has its median as well, with a bar between the quartiles,
-    and the growing networks have theirs both ways.
+    Every seed is a point. A fixed size also has its median, with a bar between the quartiles. The
+    growing networks have medians and bars of both size and loss.
 
     Args:
         fixed: losses of the seeds of each size, [S].
         nodes: how many nodes each growing network ended with, [G].
         losses: losses of the growing networks, in the same order, [G].
-        floor: the least loss there is.
+        floor: the least possible loss.
 
     Raises:
-        ValueError: not one loss for each growing network.
+        ValueError: there is not one loss for each growing network.
     """
     if len(nodes) != len(losses):
         raise ValueError(f"losses must be {len(nodes)}, one for each network, got {len(losses)}")
     figure = new_figure(6.6, 4.0, title)
     ax = figure.subplots()
     for i, (size, values) in enumerate(fixed.items()):
-        ax.plot(np.full(len(values), size), values, ".", color=COLOURS[0], alpha=0.35,
-                markeredgewidth=0)  # fmt: skip
+        ax.plot(
+            np.full(len(values), size), values, ".", color=COLOURS[0], alpha=0.35, markeredgewidth=0
+        )
         _median_cross(ax, [size], values, COLOURS[0], "s", "fixed size" if i == 0 else None)
     ax.plot(nodes, losses, ".", color=COLOURS[5], alpha=0.5, markeredgewidth=0)
     _median_cross(ax, nodes, losses, COLOURS[5], "o", "growing from one node")
@@ -169,8 +188,14 @@ def sizes(
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("nodes", fontsize=9)
     ax.set_ylabel("held-out loss", fontsize=9)
-    ax.legend(frameon=False, fontsize=8.5, numpoints=1, title="seeds, median, quartiles",
-              title_fontsize=8.5, alignment="left")  # fmt: skip
+    ax.legend(
+        frameon=False,
+        fontsize=8.5,
+        numpoints=1,
+        title="seeds, median, quartiles",
+        title_fontsize=8.5,
+        alignment="left",
+    )
     tidy(ax)
     return figure
 
@@ -178,14 +203,14 @@ def sizes(
 def difficulty(points: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """How many nodes networks grew to on tasks of several difficulties, beside one another.
 
-    Every seed is a point; each task has its median, with a bar between the quartiles.
+    Every seed is a point. Each task has its median, with a bar between the quartiles.
 
     Args:
-        points: one for each task: its `group` (a colour), its `label`, its `entropy` in nats, and
-            the `nodes` of its networks.
+        points: a dict for each task, with its `group` (a colour), its `label`, its `entropy` in
+            nats, and the `nodes` of its networks.
 
     Raises:
-        ValueError: no points.
+        ValueError: there are no points.
     """
     require("points", "one or more", points, lambda points: len(points) >= 1)
     figure = new_figure(6.6, 4.0, title)
@@ -214,10 +239,20 @@ def _median_cross(ax: Axes, x: Any, y: Any, color: Any, marker: str, label: str 
     (left, across, right), (low, height, high) = (
         np.nanquantile(np.asarray(values, float), (0.25, 0.5, 0.75)) for values in (x, y)
     )
-    ax.errorbar(across, height, xerr=[[across - left], [right - across]],
-                yerr=[[height - low], [high - height]], color=color, marker=marker, markersize=7,
-                markeredgecolor="white", linewidth=1.6, label=label, linestyle="none",
-                zorder=3)  # fmt: skip
+    ax.errorbar(
+        across,
+        height,
+        xerr=[[across - left], [right - across]],
+        yerr=[[height - low], [high - height]],
+        color=color,
+        marker=marker,
+        markersize=7,
+        markeredgecolor="white",
+        linewidth=1.6,
+        label=label,
+        linestyle="none",
+        zorder=3,
+    )
 
 
 def _spread(

@@ -1,7 +1,7 @@
 """What all pictures share: colours, figures without pyplot, axes and files.
 
 A figure belongs to whoever holds it, so scripts, notebooks and threads may draw at once. Lines
-differ in dashes and markers as well as in colour, so that they stay apart in grey.
+differ in dashes and markers as well as in colour, so that they can be told apart in grey.
 Source of the colours: Okabe and Ito, Color Universal Design (2008), without the yellow.
 """
 
@@ -48,7 +48,7 @@ def save(figure: Figure, path: str | pathlib.Path) -> pathlib.Path:
     Folders on the way are made.
 
     Raises:
-        ValueError: an ending that matplotlib does not write.
+        ValueError: matplotlib does not write files with this ending.
     """
     path = pathlib.Path(path)
     formats = figure.canvas.get_supported_filetypes()
@@ -61,13 +61,13 @@ def save(figure: Figure, path: str | pathlib.Path) -> pathlib.Path:
 
 
 def plain(text: str) -> str:
-    """`text` without its dollars read as mathematics."""
+    """`text`, whose dollar signs matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Of a line among others."""
-    # dashes are shifted once around the markers, so that no two of 32 lines look alike in grey
+    """Colour, dashes and width of the line with this index among others."""
+    # After each round of markers the dashes shift by one: no two of 32 lines look alike in grey.
     dashes = DASHES[(index + index // len(MARKERS)) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes, "linewidth": 1.7}
 
@@ -80,7 +80,7 @@ def tidy(ax: Axes) -> None:
 
 
 def step_axis(ax: Axes, steps: Any) -> None:
-    """Whole numbers only. A single step gets room on both sides."""
+    """Marks whole numbers only. A single step gets room on both sides."""
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     steps = np.asarray(steps)
@@ -91,8 +91,10 @@ def step_axis(ax: Axes, steps: Any) -> None:
 def check_one_network(problem: Problem, params: Params) -> None:
     """Refuses parameters with an axis of seeds or members before those of the model."""
     expected = jax.tree.leaves(jax.eval_shape(problem.init, jax.random.key(0)))
-    shapes = [(jnp.shape(leaf), like.shape) for leaf, like in
-              zip(jax.tree.leaves(params), expected, strict=False)]  # fmt: skip
+    shapes = [
+        (jnp.shape(leaf), like.shape)
+        for leaf, like in zip(jax.tree.leaves(params), expected, strict=False)
+    ]
     if shapes and all(len(got) > 0 and got[1:] == like for got, like in shapes):
         raise ValueError(
             f"params must be one network, got {shapes[0][0][0]} of them: hand in one, "

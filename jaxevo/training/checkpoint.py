@@ -6,11 +6,11 @@ every file, written last, after everything was flushed to disk.
 
     checkpoints/120/             orbax's files of step 120
     checkpoints/120.json         its manifest: its own SHA-256 on one line, JSON on the next
-    checkpoints/120.saving       it is there while step 120 is saved: what is half done is ours
+    checkpoints/120.saving       a mark that stands while step 120 is being saved
     checkpoints/damaged-120/     a step that failed a check, or a user's own entry of that name
 
-Only what a save has written is ever deleted: files that a manifest lists, and those that a save
-that was killed has left beside its mark.
+Only files that a save has written are ever deleted: those that a manifest lists, and those that a
+killed save has left beside its mark.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ class Restored(NamedTuple):
     """A checkpoint that passed every check.
 
     Attributes:
-        step: at which it was taken.
-        tree: what was saved, in the structure of the target.
-        notes: what was saved beside it, plain JSON.
-        damaged: newer steps that failed a check, with the reason; moved aside, not deleted.
+        step: the step at which it was saved.
+        tree: the arrays that were saved, in the structure of the target.
+        notes: the plain JSON that was saved beside them.
+        damaged: newer steps that failed a check, with the reason. They were moved aside.
     """
 
     step: int
@@ -49,12 +49,13 @@ class Restored(NamedTuple):
 
 
 def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -> None:
-    """Saves `tree` as step `step`; returns when it will survive a crash of the machine.
+    """Saves `tree` as step `step`, and returns once the files will survive a crash of the machine.
 
     Args:
-        folder: of all the run's checkpoints.
-        tree: arrays, typed keys included.
-        notes: plain JSON to keep beside it.
+        folder: the folder of all the run's checkpoints.
+        step: the step, which names the checkpoint.
+        tree: a tree of arrays, of which some may be typed keys.
+        notes: plain JSON that is kept beside the arrays.
     """
     import orbax.checkpoint as ocp
 
@@ -99,15 +100,15 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
     """The newest step whose files are all there and unchanged.
 
     Unfinished saves are removed. What failed a check is moved aside and named, and so is an entry
-    that bears a step's name and has no manifest.
+    that has the name of a step and no manifest.
 
     Args:
-        folder: of all the run's checkpoints.
-        target: tree of the structure, shapes and dtypes that were saved (`jax.eval_shape`), or
-            what returns it, given the notes of that step.
+        folder: the folder of all the run's checkpoints.
+        target: a tree with the structure, shapes and dtypes that were saved, as `jax.eval_shape`
+            returns, or a function that returns the tree, given the notes of a step.
 
     Raises:
-        FileNotFoundError: no step has passed the checks; the reasons are given.
+        FileNotFoundError: no step passed the checks; the error gives the reasons.
         ValueError: the newest good step holds other shapes than `target`.
     """
     import orbax.checkpoint as ocp
@@ -139,7 +140,7 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
 
 
 def _stored(tree: Any) -> dict[str, Any]:
-    """The leaves by their number. Orbax joins names by dots, and refuses leaves without entries."""
+    """The leaves by their number: orbax joins names by dots, and refuses leaves without entries."""
     return {_number(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
 
 
@@ -162,7 +163,7 @@ def require_shapes(where: Any, got: Mapping[str, str], wanted: Mapping[str, str]
     """Refuses a file that holds other `shapes` than those wanted.
 
     Raises:
-        ValueError: naming the file and the first leaf that differs.
+        ValueError: a leaf differs; the error names the file and the first such leaf.
     """
     odd = sorted(name for name in {**got, **wanted} if got.get(name) != wanted.get(name))
     if odd:
@@ -173,7 +174,7 @@ def require_shapes(where: Any, got: Mapping[str, str], wanted: Mapping[str, str]
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a crash leaves the old one or the new one, never a part."""
+    """Writes a file so that a crash leaves the old file or the new one, never a part of it."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as handle:
         handle.write(text)
@@ -205,7 +206,7 @@ def _manifest_of(folder: pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """The manifest of a step, after its files were found to be those that it lists."""
+    """The manifest of a step, whose files were compared with it."""
     path = folder / str(step)
     manifest = _manifest_of(folder, step)
     files = manifest["files"]
@@ -240,7 +241,7 @@ def _set_strays_aside(folder: pathlib.Path) -> list[str]:
 
 
 def _remove(folder: pathlib.Path, step: int) -> None:
-    """Removes what a save has written of a step. Anything else that bears its name is kept."""
+    """Removes what a save has written of a step. Anything else under that name is kept."""
     manifest, path = _manifest(folder, step), folder / str(step)
     try:
         files = list(_manifest_of(folder, step)["files"])
@@ -248,7 +249,7 @@ def _remove(folder: pathlib.Path, step: int) -> None:
         _set_aside(manifest)
         _set_aside(path)
         return
-    manifest.unlink()  # first, lest it vouch for half a step
+    manifest.unlink()  # first, so that no manifest vouches for half a step
     for name in files:
         (path / name).unlink(missing_ok=True)
     for directory in sorted((d for d in path.rglob("*") if d.is_dir()), reverse=True):
@@ -260,7 +261,7 @@ def _remove(folder: pathlib.Path, step: int) -> None:
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what a save that was killed has left: it stands beside the mark of that save."""
+    """Removes the files that a killed save has left beside its mark."""
     for mark in folder.glob("*.saving"):
         step = mark.stem
         if not (_is_step(step) and mark.is_file() and not mark.stat().st_size):

@@ -18,7 +18,7 @@ PLAIN_SECONDS = 5.0  # between two lines where there is no terminal
 class Display:
     """Shows records as they come: a bar on a terminal, else a line every few seconds.
 
-    Use as `run(..., on_record=display)` inside `with display:`.
+    Call `run(..., on_record=display)` inside `with display:`.
     """
 
     def __init__(self, num_steps: int, console: Console | None = None):
@@ -75,7 +75,7 @@ class Display:
 
 
 def headline(row: Mapping[str, Any]) -> list[str]:
-    """The metrics worth a place on one line: the loss, what is held out, and failures."""
+    """The metrics that have a place on one line: the loss, held-out metrics, and failures."""
     names = ["loss", *(name for name in row if name.startswith("held_out/"))]
     names = [name for name in names if name in row and name != "held_out/loss"]
     if any(x for x in _flat(row.get("num_nonfinite", 0))):
@@ -88,7 +88,7 @@ def shown(value: Any, metric: str = "") -> str:
 
     Args:
         value: one number, or one for each seed.
-        metric: what they are; the interval stays within what this metric can be.
+        metric: the metric's name; the interval stays within the range of this metric.
     """
     values = [float(x) for x in _flat(value)]
     if len(values) == 1:

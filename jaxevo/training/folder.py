@@ -37,7 +37,7 @@ class RunFolder:
     """One run's files, held by one process at a time.
 
     Attributes:
-        path: of the folder.
+        path: where the folder is.
         config: what `config.json` holds.
     """
 
@@ -50,7 +50,7 @@ class RunFolder:
         """A new folder with its `config.json`.
 
         Raises:
-            FileExistsError: the folder holds files: nothing is ever overwritten.
+            FileExistsError: the folder holds files, which are never overwritten.
         """
         path = pathlib.Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -82,7 +82,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes out; the kernel lets go of the lock if this one dies.
+        """Keeps other processes out. If this process dies, the kernel frees the lock.
 
         Raises:
             ValueError: another process holds the folder.
@@ -115,7 +115,7 @@ class RunFolder:
         return rows
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Replaces all records: those after the step that a run goes on from are dropped."""
+        """Replaces all records. A run that goes on drops the records after its step by this."""
         text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
         write_whole(self.path / "metrics.jsonl", text)
 
@@ -137,13 +137,14 @@ def load_params(
     """A run's network, as the tree that its model takes.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         which: "final", or "best" on the held-out split.
-        like: a network of the shapes and dtypes that are wanted (`jax.eval_shape`); None: any.
+        like: a network with the shapes and dtypes that are wanted, as `jax.eval_shape` returns;
+            None: any network will do.
 
     Raises:
         FileNotFoundError: the run left no such file.
-        ValueError: the file is damaged, or holds another network, or `which` is neither.
+        ValueError: the file is damaged or holds another network, or `which` is another word.
     """
     if which not in PARAMS:
         raise ValueError(f"which must be 'final' or 'best', got {which!r}")
@@ -157,8 +158,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object of a run's folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it cannot be read.
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold a run's {path.name}, got {path.parent}")
@@ -172,10 +173,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def require_entries(path: str | pathlib.Path, values: Mapping[str, Any], **types: Any) -> None:
-    """Refuses a file of settings that lacks an entry, or has one of another type.
+    """Refuses a file of settings that lacks an entry, or has an entry of another type.
 
     Raises:
-        ValueError: naming the file and the entry.
+        ValueError: an entry is missing or of another type; the error names file and entry.
     """
     for name, kind in types.items():
         if name not in values:
@@ -187,7 +188,7 @@ def require_entries(path: str | pathlib.Path, values: Mapping[str, Any], **types
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, command and git state: what a result hangs on beside its settings."""
+    """Versions, devices, command and git state, on which a result depends besides its settings."""
     precision = jax.config.values.get("jax_default_matmul_precision")
     return {
         "command": sys.argv,
@@ -237,5 +238,5 @@ def from_json(value: Any) -> Any:
 
 
 def _is_metric(value: Any) -> bool:
-    """Whether a record may hold it: a number, or a list of them over seeds."""
+    """Whether a record may hold the value: a number, or a list of numbers over seeds."""
     return all(isinstance(x, (int, float)) for x in (value if isinstance(value, list) else [value]))

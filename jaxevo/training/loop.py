@@ -24,7 +24,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.pytrees import static_settings
 
-MOST_STEPS = 2**31 - 1  # that a state can count
+MOST_STEPS = 2**31 - 1  # the most steps that a state can count
 
 
 class TrainResult(NamedTuple):
@@ -32,8 +32,8 @@ class TrainResult(NamedTuple):
 
     Attributes:
         params: the learner's solution.
-        history: each metric, [num_records]: means over `record_every` steps.
-        state: to go on from, with `train(..., state=result.state)`.
+        history: means of each metric over `record_every` steps, [num_records].
+        state: the last state, from which `train(..., state=result.state)` goes on.
     """
 
     params: Params
@@ -53,19 +53,20 @@ def train(
 ) -> TrainResult:
     """Trains `learner` on `problem` for `num_steps` steps; pure, jitted, and fit for `vmap`.
 
-    Step t draws from `fold_in(run key, state.step)`: going on from `result.state` with the same
-    key is, bit for bit, the run that was never stopped. A new phase takes a new key.
+    Step t draws from `fold_in(run key, t)`, where `state.step` counts t. With the same key, a run
+    that goes on from `result.state` is, bit for bit, the run that was never stopped. A new phase
+    of training takes a new key.
 
     Args:
-        key: of the run, from `jax.random.key`.
+        key: the key of the run, from `jax.random.key`.
         num_steps: steps to take, from 0 to 2^31 - 1. Static, as `record_every` is.
-        record_every: steps in each mean of the history, >= 1; the last may be shorter.
-        state: where to go on; None starts anew.
-        params: the first network, or one for each member, [N, ...]; None draws them.
+        record_every: steps in each mean of the history, >= 1; the last mean may have fewer.
+        state: the state to go on from; None: training starts with `learner.init`.
+        params: the first network, or one for each member, [N, ...]; None: they are drawn.
 
     Raises:
-        ValueError: a bad number of steps, both `state` and `params`, or a problem that lacks
-            what the learner needs.
+        ValueError: a number of steps is bad, both `state` and `params` are given, or the problem
+            lacks what the learner needs.
     """
     check_key(key)
     require_steps(0, num_steps)
@@ -134,10 +135,10 @@ def run_chunk(
     sums: Metrics,
     num_steps: Int[Array, ""],
 ) -> tuple[State, Metrics]:
-    """`num_steps` steps, their metrics added to `sums`; one program for every number of them.
+    """Takes `num_steps` steps and adds their metrics to `sums`; one program for any number.
 
-    The host's drivers call this between looks at the clock. Its steps and sums do not depend on
-    where the chunks are cut.
+    Loops on the host call this function between looks at the clock. Steps and sums do not depend
+    on where the chunks are cut.
     """
 
     def body(_, carry):
@@ -149,7 +150,7 @@ def run_chunk(
 
 
 def zero_sums(learner: Learner, problem: Problem, state: State) -> Metrics:
-    """What `run_chunk` starts its sums from."""
+    """The zeros from which `run_chunk` starts its sums."""
     metrics = jax.eval_shape(_step, jax.random.key(0), learner, problem, state)[1]
     return jax.tree.map(lambda m: jnp.zeros(m.shape, mean_dtype(m)), metrics)
 
@@ -170,26 +171,31 @@ def sweep(
     """Trains every combination of learners, problems and seeds as one vmapped program.
 
     Args:
-        keys: one key, or [S] of them.
-        learners: one, or a list of L that differ in numbers only.
-        problems: one, or a list of P that differ in arrays and numbers only. What they share is
-            not copied.
+        keys: one key, or S keys, [S].
+        learners: one learner, or a list of L that differ in numbers only.
+        problems: one problem, or a list of P that differ in arrays and numbers only. An array
+            that all of them share is not copied.
 
     Returns:
-        A `TrainResult` whose leaves lead with [L, P, S]; an axis is left out where a single
-        learner, problem or key was handed in.
+        A `TrainResult` whose leaves have leading axes [L, P, S]. An axis is left out where a
+        single learner, problem or key was handed in.
 
     Raises:
-        ValueError: an empty list, or learners or problems that differ in structure; the field is
-            named.
+        ValueError: a list is empty, or learners or problems differ in structure; the error names
+            the field.
     """
     learner, learner_axes = stacked("learners", learners)
     problem, problem_axes = stacked("problems", problems)
     check_requirements(learner, problem)
     return _sweep(
-        keys, learner, problem, learner_axes, problem_axes, num_steps=num_steps,
+        keys,
+        learner,
+        problem,
+        learner_axes,
+        problem_axes,
+        num_steps=num_steps,
         record_every=record_every,
-    )  # fmt: skip
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4), static_argnames=("num_steps", "record_every"))
@@ -209,7 +215,7 @@ def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, rec
 
 
 def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
-    """One tree with [len(parts)] leading the leaves that differ, and the axis of each leaf."""
+    """One tree whose leaves that differ have a leading axis [len(parts)], and each leaf's axis."""
     if not isinstance(parts, (list, tuple)):
         return parts, None
     if not parts:
@@ -228,14 +234,14 @@ def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
     if not columns:
         raise ValueError(f"{name} must hold a number or an array to differ in, got {first!r}")
     shared = [_same(leaves) for leaves in columns]
-    if all(shared):  # vmap needs one mapped leaf to know the length
+    if all(shared):  # vmap reads the length off a mapped leaf, so there must be one
         shared[0] = False
     stacked = [x[0] if s else jnp.stack(x) for s, x in zip(shared, columns, strict=True)]
     return jax.tree.unflatten(structure, stacked), tuple(None if s else 0 for s in shared)
 
 
 def _same(leaves: tuple) -> bool:
-    """Whether leaves are one array, or equal numbers."""
+    """Whether all leaves are the same array, or equal numbers."""
     first = leaves[0]
     return all(leaf is first or (jnp.ndim(leaf) == 0 and leaf == first) for leaf in leaves)
 
@@ -244,7 +250,7 @@ _traced: dict[tuple[type, ...], collections.deque[dict[str, Any]]] = {}
 
 
 def _warn_of_retrace(learner: Learner, problem: Problem) -> None:
-    """Names the static field whose identity alone made jax trace again. Runs while tracing."""
+    """Names the static field whose identity alone made jax trace again; called while tracing."""
     settings = static_settings(learner, "learner.") | static_settings(problem, "problem.")
     seen = _traced.setdefault((type(learner), type(problem)), collections.deque(maxlen=8))
     for earlier in seen:
@@ -281,7 +287,7 @@ def _alike(new: Any, old: Any) -> bool:
 
 
 def _equal(new: Any, old: Any) -> bool:
-    """Whether two values are equal or alike; arrays only where they are one."""
+    """Whether two values are equal or alike; arrays are so only where they are the same object."""
     if new is old:
         return True
     if hasattr(new, "__array__") or hasattr(old, "__array__"):
@@ -290,6 +296,6 @@ def _equal(new: Any, old: Any) -> bool:
 
 
 def _captured(function: Any) -> list[Any]:
-    """What a function's result depends on beside its code and arguments."""
+    """What a function's result depends on besides its code and its arguments."""
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     return [*cells, getattr(function, "__defaults__", None)]

@@ -30,7 +30,7 @@ def save_params(path: str | pathlib.Path, params: Params) -> None:
     """Saves a network so that a crash leaves the old file or the new one, never a part.
 
     Args:
-        path: of the file.
+        path: path of the file.
         params: a tree of arrays and typed keys, of any shape, dtype and memory order.
 
     Raises:
@@ -64,7 +64,7 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
     """The network of one file, as NumPy arrays and typed keys.
 
     Args:
-        path: of the file.
+        path: path of the file.
         like: a network of the structure, shapes and dtypes that are wanted (`jax.eval_shape`
             will do). None: dicts, lists and tuples come back as they were.
 

@@ -1,7 +1,7 @@
-"""The compiled pieces of one run, and the state that they move on.
+"""The compiled pieces of one run, and the state that they advance.
 
-Everything a run does over and over is compiled once, before the first step: a chunk of any number
-of steps, and the evaluation of a record. Runs of one structure share what was compiled.
+All that a run does again and again is compiled once, before the first step: a chunk of any number
+of steps, and the evaluation of a record. Runs of the same structure share compiled programs.
 """
 
 import collections
@@ -26,7 +26,7 @@ class Program:
         self.learner, self.problem = learner, problem
         self.many = num_seeds is not None
         self.compile_seconds, self.compiles = 0.0, 0
-        self.sizes = 0  # of the network so far: the step is compiled once for each
+        self.sizes = 0  # sizes of the network until now; the step is compiled for each of them
         keys = key if num_seeds is None else jax.random.split(key, num_seeds)
         key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
@@ -38,7 +38,7 @@ class Program:
         self._compile()
 
     def _compile(self) -> None:
-        """Compiles what every chunk and every record runs."""
+        """Compiles the programs of a chunk and of a record."""
         arguments = (self.key_run, self.learner, self.problem, self.state, self.sums, np.int32(1))
         donate = () if self.can_resize else (3, 4)
         axes = (0, None, None, 0, 0, None)
@@ -51,10 +51,19 @@ class Program:
             self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
 
     def advance(self, num_steps: int) -> tuple[float, int]:
-        """Seconds that a chunk took, and steps done: those before an overflow, and then resized.
+        """Takes a chunk of steps. Returns its seconds and the number of steps that were done.
 
-        The step that overflows is found by halves and taken again at the new size. Sizes differ
-        in rounding, so a change at the chunk's ends would let the clock decide what a run leaves.
+        Where a step overflows the network's slots, the steps before it are done and the network
+        is resized; the next chunk takes that step again. Halving finds the step:
+
+            chunk    . . . . . x . .     x overflows
+            halves   [. . . .]           no overflow: these steps are kept
+                             [. x]       overflow: it is halved
+                             [.]         kept
+                               [x]       the network takes the size that this step asks for
+
+        Sizes differ in rounding. If networks were resized at the ends of chunks, the clock would
+        decide which numbers a run leaves.
         """
         started = time.perf_counter()
         before = (self.state, self.sums)
@@ -78,7 +87,7 @@ class Program:
         return seconds, done
 
     def _chunk(self, num_steps: int) -> Resized | None:
-        """So many steps; what to go on with if they overflowed."""
+        """Takes the steps. If they overflowed, returns what the run must go on with."""
         before = self.state
         self.state, self.sums = self.chunk(
             self.key_run, self.learner, self.problem, before, self.sums, np.int32(num_steps)
@@ -88,14 +97,16 @@ class Program:
         return resized if resized is not None and resized.rerun else None
 
     def fit(self) -> None:
-        """Takes another size if the state asks for one; at records, which no clock decides on."""
+        """Takes another size if the state asks for one. The caller does so at records, whose
+        steps do not depend on the clock.
+        """
         if self.can_resize:
             resized = self.learner.resize(self.state, self.state, self.problem)
             if resized is not None:
                 self._resize(resized)
 
     def _resize(self, resized: Resized) -> bool:
-        """Whether the run now is of this size: not if its best network would be lost."""
+        """Resizes the network and returns True, unless the best network would be lost by it."""
         best = self.best
         if best is not None and resized.carried is not None:
             params = resized.carried(best["params"])
@@ -133,13 +144,13 @@ class Program:
 
     @property
     def size(self) -> int | None:
-        """The size of a network that may change it; None where a learner cannot return to one."""
+        """The network's size, where it may change and the learner can return to it; else None."""
         if self.can_resize and isinstance(self.learner, FitsCheckpoints):
             return self.learner.size(self.problem)
         return None
 
     def saved_like(self, notes: Mapping[str, Any]) -> dict[str, Any]:
-        """What `saved` returns, with a network of the size that a checkpoint notes."""
+        """What `saved` returns, once the network has the size that a checkpoint notes."""
         if notes.get("size") is not None and isinstance(self.learner, FitsCheckpoints):
             resized = self.learner.at_size(notes["size"], self.state, self.problem)
             if resized is not None:
@@ -150,7 +161,7 @@ class Program:
         self.state, self.sums, self.best = tree["state"], tree["sums"], tree["best"]
 
     def _call(self, fn: Callable, axes: tuple, *arguments: Any) -> Any:
-        """`fn(learner, problem, ...)`, or `fn(key, learner, problem, ...)`, over all seeds."""
+        """Calls `fn(learner, problem, ...)` over seeds. `_first` takes its key before these."""
         place = 1 if fn is _first else 0
         arguments = (*arguments[:place], self.learner, self.problem, *arguments[place:])
         return self._compiled(fn, axes, arguments)(*arguments)
@@ -159,7 +170,7 @@ class Program:
         return jax.vmap(fn, in_axes=axes) if self.many else fn
 
     def _compiled(self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = ()) -> Any:
-        """`fn` over seeds, compiled for these arguments; the same request compiles once."""
+        """`fn` over seeds, compiled for these arguments. The same request compiles once."""
         shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
         setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
         request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
@@ -184,7 +195,7 @@ _SETUP = (
     "jax_default_device",
     "jax_platforms",
 )
-# The compiled programs of this process, the one used last at the end.
+# The compiled programs of this process; the one that was used last stands at the end.
 executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 
@@ -204,7 +215,7 @@ def _solution(learner, problem, state):
 
 
 def _held_out(learner, problem, test, state, best):
-    """Metrics of the solution on the test split, and the better of it and the best so far."""
+    """Metrics of the solution on the test split, and the best network up to now."""
     params = learner.solution(state, problem)
     evaluation = test.evaluate(params, test.sample(jax.random.key(0), jnp.int32(0)))
     loss = evaluation.loss.astype(best["loss"].dtype)
@@ -214,7 +225,7 @@ def _held_out(learner, problem, test, state, best):
 
 
 def _one_for_each(params: Params, problem: Problem, num_seeds: int | None) -> bool:
-    """Whether `params` leads with the seeds: one network for each of them."""
+    """Whether `params` has a leading axis of seeds, and so one network for each seed."""
     if num_seeds is None:
         return False
     one = jax.eval_shape(problem.init, jax.random.key(0))

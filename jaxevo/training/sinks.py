@@ -1,7 +1,7 @@
-"""Where records go beside the run's own files. A sink is anything with `write` and `close`.
+"""Where records go besides the run's own files. A sink is anything with `write` and `close`.
 
-Each sink lives in a thread of its own behind a queue: one that raises, blocks or is offline
-neither slows nor stops training, and the files on disk are complete without it.
+Each sink has a thread of its own, behind a queue. A sink that raises, blocks or is offline neither
+slows nor stops training, and the files on disk are complete without it.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 QUEUE_LENGTH = 10_000  # records that wait for a slow sink before newer ones are dropped
-CLOSE_SECONDS = 5.0  # that the end of a run waits for its sinks
+CLOSE_SECONDS = 5.0  # how long the end of a run waits for its sinks
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files for TensorBoard. Needs `pip install 'jaxevo[tb]'`."""
+    """Event files for TensorBoard. This sink needs `pip install 'jaxevo[tb]'`."""
 
     def __init__(self, folder: str | pathlib.Path):
         try:
@@ -46,7 +46,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A Weights & Biases run, offline unless you say otherwise. Needs `jaxevo[wandb]`."""
+    """A Weights & Biases run, offline by default. It needs `pip install 'jaxevo[wandb]'`."""
 
     def __init__(self, folder: str | pathlib.Path, *, mode: Any = "offline", **settings: Any):
         try:
@@ -111,8 +111,9 @@ class _Worker:
             self.problem = self.problem or f"it was not done {CLOSE_SECONDS:.0f} s after the run"
         if self.problem:
             name = type(self.sink).__name__
-            warnings.warn(f"sink {name}: {self.problem}; the run's own files are complete",
-                          stacklevel=2)  # fmt: skip
+            warnings.warn(
+                f"sink {name}: {self.problem}; the run's own files are complete", stacklevel=2
+            )
 
     def _work(self) -> None:
         try:
