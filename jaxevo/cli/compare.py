@@ -16,7 +16,7 @@ from jaxevo.cli.runs import (
 )
 from jaxevo.core.words import nearest
 from jaxevo.registry.commands import COMPARE, DECIDING
-from jaxevo.registry.settings import Setting
+from jaxevo.registry.entries import Setting
 
 COMPARE_USAGE = """usage: jaxevo compare TASK --learners NAME,NAME[setting=value],... [OPTIONS]
 

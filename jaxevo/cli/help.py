@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from jaxevo import registry
-from jaxevo.cli.options import flag
-from jaxevo.registry.settings import REQUIRED, Setting
+from jaxevo.registry.entries import REQUIRED, Setting, flag
 
 WIDTH = 79
 ROOM = 39  # settings that fit two screens of 24 lines, beside the headings

@@ -6,7 +6,7 @@ import pathlib
 from jaxevo import registry
 from jaxevo.cli.options import mistake, parse
 from jaxevo.cli.runs import need_folder, stored_run, transfer_of, wants_help
-from jaxevo.registry.settings import Setting
+from jaxevo.registry.entries import Setting
 
 WHICH = Setting("which", str, "final", "The network: final, or best on the held-out split.", "run")
 

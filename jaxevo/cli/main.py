@@ -4,8 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from jaxevo.cli.compare import compare
+from jaxevo.cli.help import asks_help
 from jaxevo.cli.inspect import doctor, evaluate, list_names, show
 from jaxevo.cli.options import mistake
+from jaxevo.cli.runs import leading_names, transfer_of
 from jaxevo.cli.train import resume, train
 from jaxevo.cli.transfer import transfer
 from jaxevo.core.words import nearest
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {
         "list": list_names,
         "train": train,
-        "resume": resume,
+        "resume": resume_any,
         "eval": evaluate,
         "show": show,
         "compare": compare,
@@ -65,6 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxevo: interrupted", file=sys.stderr)
         return 130
+
+
+def resume_any(words: list[str]) -> int:
+    """`jaxevo resume FOLDER` of a run or of a transfer study."""
+    for folder in leading_names(words, 1):
+        asked = None if asks_help(words) else transfer_of(folder)
+        if asked is not None:
+            return transfer(words[1:], resume_from=folder, asked=asked)
+    return resume(words)
 
 
 if __name__ == "__main__":

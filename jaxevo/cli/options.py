@@ -11,17 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxevo.core.words import nearest
-from jaxevo.registry.settings import REQUIRED, Setting, typed
+from jaxevo.registry.entries import REQUIRED, Setting, flag
+from jaxevo.registry.settings import typed
 
 
 def mistake(text: str) -> NoReturn:
     """Ends a command with one line and exit code 2."""
     raise ValueError(text)
-
-
-def flag(name: str) -> str:
-    """A setting's name on the command line."""
-    return f"--{name.replace('_', '-')}"
 
 
 def parse(

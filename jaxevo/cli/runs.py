@@ -10,7 +10,7 @@ from jaxevo import registry
 from jaxevo.cli.help import asks_help, help_text
 from jaxevo.cli.options import mistake, parse, parse_known, read_config, with_values
 from jaxevo.registry.commands import DECIDING
-from jaxevo.registry.settings import Setting
+from jaxevo.registry.entries import Setting
 
 
 class Request(NamedTuple):

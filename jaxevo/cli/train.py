@@ -17,10 +17,8 @@ from jaxevo.cli.runs import (
     requested,
     require_seeds,
     stored_run,
-    transfer_of,
     wants_help,
 )
-from jaxevo.cli.transfer import transfer
 from jaxevo.registry.commands import FOLDER, TRAIN
 
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
@@ -71,7 +69,7 @@ def train(words: list[str]) -> int:
 
 
 def resume(words: list[str]) -> int:
-    """`jaxevo resume FOLDER`."""
+    """`jaxevo resume FOLDER` of a run; `jaxevo.cli.main` knows a transfer study."""
     offered = [setting for setting in FOLDER if setting.name not in ("out", "record_every")]
     (steps,) = (setting for setting in TRAIN if setting.name == "steps")
     if asks_help(words):
@@ -79,8 +77,6 @@ def resume(words: list[str]) -> int:
         print(help_text([steps, *offered], usage="jaxevo resume FOLDER", about=about_it))
         return 0
     folder = need_folder("resume", words, "")
-    if (asked := transfer_of(folder)) is not None:
-        return transfer(words[1:], resume_from=folder, asked=asked)
     run = stored_run(folder)
     given = parse(
         [steps._replace(default=run.num_steps), *offered],

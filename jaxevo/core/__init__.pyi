@@ -1,5 +1,8 @@
 from . import noise as noise
 from . import statistics as statistics
+from .networks import (
+    check_requirements as check_requirements,
+)
 from .problem import (
     Apply as Apply,
 )
@@ -113,9 +116,6 @@ from .protocols import (
 )
 from .protocols import (
     State as State,
-)
-from .protocols import (
-    check_requirements as check_requirements,
 )
 from .pytrees import (
     Data as Data,

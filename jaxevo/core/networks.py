@@ -1,4 +1,4 @@
-"""A problem's network, looked at without computing: its outputs, and whether it trains."""
+"""Whether a learner, a problem and its network go together, found without computing."""
 
 from typing import Any
 
@@ -13,7 +13,36 @@ from jaxevo.core.problem import (
     abstract_key,
     has_carry,
 )
+from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Requires
 from jaxevo.core.tree import named_leaves
+
+
+def check_requirements(learner: Any, problem: Any) -> None:
+    """Refuses an object that is no learner, and a problem that lacks what the learner needs.
+
+    Raises:
+        ValueError: the message names the learner, the missing ability, and the remedy.
+    """
+    if not isinstance(learner, Learner):
+        hint = (
+            " (wrap it: GradientLearner(estimator=...))" if isinstance(learner, Estimator) else ""
+        )
+        raise ValueError(f"learner must be a learner, got {type(learner).__name__}{hint}")
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"problem must be jaxevo.Problem(task, model), got {type(problem).__name__}"
+        )
+    parts = [learner, learner.estimator] if isinstance(learner, FollowsGradient) else [learner]
+    for part in parts:
+        needed = part.requires if isinstance(part, Requires) else Problem
+        if not isinstance(problem, needed):
+            task = type(problem.task).__name__
+            raise ValueError(
+                f"{type(part).__name__} needs a {needed.__name__} problem, and {task} makes a "
+                f"{type(problem).__name__} problem; use a task that has the methods of "
+                f"jaxevo.core.{needed.__name__}Task"
+            )
+    check_network(problem)
 
 
 def check_network(problem: Problem) -> None:

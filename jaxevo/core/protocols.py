@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
-from jaxevo.core.networks import check_network
-from jaxevo.core.problem import Batch, Carry, Metrics, Params, Problem
+from jaxevo.core.problem import Batch, Carry, Metrics, Params
 
 State = Any
 
@@ -181,31 +180,3 @@ class Estimator(Protocol):
         """`params` with whatever the carry adds to the network."""
 
     def cost(self, problem: Any) -> Cost: ...
-
-
-def check_requirements(learner: Any, problem: Any) -> None:
-    """Refuses an object that is no learner, and a problem that lacks what the learner needs.
-
-    Raises:
-        ValueError: the message names the learner, the missing ability, and the remedy.
-    """
-    if not isinstance(learner, Learner):
-        hint = (
-            " (wrap it: GradientLearner(estimator=...))" if isinstance(learner, Estimator) else ""
-        )
-        raise ValueError(f"learner must be a learner, got {type(learner).__name__}{hint}")
-    if not isinstance(problem, Problem):
-        raise ValueError(
-            f"problem must be jaxevo.Problem(task, model), got {type(problem).__name__}"
-        )
-    parts = [learner, learner.estimator] if isinstance(learner, FollowsGradient) else [learner]
-    for part in parts:
-        needed = part.requires if isinstance(part, Requires) else Problem
-        if not isinstance(problem, needed):
-            task = type(problem.task).__name__
-            raise ValueError(
-                f"{type(part).__name__} needs a {needed.__name__} problem, and {task} makes a "
-                f"{type(problem).__name__} problem; use a task that has the methods of "
-                f"jaxevo.core.{needed.__name__}Task"
-            )
-    check_network(problem)

@@ -14,10 +14,10 @@ from jaxevo.registry.building import (
     settings_of,
 )
 from jaxevo.registry.commands import RUN_SETTINGS
-from jaxevo.registry.entries import Named, Preset
+from jaxevo.registry.entries import Named, Preset, Setting
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
-from jaxevo.registry.settings import Setting, load
+from jaxevo.registry.settings import load
 from jaxevo.registry.tasks import TASKS
 
 __all__ = [

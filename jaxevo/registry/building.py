@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from jaxevo.core.words import nearest
 from jaxevo.registry.commands import RUN_SETTINGS
-from jaxevo.registry.entries import Named, Preset
+from jaxevo.registry.entries import Named, Preset, Setting
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
-from jaxevo.registry.settings import Part, Setting, class_part, flat, function_part, load, made
+from jaxevo.registry.settings import Part, class_part, flat, function_part, load, made
 from jaxevo.registry.settings import with_fixed as fixing
 from jaxevo.registry.tasks import TASKS
 

@@ -6,7 +6,7 @@ Importing this file imports only the standard library.
 
 from typing import Any
 
-from jaxevo.registry.settings import REQUIRED, Setting
+from jaxevo.registry.entries import REQUIRED, Setting
 
 
 def _run(name: str, kind: Any, default: Any, text: str) -> Setting:

@@ -5,6 +5,44 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+REQUIRED: Any = dataclasses.MISSING
+"""The default of a setting that has none."""
+
+
+class Setting(NamedTuple):
+    """One number, word or size that can be set by its own name.
+
+    Attributes:
+        name: The command line and a run's config.json call it so.
+        type: Its value has this type; a `Scalar` is read as a float.
+        default: Its value where nobody gives one is this; `REQUIRED` if somebody must.
+        help: A sentence explains it to a person.
+        owner: It belongs to the "learner", "task", "model" or "run".
+        path: Fields lead from the owner down to it, as ("estimator", "sigma").
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    owner: str
+    path: tuple[str, ...] = ()
+
+    @property
+    def argument(self) -> str:
+        """The name that the setting's own class or function gives it."""
+        return self.path[-1] if self.path else self.name
+
+    @property
+    def group(self) -> str:
+        """The heading under which help lists it."""
+        return "estimator" if self.path[:1] == ("estimator",) else self.owner
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return f"--{name.replace('_', '-')}"
+
 
 class Preset(NamedTuple):
     """Settings under a name of their own, to be asked for.

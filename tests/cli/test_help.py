@@ -5,8 +5,8 @@ import pytest
 from jaxevo import registry
 from jaxevo.cli.help import help_text
 from jaxevo.cli.main import main
-from jaxevo.cli.options import flag
 from jaxevo.registry.commands import TRAIN
+from jaxevo.registry.entries import flag
 
 
 def settings(learner, task):

@@ -8,7 +8,8 @@ import pytest
 from jaxevo import registry
 from jaxevo.core import Scalar, learner, static
 from jaxevo.registry.commands import COMPARE, TRAIN, TRANSFER
-from jaxevo.registry.settings import Setting, class_part, flat, made, typed, with_fixed
+from jaxevo.registry.entries import Setting
+from jaxevo.registry.settings import class_part, flat, made, typed, with_fixed
 
 
 @learner
