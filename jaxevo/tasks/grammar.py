@@ -263,8 +263,8 @@ def characters(
     """A text of your own.
 
     Args:
-        text: a string, whose characters in the order of their codes are the alphabet; or whole
-            numbers >= 0, [length], or [series, length] for texts that are shown side by side.
+        text: a string, whose characters in the order of their codes are the alphabet. Or whole
+            numbers >= 0, [length]; texts that are shown side by side are [series, length].
         window: characters of a step.
         test: the fraction at the end that is held out, in [0, 1).
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -30,7 +31,7 @@ class SquaredError:
 
     def metrics(self, outputs: Any, targets: Any, weights: Any, scale: Any) -> dict[str, Any]:
         """Mean squared error in the units of the data: `scale` is one unit of the targets."""
-        return {"mse": jnp.sum(weights * self.losses(outputs, targets)) * scale**2}
+        return {"mse": weighted_sum(weights, self.losses(outputs, targets)) * scale**2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class CrossEntropy:
     def differences(self, new: Any, old: Any, targets: Any) -> Float[Array, "*batch"]:
         """The new loss minus the old one, without cancellation and for logits of any size.
 
-        With p the softmax of the logits of lower loss, and d the rise of each margin over the
-        label on the way to the other logits, the difference is log(1 + sum_k p_k (exp(d_k) - 1)).
+        The difference is log(1 + sum_k p_k (exp(d_k) - 1)). Here p is the softmax of the logits of
+        lower loss. From these logits to the others, the margin of k over the label rises by d_k.
         Differences of logits are exact, so a shift that all logits share costs no precision.
         Float32 logits of up to 1e37 give a relative error of 1e-5. Where rises and falls of margins
         cancel each other, the error is 1e-6 of the larger of the two sums.
@@ -66,7 +67,12 @@ class CrossEntropy:
         return jnp.where(rises, size, -size) + 0 * (losses[0] + losses[1])
 
     def metrics(self, outputs: Any, targets: Any, weights: Any, scale: Any) -> dict[str, Any]:
-        return {"accuracy": jnp.sum(weights * right(outputs, targets))}
+        return {"accuracy": weighted_sum(weights, right(outputs, targets))}
+
+
+def weighted_sum(weights: Any, values: Float[Array, "*batch"]) -> Float[Array, ""]:
+    chex.assert_equal_shape([weights, values])  # [T] times [T, 1] would be [T, T]
+    return jnp.sum(weights * values)
 
 
 def right(outputs: Float[Array, "*batch K"], labels: Int[Data, "*batch"]) -> Float[Array, "*batch"]:

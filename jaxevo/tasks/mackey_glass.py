@@ -1,7 +1,7 @@
 """The Mackey-Glass series: a chaotic delay equation, to be forecast 15 steps ahead.
 
 Source: Mackey and Glass (1977). The time steps are those of Fernandez, Keemink and van Gerven
-(2024), whose code keeps a buffer of 170 past values for tau = 17 at ten sub-steps a sample.
+(2024). Their code has tau = 17 at ten sub-steps a sample, and so a buffer of 170 past values.
 """
 
 from collections import deque

@@ -41,10 +41,9 @@ class Walker(NamedTuple):
 
 @pytree
 class PixelMaze:
-    """A walker on blocks, with a reward of 1 whenever it touches a block of the way for the first
-    time.
+    """A walker on blocks, whose reward is 1 where it first touches a block of the way.
 
-    An observation, [64, 64, 1], shows the walker's block and the eight around it: walls are 0, the
+    An observation, [64, 64, 1], shows the walker's block and the eight around it. Walls are 0, the
     rest is 1, and the way cannot be seen. The greatest of five outputs is the move. There is no
     chance in an episode, and the held-out split is the maze itself.
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,10 +77,14 @@ class TimedTask:
         return batch.inputs[t], batch.targets[t], batch.weights[t]
 
     def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]:
-        return weight * LOSSES[self.loss].losses(output, target)
+        losses = LOSSES[self.loss].losses(output, target)
+        chex.assert_equal_shape([weight, losses])
+        return weight * losses
 
     def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Float[Array, " B"]:
-        return weight * LOSSES[self.loss].differences(new, old, target)
+        differences = LOSSES[self.loss].differences(new, old, target)
+        chex.assert_equal_shape([weight, differences])
+        return weight * differences
 
     def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
         return LOSSES[self.loss].metrics(output, target, weight, self.scale)
@@ -290,8 +295,8 @@ def sequences(
 
     Args:
         inputs: numbers, [n, T, I], with sequences first, as data sets have them.
-        targets: a target for every step, [n, T, K] floats or [n, T] labels; or for each sequence,
-            [n, K] floats or [n] labels, and then the last step alone counts.
+        targets: a target for every step, [n, T, K] floats or [n, T] labels. Or one for each
+            sequence, [n, K] floats or [n] labels; then the last step alone counts.
         test: arrays (inputs, targets), or the fraction of sequences to hold out, in [0, 1).
         batch_size: sequences in a batch; None for all of them.
         seed: the seed of the shuffle before the split.

@@ -1,8 +1,8 @@
 """Hourly weather: the temperature to come, forecast hour by hour from all channels.
 
 Source: file WTH.csv of Zhou et al., Informer, arXiv 2012.07436, in the form that Fernandez,
-Keemink and van Gerven (2024) give it; or the Beijing PM2.5 file of Liang et al. (2015), UCI
-Machine Learning Repository.
+Keemink and van Gerven (2024) give it. Another file is that of Beijing PM2.5, by Liang et al.
+(2015), UCI Machine Learning Repository.
 """
 
 import csv

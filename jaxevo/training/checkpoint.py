@@ -1,16 +1,16 @@
 """Checkpoints that are either whole and right, or not there.
 
 Orbax writes the arrays. It gives no warning of most flipped bits, and does not flush all its
-files, so a step counts only once a manifest of our own stands beside it: sizes and SHA-256 of
-every file, written last, after everything was flushed to disk.
+files. So a step counts only once a manifest of our own stands beside it, with the size and SHA-256
+of every file. The manifest is written last, after everything was flushed to disk.
 
     checkpoints/120/             orbax's files of step 120
     checkpoints/120.json         its manifest: its own SHA-256 on one line, JSON on the next
     checkpoints/120.saving       a mark that stands while step 120 is being saved
     checkpoints/damaged-120/     a step that failed a check, or a user's own entry of that name
 
-Only files that a save has written are ever deleted: those that a manifest lists, and those that a
-killed save has left beside its mark.
+Only files that a save has written are ever deleted. A manifest lists them, or they stand beside
+the mark of a killed save.
 """
 
 import contextlib
@@ -104,8 +104,8 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
 
     Args:
         folder: the folder of all the run's checkpoints.
-        target: a tree with the structure, shapes and dtypes that were saved, as `jax.eval_shape`
-            returns, or a function that returns the tree, given the notes of a step.
+        target: a tree with the structure, shapes and dtypes that were saved, as from
+            `jax.eval_shape`. Or a function that returns the tree, given the notes of a step.
 
     Raises:
         FileNotFoundError: no step passed the checks; the error gives the reasons.

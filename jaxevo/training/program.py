@@ -1,7 +1,8 @@
 """The compiled pieces of one run, and the state that they advance.
 
-All that a run does again and again is compiled once, before the first step: a chunk of any number
-of steps, and the evaluation of a record. Runs of the same structure share compiled programs.
+All that a run does again and again is compiled once, before the first step. There are two such
+programs: a chunk of any number of steps, and the evaluation of a record. Runs of the same structure
+share compiled programs.
 """
 
 import collections

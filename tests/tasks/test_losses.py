@@ -165,3 +165,10 @@ def test_pixel_accuracy_of_nan_is_nan(data_dir):
     batch = task.sample(jax.random.key(0), 0)
     outputs = jnp.zeros((*batch.targets.shape, 10)).at[-1, 0, 0].set(jnp.nan)
     assert jnp.isnan(task.metrics(outputs, batch)["accuracy"])
+
+
+def test_weights_of_another_shape_are_refused():
+    """Red where weights [T, 1] times losses [T] would make [T, T], and a wrong mean."""
+    outputs = jnp.zeros((3, 1))
+    with pytest.raises(AssertionError, match="assert_equal_shape"):
+        LOSSES["squared_error"].metrics(outputs, outputs, jnp.ones((3, 1)), 1.0)

@@ -1,8 +1,8 @@
 """The bytes of a published file, from a folder, the cache or a mirror. No file is trusted.
 
-A download is https, no longer than the published file, and must have its SHA-256, which is known
-for every file that can be downloaded; so must a file in the cache. A file in a folder of the
-user's own may be packed differently or hold fewer images. It is refused
+A download is https and no longer than the published file. It must have that file's SHA-256, which
+is known for every file that can be downloaded; so must a file in the cache. A file in a folder of
+the user's own may be packed differently or hold fewer images. It is refused
 
 - where it is as long as a published file, packed or unpacked, and differs from it (unpacked
   lengths are pinned for MNIST only),
@@ -10,9 +10,9 @@ user's own may be packed differently or hold fewer images. It is refused
 - where its format, its own checksums (gzip, zip), its lengths or its labels are wrong
   (`readers.py`).
 
-So a flipped bit is found in every gzip and npz file and in every published one. It may pass in an
-unpacked idx file of Fashion-MNIST or KMNIST, in a CIFAR-10 batch outside its archive, or in a file
-that was packed again without a checksum. Nothing is unpickled or unpacked onto the disk.
+So a flipped bit is found in every gzip and npz file and in every published one. It may pass in
+three cases: an unpacked idx file of Fashion-MNIST or KMNIST, a CIFAR-10 batch outside its archive,
+and a file that was packed again without a checksum. Nothing is unpickled or unpacked onto the disk.
 """
 
 import hashlib
