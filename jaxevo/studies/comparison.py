@@ -162,6 +162,7 @@ def compare(
             record_every=-(-num_steps // NUM_RECORDS),
             num_seeds=num_seeds,
             params=_networks_for(learner, networks[problem.model]),
+            on_nonfinite="continue",
             target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
             progress=False,
         )
@@ -256,6 +257,7 @@ def _steps_within(seconds: float, pilot: Program) -> int:
     for _ in range(2):  # the first call of a program is slow
         started = time.perf_counter()
         pilot.take_metrics(1)
+        pilot.sound()
         pilot.evaluate()
         record = time.perf_counter() - started
     length, taken, done = 1, 0.0, 0

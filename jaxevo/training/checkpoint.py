@@ -84,7 +84,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
         _flush(directory)
     manifest = {"step": step, "files": digests, "shapes": shapes(tree), "notes": dict(notes)}
     text = json.dumps(manifest)
-    write_whole(_manifest(folder, step), f"{_sha256(text)}\n{text}\n")
+    write_whole(_manifest(folder, step), f"{sha256(text)}\n{text}\n")
     mark.unlink()
     for old in steps(folder)[:-KEEP]:
         _remove(folder, old)
@@ -121,8 +121,8 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
         try:
             manifest = _checked(folder, step)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _set_aside(_manifest(folder, step))
-            place = _set_aside(folder / str(step))
+            set_aside(_manifest(folder, step))
+            place = set_aside(folder / str(step))
             damaged.append(f"step {step}: {error}" + (f"; moved to {place}" if place else ""))
             continue
         wanted = target(manifest["notes"]) if callable(target) else target
@@ -197,7 +197,7 @@ def _manifest_of(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """A step's manifest, which has not changed."""
     digest, _, rest = _manifest(folder, step).read_text(encoding="utf-8").partition("\n")
     text = rest.removesuffix("\n")
-    if digest != _sha256(text) or rest != f"{text}\n":
+    if digest != sha256(text) or rest != f"{text}\n":
         raise ValueError("its manifest has changed")
     manifest = json.loads(text)
     if manifest["step"] != step:
@@ -223,7 +223,7 @@ def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
     return manifest
 
 
-def _set_aside(path: pathlib.Path) -> str | None:
+def set_aside(path: pathlib.Path) -> str | None:
     """Moves an entry to a name that starts with "damaged-"; returns that name."""
     if not (path.exists() or path.is_symlink()):
         return None
@@ -237,7 +237,7 @@ def _set_strays_aside(folder: pathlib.Path) -> list[str]:
     whole = steps(folder)
     strays = [p for p in sorted(folder.glob("[0-9]*")) if _is_step(p.name)]
     strays = [path for path in strays if int(path.name) not in whole]
-    return [f"step {path.name}: it has no manifest; moved to {_set_aside(path)}" for path in strays]
+    return [f"step {path.name}: it has no manifest; moved to {set_aside(path)}" for path in strays]
 
 
 def _remove(folder: pathlib.Path, step: int) -> None:
@@ -246,8 +246,8 @@ def _remove(folder: pathlib.Path, step: int) -> None:
     try:
         files = list(_manifest_of(folder, step)["files"])
     except (OSError, ValueError, KeyError, TypeError):  # another's file, or a damaged one
-        _set_aside(manifest)
-        _set_aside(path)
+        set_aside(manifest)
+        set_aside(path)
         return
     manifest.unlink()  # first, so that no manifest vouches for half a step
     for name in files:
@@ -257,7 +257,7 @@ def _remove(folder: pathlib.Path, step: int) -> None:
             directory.rmdir()
     with contextlib.suppress(OSError):  # a file that no save wrote is in it
         path.rmdir()
-    _set_aside(path)
+    set_aside(path)
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
@@ -283,7 +283,8 @@ def free(path: pathlib.Path) -> pathlib.Path:
     return next(path for path in paths if not (path.exists() or path.is_symlink()))
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """The digest of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

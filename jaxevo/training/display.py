@@ -57,6 +57,8 @@ class Display:
         )
         for reason in summary.get("damaged_checkpoints", ()):
             self.console.print(f"left out a damaged checkpoint: {reason}", highlight=False)
+        for reason in summary.get("damaged_files", ()):
+            self.console.print(reason, highlight=False, markup=False)
 
     def __call__(self, row: Mapping[str, Any]) -> None:
         step, seconds = row["step"], row["seconds"]

@@ -32,7 +32,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.problem import OffersSwitches
-from jaxevo.core.pytrees import described
+from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
@@ -40,9 +40,18 @@ from jaxevo.training import checkpoint
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.interrupt import Interrupted, stoppable
+from jaxevo.training.loop import require_steps
 from jaxevo.training.program import Program
-from jaxevo.training.refusals import SOLVED, check_params, check_target, check_unchanged
+from jaxevo.training.refusals import (
+    SOLVED,
+    check_first_params,
+    check_params,
+    check_target,
+    check_unchanged,
+    described_params,
+)
 from jaxevo.training.sinks import Sink, running
+from jaxevo.training.watch import ON_NONFINITE, Watch
 
 CHUNK_SECONDS = 0.25  # length of one jitted call: Ctrl-C and the display may wait so long
 SAVE_SHARE = 0.01  # share of the time that checkpoints may take
@@ -87,6 +96,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     target: Mapping[str, float] | None = None,
     save_seconds: float = 60.0,
+    on_nonfinite: str = "stop",
     sinks: Sequence[Sink] = (),
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
@@ -116,6 +126,11 @@ def run(
             until the task is solved, which ends it once that many of the seeds have solved it.
         save_seconds: least time between two checkpoints, >= 0. The time is longer where a
             checkpoint takes more than 1 % of it.
+        on_nonfinite: what is done once the network, or the losses of 10 steps in a row, are not
+            finite; it is said once, and the summary shows it. "stop": the run ends where that
+            holds for all seeds, and the last good network of such seeds is kept. "skip": a step
+            whose loss or network is not finite is left out. "rollback": the last good state is
+            put back, and the run goes on with other draws. "continue": nothing.
         sinks: what every record is sent to, each sink in a thread of its own (`jaxevo.sinks`).
         on_start: function that is called once, after compilation, with what is known of the run
             by then: cost, seconds, bytes.
@@ -130,7 +145,8 @@ def run(
         FileNotFoundError: `resume_from` holds no usable checkpoint.
     """
     check_key(key)
-    require_integer("num_steps", 1, num_steps)
+    require_steps(1, num_steps)
+    require_choice("on_nonfinite", ON_NONFINITE, on_nonfinite)
     require_integer("record_every", 1, record_every)
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
@@ -155,8 +171,10 @@ def run(
         if record_every is None:
             description["record_every"] = files.config["run"]["record_every"]
         check_unchanged(files.config["run"], description)
+        check_first_params(files.config.get("first_params"), params)
     elif folder is not None:
-        files = RunFolder.create(folder, {**(config or {}), "run": description})
+        own = {"run": description, "first_params": described_params(params)}
+        files = RunFolder.create(folder, {**(config or {}), **own})
     else:
         files = None
 
@@ -172,7 +190,8 @@ def run(
         interrupted = stack.enter_context(stoppable())
         started = time.perf_counter()
         loop = _Loop(
-            program=Program(key, learner, problem, num_seeds, params),
+            program=Program(key, learner, problem, num_seeds, params, skip=on_nonfinite == "skip"),
+            watch=Watch.of(on_nonfinite, num_seeds),
             num_steps=num_steps,
             record_every=description["record_every"],
             files=files,
@@ -183,7 +202,11 @@ def run(
             started=started,
         )
         if files is not None and resume_from is not None:
-            loop.restore(files)
+            loop.restore(files, params)
+        if loop.good is None:
+            loop.keep_good()
+        if files is not None and params is not None and not loop.step:
+            loop.save(files)  # which a key and settings do not tell
         _one_after_another(on_starts)(loop.summary)
         return loop.run()
 
@@ -203,9 +226,12 @@ class _Loop:
 
     Attributes:
         started: when the run began, by `time.perf_counter`, less the seconds before a resume.
+        good: the last good state, None where the policy has no use for it.
+        recorded: the step of the last record.
     """
 
     program: Program
+    watch: Watch
     num_steps: int
     record_every: int
     files: RunFolder | None
@@ -215,6 +241,8 @@ class _Loop:
     interrupted: Interrupted
     started: float
     step: int = 0
+    recorded: int = 0
+    good: Any = None
     advised: bool = False
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -239,29 +267,46 @@ class _Loop:
             slots = program.learner.slots(program.state, program.problem)
             self.summary["slots"] = slots | {"sizes": program.sizes}
 
-    def restore(self, files: RunFolder) -> None:
-        """Goes on from the newest checkpoint that is whole."""
-        found = checkpoint.restore(files.checkpoints, self.program.saved_like)
+    def restore(self, files: RunFolder, params: Params | None) -> None:
+        """Goes on from the newest checkpoint that is whole; from the start if none was finished."""
+        try:
+            found = checkpoint.restore(files.checkpoints, self.saved_like)
+        except FileNotFoundError as error:
+            try:
+                files.start_again()
+            except FileNotFoundError:
+                raise error from None
+            check_first_params(files.config.get("first_params"), params, needed=True)
+            self.summary["damaged_files"] = files.damaged
+            return
         if found.step > self.num_steps:
             raise ValueError(
                 f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"
             )
-        self.program.load(found.tree)
+        self.program.load(found.tree["program"] if found.notes.get("good") else found.tree)
+        if found.notes.get("good"):
+            self.good = found.tree["good"]
+        self.watch.load(found.notes.get("watch"))
         self.step = found.step
         self.started -= found.notes["seconds"]
-        self.rows = files.rows(up_to=found.step)
-        files.write_rows(self.rows)
+        self.rows = files.restore_rows(found.step, found.notes.get("records"))
+        self.recorded = self.rows[-1]["step"] if self.rows else 0
         self.summary |= {
             "resumed_at": found.step,
             "seconds_before": found.notes["seconds"],
             "damaged_checkpoints": found.damaged,
+            "damaged_files": files.damaged,
         }
+
+    def saved_like(self, notes: Mapping[str, Any]) -> Any:
+        tree = self.program.saved_like(notes)
+        return {"program": tree, "good": tree["state"]} if notes.get("good") else tree
 
     def run(self) -> RunResult:
         program, length = self.program, 1
         saved = time.perf_counter()
         wait = self.save_seconds
-        while self.step < self.num_steps and not self.interrupted and not self.reached():
+        while self.step < self.num_steps and not self.ended():
             since = self.step % self.record_every
             record_end = min(self.step - since + self.record_every, self.num_steps)
             chunk = min(length, record_end - self.step)
@@ -271,16 +316,17 @@ class _Loop:
             wanted = chunk * CHUNK_SECONDS / max(seconds, 1e-6)
             length = max(1, int(min(wanted, 2 * length)))
             if self.step == record_end and done:
-                before = self.rows[-1]["step"] if self.rows else 0
-                self.record(since_last=self.step - before)
-            if self.files is not None and time.perf_counter() - saved >= wait:
+                self.record(since_last=self.step - self.recorded)
+            if self.files is not None and time.perf_counter() - saved >= wait and self.savable():
                 spent = self.save(self.files)
                 wait = max(self.save_seconds, spent / SAVE_SHARE)
                 saved = time.perf_counter()
         return self.finish()
 
     def record(self, since_last: int) -> None:
-        metrics = self.program.take_metrics(since_last)
+        metrics, share = self.program.take_metrics(since_last)
+        self.recorded = self.step
+        self.watch.look(share, self.program.sound(), since_last)
         held_out = self.program.evaluate()
         self.program.fit()
         row = {"step": self.step, "seconds": time.perf_counter() - self.started}
@@ -291,6 +337,37 @@ class _Loop:
         if self.files is not None:
             self.files.append_row(row)
         self.on_record(row)
+        if self.watch.stops:
+            return  # it is said once everything is on disk
+        if text := self.watch.text(self.step):
+            warnings.warn(text, stacklevel=3)
+        if self.watch.policy == "rollback" and self.watch.spoiled.any():
+            self.watch.rollbacks += 1
+            self.put_back(self.watch.spoiled)
+        else:
+            self.keep_good()
+
+    def keep_good(self) -> None:
+        """Keeps the state of seeds that are good, for those that will not be."""
+        if self.watch.policy not in ("stop", "rollback"):
+            return
+        good = self.program.sound() & self.watch.good
+        if self.good is None or good.all():
+            self.good = self.program.copied()
+        elif good.any():
+            self.good = self.program.merged(self.good, good)
+
+    def put_back(self, which: np.ndarray) -> None:
+        """Gives seeds their last good state."""
+        if which.any() and self.good is not None:
+            self.program.put_back(self.good, which)
+
+    def savable(self) -> bool:
+        """Whether a checkpoint now would hold a good network, where only such are to be kept."""
+        return self.watch.policy == "continue" or bool(self.program.sound().any())
+
+    def ended(self) -> bool:
+        return bool(self.interrupted) or self.watch.stops or self.reached()
 
     def advise(self, metrics: Mapping[str, Any]) -> None:
         """Passes on what the learner has to say, once."""
@@ -315,13 +392,29 @@ class _Loop:
     def save(self, files: RunFolder) -> float:
         """A checkpoint; returns the seconds it took."""
         started = time.perf_counter()
-        files.write_rows(self.rows)  # whole and flushed, so that no checkpoint is ahead of them
-        notes = {"seconds": started - self.started, "size": self.program.size}
-        checkpoint.save(files.checkpoints, self.step, self.program.saved(), notes)
+        records = files.write_rows(self.rows)  # flushed, so that no checkpoint is ahead of them
+        good = self.watch.policy == "rollback" and not self.program.can_resize
+        notes = {
+            "seconds": started - self.started,
+            "size": self.program.size,
+            "records": records,
+            "watch": self.watch.notes(),
+            "good": good,
+        }
+        tree = self.program.saved()
+        if good:
+            tree = {"program": tree, "good": self.good}
+        checkpoint.save(files.checkpoints, self.step, tree, notes)
         return time.perf_counter() - started
 
     def finish(self) -> RunResult:
         program, files = self.program, self.files
+        self.watch.sound = program.sound()
+        text = self.watch.text(self.step, at_end=True)
+        if files is not None and self.watch.policy == "rollback":
+            self.save(files)  # as it is: the next record puts back the state, here or resumed
+        if self.watch.policy in ("stop", "rollback"):
+            self.put_back(~self.watch.sound)
         self.note_program()
         self.summary |= {
             "steps": self.step,
@@ -329,6 +422,7 @@ class _Loop:
             "interrupted": bool(self.interrupted),
             "signal": self.interrupted.signal,
             "target_reached": self.reached(),
+            **self.watch.summary(),
         }
         if self.rows:
             last = self.rows[-1]
@@ -346,6 +440,8 @@ class _Loop:
             switches = task.switches if isinstance(task, OffersSwitches) else ()
             self.summary["switches"] = list(switches)
             files.write_json("summary.json", self.summary)
+        if text:
+            warnings.warn(text, stacklevel=3)
         path = None if files is None else files.path
         return RunResult(
             params, best, self.rows, program.state, program.problem, self.summary, path

@@ -1,6 +1,6 @@
 """The files of one run: plain JSON and safetensors, readable without jaxevo.
 
-config.json          every setting, versions, command, git state
+config.json          every setting, versions, command, git state, and its own digest
 metrics.jsonl        one line for each record
 summary.json         what was reached and what it cost, and the baselines of the task
 params.safetensors   the final network
@@ -11,8 +11,10 @@ checkpoints/         see checkpoint.py
 """
 
 import contextlib
+import hashlib
 import json
 import math
+import os
 import pathlib
 import platform
 import subprocess
@@ -26,10 +28,11 @@ import jax
 import numpy as np
 
 from jaxevo.core import Params, require_integer
-from jaxevo.training.checkpoint import write_whole
+from jaxevo.training.checkpoint import free, set_aside, sha256, write_whole
 from jaxevo.training.networks import read_params, save_params
 
 PACKAGES = ("jaxevo", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+LOCK = ".lock"
 PARAMS = {"final": "params.safetensors", "best": "best.safetensors"}
 
 
@@ -39,26 +42,41 @@ class RunFolder:
     Attributes:
         path: where the folder is.
         config: what `config.json` holds.
+        damaged: what was found of files that have changed since they were written.
     """
 
     def __init__(self, path: pathlib.Path, config: dict[str, Any]):
         self.path = path
         self.config = config
+        self.damaged: list[str] = []
 
     @classmethod
     def create(cls, path: str | pathlib.Path, config: Mapping[str, Any]) -> "RunFolder":
-        """A new folder with its `config.json`.
+        """A new folder with its `config.json`. Of several processes one gets it.
 
         Raises:
             FileExistsError: the folder holds files, which are never overwritten.
+            ValueError: another process is about to fill it.
         """
         path = pathlib.Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
-        path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, dict(config) | environment())
-        folder.write_json("config.json", folder.config)
+        folder.config["sha256"] = _digest(folder.config)
+        folder.require_empty()
+        path.mkdir(parents=True, exist_ok=True)
+        with folder.held():
+            folder.require_empty()
+            folder.write_json("config.json", folder.config)
         return folder
+
+    def require_empty(self) -> None:
+        """Refuses a folder in which there is anything but a lock.
+
+        Raises:
+            FileExistsError: naming the folder.
+        """
+        path = self.path
+        if path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir())):
+            raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
@@ -74,7 +92,10 @@ class RunFolder:
         require_entries(file, config, run=dict)
         require_entries(file, config["run"], record_every=int)
         require_integer(f"record_every in {file}", 1, config["run"]["record_every"])
-        return cls(path, config)
+        folder = cls(path, config)
+        if has_changed(config):
+            folder.damaged.append("config.json has changed since the run began")
+        return folder
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -87,7 +108,7 @@ class RunFolder:
         Raises:
             ValueError: another process holds the folder.
         """
-        lock = filelock.FileLock(self.path / ".lock")
+        lock = filelock.FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -99,25 +120,71 @@ class RunFolder:
 
     def rows(self, up_to: int | float = math.inf) -> list[dict[str, Any]]:
         """The records on disk up to a step; a line that is cut short or damaged is left out."""
-        rows = []
-        path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
-                continue
-            row = from_json(row)
-            if row["step"] <= up_to and all(map(_is_metric, row.values())):
-                rows.append(row)
-        return rows
+        return _rows(self.read_rows(), up_to)
 
-    def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Replaces all records. A run that goes on drops the records after its step by this."""
+    def read_rows(self) -> bytes:
+        path = self.path / "metrics.jsonl"
+        return path.read_bytes() if path.is_file() else b""
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Replaces all records; returns what tells later whether they have changed."""
         text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
         write_whole(self.path / "metrics.jsonl", text)
+        last = for_json(rows[-1]) if rows else None
+        size = len(text.encode())
+        return {"bytes": size, "sha256": sha256(text), "count": len(rows), "last": last}
+
+    def restore_rows(self, step: int, saved: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """The records of a run that goes on from `step`; later ones are dropped.
+
+        A file that is missing, or has changed since the checkpoint, is named in `damaged`. It is
+        moved aside, and what can be read of it is kept. The last record is the checkpoint's own.
+
+        Args:
+            step: at which the checkpoint was taken.
+            saved: what `write_rows` returned then; None for a run of an earlier version.
+        """
+        data = self.read_rows()
+        if saved is None:
+            rows = _rows(data, step)
+        elif hashlib.sha256(data[: saved["bytes"]]).hexdigest() == saved["sha256"]:
+            rows = _rows(data[: saved["bytes"]], step)
+        else:
+            rows = _rows(data, step)
+            last = from_json(saved["last"])
+            if not rows or rows[-1]["step"] != last["step"]:
+                rows = [row for row in rows if row["step"] < last["step"]] + [last]
+            place = set_aside(self.path / "metrics.jsonl")
+            what = "is missing" if place is None else "has changed"
+            moved = "" if place is None else f"; it was moved to {place}"
+            self.damaged.append(
+                f"metrics.jsonl {what} since step {step} was saved: {len(rows)} of "
+                f"{saved['count']} records are left{moved}"
+            )
+        self.write_rows(rows)
+        return rows
+
+    def start_again(self) -> None:
+        """Makes room for a run that was stopped before its first checkpoint.
+
+        Raises:
+            FileNotFoundError: the run had checkpoints, or came to an end: they are lost.
+        """
+        saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        ended = [name for name in ("summary.json", *PARAMS.values()) if (self.path / name).exists()]
+        if saved or ended:
+            raise FileNotFoundError(
+                f"{self.path} has no checkpoint that can be used, and "
+                f"{ended[0] if ended else 'checkpoints/'} tells that there were some"
+            )
+        place = None
+        if self.rows():
+            place = free(self.path / "unfinished-metrics.jsonl")
+            os.replace(self.path / "metrics.jsonl", place)
+        self.damaged.append(
+            "no checkpoint was finished, so the run starts again"
+            + ("" if place is None else f"; its records were moved to {place.name}")
+        )
 
     def append_row(self, row: Mapping[str, Any]) -> None:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -235,6 +302,33 @@ def from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [from_json(item) for item in value]
     return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _rows(data: bytes, up_to: int | float) -> list[dict[str, Any]]:
+    """The records in the bytes of a metrics.jsonl, their steps ascending."""
+    rows = []
+    for line in data.decode("utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not (isinstance(row, dict) and type(row.get("step")) is int):
+            continue
+        row = from_json(row)
+        ascends = not rows or row["step"] > rows[-1]["step"]
+        if ascends and row["step"] <= up_to and all(map(_is_metric, row.values())):
+            rows.append(row)
+    return rows
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in config.items() if name != "sha256"}
+    return sha256(json.dumps(for_json(rest), sort_keys=True))
+
+
+def has_changed(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is not as it was written. Earlier versions wrote no digest."""
+    return "sha256" in config and config["sha256"] != _digest(config)
 
 
 def _is_metric(value: Any) -> bool:

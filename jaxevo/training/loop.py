@@ -23,7 +23,9 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.pytrees import static_settings
+from jaxevo.core.tree import tree_finite, tree_where
 
+FINITE = "_finite"  # beside the sums of a run: how many steps had a finite loss
 MOST_STEPS = 2**31 - 1  # the most steps that a state can count
 
 
@@ -134,19 +136,42 @@ def run_chunk(
     state: State,
     sums: Metrics,
     num_steps: Int[Array, ""],
+    *,
+    skip: bool = False,
 ) -> tuple[State, Metrics]:
     """Takes `num_steps` steps and adds their metrics to `sums`; one program for any number.
 
     Loops on the host call this function between looks at the clock. Steps and sums do not depend
     on where the chunks are cut.
+
+    Args:
+        sums: those of earlier steps. Where `FINITE` is among them, steps whose loss is finite
+            are counted there.
+        skip: whether a step is left out, of the state and of the sums, where its loss or the
+            solution after it is not finite. The next step draws other numbers.
     """
 
     def body(_, carry):
         state, sums = carry
-        state, metrics = _step(key_run, learner, problem, state)
-        return state, jax.tree.map(jnp.add, sums, metrics)
+        new, metrics = _step(key_run, learner, problem, state)
+        if FINITE in sums:
+            metrics = metrics | {FINITE: jnp.isfinite(metrics["loss"]).all()}
+        if skip:
+            taken = metrics.get(FINITE, True) & tree_finite(learner.solution(new, problem))
+            new = tree_where(taken, new, with_step(state, new.step))
+            metrics = jax.tree.map(lambda m: jnp.where(taken, m, jnp.zeros_like(m)), metrics)
+        return new, jax.tree.map(jnp.add, sums, metrics)
 
     return jax.lax.fori_loop(0, num_steps, body, (state, sums))
+
+
+run_chunk_skipping = functools.partial(run_chunk, skip=True)
+
+
+def with_step(state: State, step: Int[Array, ""]) -> State:
+    """A state that counts `step` steps."""
+    replace = getattr(state, "_replace", None) or functools.partial(dataclasses.replace, state)
+    return replace(step=step)
 
 
 def zero_sums(learner: Learner, problem: Problem, state: State) -> Metrics:

@@ -16,14 +16,23 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
-from jaxevo.core.tree import tree_where
-from jaxevo.training.loop import run_chunk, split_key, zero_sums
+from jaxevo.core.tree import tree_finite, tree_where
+from jaxevo.training.loop import (
+    FINITE,
+    run_chunk,
+    run_chunk_skipping,
+    split_key,
+    with_step,
+    zero_sums,
+)
 
 
 class Program:
     """One learner on one problem, over all seeds: state, sums of metrics, best network so far."""
 
-    def __init__(self, key, learner, problem, num_seeds, params):
+    def __init__(self, key, learner, problem, num_seeds, params, *, skip=False):
+        self.run_chunk = run_chunk_skipping if skip else run_chunk
+        self.skip = skip
         self.learner, self.problem = learner, problem
         self.many = num_seeds is not None
         self.compile_seconds, self.compiles = 0.0, 0
@@ -45,8 +54,10 @@ class Program:
         axes = (0, None, None, 0, 0, None)
         self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
         self.sizes += 1
-        self.chunk = self._compiled(run_chunk, axes, arguments, donate)
+        self.chunk = self._compiled(self.run_chunk, axes, arguments, donate)
         self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
+        arguments = (self.learner, self.problem, self.state)
+        self.is_sound = self._compiled(_sound, (None, None, 0), arguments)
         if self.test is not None:
             arguments = (self.learner, self.problem, self.test, self.state, self.best)
             self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
@@ -122,9 +133,44 @@ class Program:
         self._compile()
         return True
 
-    def take_metrics(self, num_steps: int) -> dict[str, Any]:
-        sums, self.sums = self.sums, jax.tree.map(jnp.copy, self.zeros)
-        return {name: _plain(total / num_steps) for name, total in sums.items()}
+    def take_metrics(self, num_steps: int) -> tuple[dict[str, Any], Any]:
+        """Means of the metrics, and the share of steps whose loss was finite.
+
+        Where such steps are skipped, the means are over the others.
+        """
+        sums, self.sums = dict(self.sums), jax.tree.map(jnp.copy, self.zeros)
+        finite = sums.pop(FINITE, None)
+        share = 1.0 if finite is None else np.asarray(finite, np.float64) / num_steps
+
+        def mean(total):
+            if finite is None or not self.skip:
+                return total / num_steps
+            extra = (1,) * (jnp.ndim(total) - jnp.ndim(finite))
+            return total / jnp.reshape(finite, jnp.shape(finite) + extra)
+
+        return {name: _plain(mean(total)) for name, total in sums.items()}, share
+
+    def sound(self) -> np.ndarray:
+        """Whether the solution is finite, for each seed."""
+        return np.asarray(self.is_sound(self.learner, self.problem, self.state))
+
+    def copied(self) -> Any:
+        """The state, kept from the next chunk, which takes its memory."""
+        return jax.tree.map(lambda leaf: leaf.copy(), self.state)
+
+    def merged(self, good: Any, which: np.ndarray) -> Any:
+        """An earlier state, but this one's where `which`; this one if its size has changed."""
+        if jax.tree.map(jnp.shape, good) != jax.tree.map(jnp.shape, self.state):
+            return self.copied()
+        return tree_where(which if self.many else np.all(which), self.state, good)
+
+    def put_back(self, good: Any, which: np.ndarray) -> None:
+        """Gives some seeds an earlier state, whose steps are counted on from here.
+
+        A state of another size stays: it was good when the network took its present size.
+        """
+        if jax.tree.map(jnp.shape, good) == jax.tree.map(jnp.shape, self.state):
+            self.state = self.merged(with_step(good, self.state.step), ~which)
 
     def evaluate(self) -> dict[str, Any]:
         if self.test is None:
@@ -204,7 +250,10 @@ def _first(key, learner, problem, params):
     state = learner.init(key, problem, params)
     has_test = problem.held_out() is not None
     best = _first_best(learner, problem, state) if has_test else None
-    return state, zero_sums(learner, problem, state), best
+    sums = zero_sums(learner, problem, state)
+    if "loss" in sums:
+        sums = sums | {FINITE: jnp.int32(0)}
+    return state, sums, best
 
 
 def _first_best(learner, problem, state):
@@ -213,6 +262,10 @@ def _first_best(learner, problem, state):
 
 def _solution(learner, problem, state):
     return learner.solution(state, problem)
+
+
+def _sound(learner, problem, state):
+    return tree_finite(learner.solution(state, problem))
 
 
 def _held_out(learner, problem, test, state, best):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxevo.core import Learner, Params, Problem, require
+from jaxevo.core.pytrees import described
 from jaxevo.core.tree import named_leaves
 from jaxevo.core.words import lower_is_better
 from jaxevo.training.loop import zero_sums
@@ -63,6 +64,24 @@ def check_params(params: Params, problem: Problem) -> None:
         shape, own = got.get(name), wanted.get(name)
         if shape is None or own is None or shape[max(0, len(shape) - len(own)) :] != own:
             raise ValueError(f"params must hold {name} as {own}, got {shape}")
+
+
+def described_params(params: Params | None) -> dict[str, Any] | None:
+    """The digests of a first network that was given, as plain JSON."""
+    return None if params is None else described(params)
+
+
+def check_first_params(first: Any, params: Params | None, *, needed: bool = False) -> None:
+    """Refuses another first network than the resumed run's.
+
+    Args:
+        first: what `described_params` made of the run's; None where they were drawn.
+        params: what is given now.
+        needed: whether the run has nothing else to go on from.
+    """
+    if (needed or params is not None) and first != described_params(params):
+        got = "None" if params is None else "others"
+        raise ValueError(f"params must be the first network of the run to go on with, got {got}")
 
 
 def _short(value: Any) -> str:
