@@ -20,11 +20,16 @@ def found():
     learner = Metropolis(sigma=0.02, population_size=6)
     one, two = (
         measure(
-            jax.random.key(0), dataclasses.replace(learner, sigma=sigma), problem,
-            problem.init(jax.random.key(0)), time=0.3, num_records=5, num_kept=3,
+            jax.random.key(0),
+            dataclasses.replace(learner, sigma=sigma),
+            problem,
+            problem.init(jax.random.key(0)),
+            time=0.3,
+            num_records=5,
+            num_kept=3,
         )
         for sigma in (0.02, 0.01)
-    )  # fmt: skip
+    )
     return {"sigma 0.02": one, "sigma 0.01": two}
 
 
@@ -76,8 +81,9 @@ def test_delta_by_members_beside_its_noise():
 
 def test_side_by_side():
     rows = [{"seconds": s, "held_out/accuracy": [s / 10, s / 20]} for s in (1.0, 2.0)]
-    figure = pictures.side_by_side({"mnist": {"aMC": rows, "Adam": rows}, "digits": {"Adam": rows}},
-                                   "held_out/accuracy")  # fmt: skip
+    figure = pictures.side_by_side(
+        {"mnist": {"aMC": rows, "Adam": rows}, "digits": {"Adam": rows}}, "held_out/accuracy"
+    )
     left, right = figure.axes
     assert (len(left.lines), len(right.lines)) == (2, 1)
     np.testing.assert_allclose(left.lines[0].get_ydata(), [0.075, 0.15])

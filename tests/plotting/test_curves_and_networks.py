@@ -38,8 +38,11 @@ def assert_nothing_overlaps(figure):
         found += [*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title, ax._left_title]
         found.append(ax._right_title)
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-            found += [t.label1 for t in axis.get_major_ticks()
-                      if min(limits) <= t.get_loc() <= max(limits)]  # fmt: skip
+            found += [
+                t.label1
+                for t in axis.get_major_ticks()
+                if min(limits) <= t.get_loc() <= max(limits)
+            ]
     boxes = [t.get_window_extent() for t in found if t.get_text() and t.get_visible()]
     low, high = zip(*((box.min, box.max) for box in boxes), strict=True)
     assert np.min(low) >= -1
@@ -329,9 +332,12 @@ def test_confusion_leaves_out_steps_that_do_not_count():
 @pytest.mark.parametrize("num_learners", [1, 3, 8])
 def test_no_text_overlaps(num_learners):
     rows = [
-        {name: value if name in ("step", "seconds") else [v * 1e-3 for v in value]
-         for name, value in row.items()} for row in ROWS
-    ]  # fmt: skip
+        {
+            name: value if name in ("step", "seconds") else [v * 1e-3 for v in value]
+            for name, value in row.items()
+        }
+        for row in ROWS
+    ]
     names = ["anp", "safe-mutation-rescale", "evosax:Sep_CMA_ES with a name that is too long"]
     curves = {f"{names[i % 3]} {i}": rows for i in range(num_learners)}
     assert_nothing_overlaps(plotting.comparison(curves, "mse", "seconds", LEVELS, "a title"))
@@ -339,8 +345,11 @@ def test_no_text_overlaps(num_learners):
 
 
 def test_no_text_of_weights_overlaps():
-    params = {"a_very_long_path_of_a_module": {f"and_of_its_kernel_{i}": jnp.arange(9.0) - 4e3
-                                               for i in range(4)}}  # fmt: skip
+    params = {
+        "a_very_long_path_of_a_module": {
+            f"and_of_its_kernel_{i}": jnp.arange(9.0) - 4e3 for i in range(4)
+        }
+    }
     assert_nothing_overlaps(plotting.weights(params, "a title"))
 
 

@@ -38,9 +38,13 @@ def test_a_run_leaves_data_and_its_pictures_are_drawn_from_them(tmp_path):
 def test_a_comparison_is_drawn_from_its_files(tmp_path):
     folder = tmp_path / "c"
     found = compare(
-        jax.random.key(0), {"one": (LEARNER, PROBLEM), "two": (LEARNER, PROBLEM)},
-        amount=20, budget="steps", num_seeds=2, folder=folder,
-    )  # fmt: skip
+        jax.random.key(0),
+        {"one": (LEARNER, PROBLEM), "two": (LEARNER, PROBLEM)},
+        amount=20,
+        budget="steps",
+        num_seeds=2,
+        folder=folder,
+    )
     assert not list(folder.glob("*.png"))
     (drawn,) = plotting.draw_comparison(folder)
     levels = baselines(PROBLEM.task)

@@ -28,11 +28,19 @@ def study():
 
 def table(reached=1.0):
     return [
-        {"method": method, "task": 1, "reached": reached, "generations": 50 + i,
-         "generations_low": 40 + i, "generations_high": 60 + i, "batches": 5000.0,
-         "batches_low": 4000.0, "batches_high": 6000.0}
+        {
+            "method": method,
+            "task": 1,
+            "reached": reached,
+            "generations": 50 + i,
+            "generations_low": 40 + i,
+            "generations_high": 60 + i,
+            "batches": 5000.0,
+            "batches_low": 4000.0,
+            "batches_high": 6000.0,
+        }
         for i, method in enumerate(["pathnet", "independent", "independent-fixed", "fine-tuning"])
-    ]  # fmt: skip
+    ]
 
 
 def test_modules_bear_the_colours_of_their_tasks():

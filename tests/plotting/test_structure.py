@@ -8,10 +8,15 @@ import pytest
 from jaxevo.plotting.structure import beside, difficulty, growth, sizes
 
 ROWS = [
-    {"step": 10 * (i + 1), "nodes": [i, i + 1, i + 4], "loss": [9.0 - i] * 3,
-     "births": [float(i)] * 3, "deaths": [i / 2] * 3}
+    {
+        "step": 10 * (i + 1),
+        "nodes": [i, i + 1, i + 4],
+        "loss": [9.0 - i] * 3,
+        "births": [float(i)] * 3,
+        "deaths": [i / 2] * 3,
+    }
     for i in range(4)
-]  # fmt: skip
+]
 
 
 def test_medians_quartiles_floors_and_rates():
@@ -29,8 +34,12 @@ def test_medians_quartiles_floors_and_rates():
 
 
 def test_a_single_seed_and_refusals():
-    figure = growth([row | {name: row[name][0] for name in ("nodes", "loss", "births", "deaths")}
-                     for row in ROWS])  # fmt: skip
+    figure = growth(
+        [
+            row | {name: row[name][0] for name in ("nodes", "loss", "births", "deaths")}
+            for row in ROWS
+        ]
+    )
     assert not figure.axes[0].collections
     with pytest.raises(ValueError, match="two records or more"):
         growth(ROWS[:1])
@@ -45,10 +54,14 @@ def test_runs_of_different_lengths_share_an_axis():
     for line in ax.lines[:2]:
         np.testing.assert_allclose(line.get_xdata(), [0.25, 0.5, 0.75, 1])
         np.testing.assert_array_equal(line.get_ydata(), [1, 2, 3, 4])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["short, 40 steps",
-                                                                "long, 200 steps"]  # fmt: skip
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "short, 40 steps",
+        "long, 200 steps",
+    ]
     assert [(text.get_text(), text.get_position()[0]) for text in ax.texts] == [
-        ("easy", 0.25), ("hard", 0.75)]  # fmt: skip
+        ("easy", 0.25),
+        ("hard", 0.75),
+    ]
     with pytest.raises(ValueError, match="phases must be 1 names or none"):
         beside({"short": ROWS}, phases=["easy", "hard"])
     with pytest.raises(ValueError, match="two records or more of each"):
@@ -78,7 +91,10 @@ def test_nodes_by_difficulty():
     ]
     ax: Any = difficulty(points).axes[0]
     assert [text.get_text() for text in ax.get_xticklabels()] == [
-        "p = 0.5\n9.2 nats", "p = 0.9\n5.9 nats", "6 letters\n9.0 nats"]  # fmt: skip
+        "p = 0.5\n9.2 nats",
+        "p = 0.9\n5.9 nats",
+        "6 letters\n9.0 nats",
+    ]
     medians = [bar.lines[0].get_xydata()[0].tolist() for bar in ax.containers]
     assert medians == [[0, 6], [1, 4], [2, 35]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["easy", "hard"]

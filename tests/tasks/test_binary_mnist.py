@@ -16,10 +16,16 @@ def small(**settings):
     images = np.broadcast_to((20 * labels)[:, None], (len(labels), 16)).astype(np.uint8)
     rows, counts = rows_by_label(labels)
     return BinaryDigits(
-        images=images, rows=rows, counts=counts, digits=np.array([2, 7], np.int32),
-        test_images=images, test_rows=rows[:, :3], loss="cross_entropy", num_outputs=2,
+        images=images,
+        rows=rows,
+        counts=counts,
+        digits=np.array([2, 7], np.int32),
+        test_images=images,
+        test_rows=rows[:, :3],
+        loss="cross_entropy",
+        num_outputs=2,
         **{"batch_size": 2000} | settings,
-    )  # fmt: skip
+    )
 
 
 def test_batches_hold_the_two_digits_in_their_proportion():

@@ -40,8 +40,10 @@ def test_fewer_and_standardised_images(data_dir):
     plain = tasks.mnist(data_dir=folder)
     assert task.train_inputs.shape == (300, 784) and len(task.test_inputs) == 10_000
     np.testing.assert_array_equal(task.train_targets, plain.train_targets[:300])
-    for mine, theirs in ((task.train_inputs, plain.train_inputs[:300]),
-                         (task.test_inputs, plain.test_inputs)):  # fmt: skip
+    for mine, theirs in (
+        (task.train_inputs, plain.train_inputs[:300]),
+        (task.test_inputs, plain.test_inputs),
+    ):
         np.testing.assert_allclose(mine, (theirs - 0.1307) / 0.3081, atol=1e-3)
     with pytest.raises(ValueError, match="num_train must be an integer >= 1"):
         tasks.mnist(data_dir=folder, num_train=0)
@@ -143,8 +145,9 @@ def test_grey_images_in_the_shape_of_coloured_ones(data_dir):
 
 
 def test_standardized_images(data_dir):
-    task = tasks.cifar10(data_dir=str(data_dir / "cifar10_subset/cifar10_subset.npz"),
-                         standardize="image")  # fmt: skip
+    task = tasks.cifar10(
+        data_dir=str(data_dir / "cifar10_subset/cifar10_subset.npz"), standardize="image"
+    )
     images = np.asarray(task.train_inputs)
     np.testing.assert_allclose(images.mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(images.std((1, 2, 3)), 1, atol=1e-4)

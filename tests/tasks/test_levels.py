@@ -110,8 +110,13 @@ def test_what_a_reservoir_needs():
 def test_levels_of_other_tasks(tmp_path):
     images = np.zeros((20, 28, 28), np.uint8)
     labels = np.array([3] * 15 + [1] * 5, np.uint8)
-    np.savez(tmp_path / "few.npz", train_images=images, train_labels=labels,
-             test_images=images, test_labels=labels[::-1])  # fmt: skip
+    np.savez(
+        tmp_path / "few.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels[::-1],
+    )
     task = tasks.permuted_mnist(data_dir=str(tmp_path / "few.npz"), num_test=10)
     assert tasks.baselines(task) == {"majority class": {"accuracy": 0.5}}
     assert tasks.baselines(task.held_out()) == {}

@@ -40,9 +40,13 @@ def simulate():
 def robot_at(x, y, heading=0.0):
     zero = jnp.float32(0)
     return Robot(
-        jnp.array([x, y], jnp.float32), jnp.float32(heading), zero, zero, jnp.int32(0),
+        jnp.array([x, y], jnp.float32),
+        jnp.float32(heading),
+        zero,
+        zero,
+        jnp.int32(0),
         jnp.array(False),
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------ the hard maze
@@ -178,8 +182,10 @@ def test_the_papers_networks_by_name():
     built = registry.build("evolution-strategy", "hard-maze")
     params = jax.eval_shape(built.problem.init, KEY)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 1266
-    settings = {s.name: s.default for s in registry.settings_of(
-        "evolution-strategy", "hard-maze", "deep-residual")}  # fmt: skip
+    settings = {
+        s.name: s.default
+        for s in registry.settings_of("evolution-strategy", "hard-maze", "deep-residual")
+    }
     named = {"num_layers": 32, "width": 125, "activation": "tanh", "residual": 4}
     assert named.items() <= settings.items()
 

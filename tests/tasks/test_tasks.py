@@ -307,16 +307,21 @@ def test_released_mackey_glass_is_solved_by_sixteen_taps():
 
 def test_baselines_by_hand():
     task = tasks.Examples(
-        train_inputs=np.zeros((4, 1)), train_targets=np.array([1, 1, 2, 0]),
-        test_inputs=np.zeros((5, 1)), test_targets=np.array([1, 0, 1, 1, 2]),
-        loss="cross_entropy", num_outputs=3,
-    )  # fmt: skip
+        train_inputs=np.zeros((4, 1)),
+        train_targets=np.array([1, 1, 2, 0]),
+        test_inputs=np.zeros((5, 1)),
+        test_targets=np.array([1, 0, 1, 1, 2]),
+        loss="cross_entropy",
+        num_outputs=3,
+    )
     assert tasks.baselines(task) == {"majority class": {"accuracy": 0.6}}
     task = tasks.Examples(
-        train_inputs=np.zeros((2, 1)), train_targets=np.array([[1.0], [3.0]]),
-        test_inputs=np.zeros((2, 1)), test_targets=np.array([[2.0], [5.0]]),
+        train_inputs=np.zeros((2, 1)),
+        train_targets=np.array([[1.0], [3.0]]),
+        test_inputs=np.zeros((2, 1)),
+        test_targets=np.array([[2.0], [5.0]]),
         scale=2.0,
-    )  # fmt: skip
+    )
     assert tasks.baselines(task) == {"mean target": {"mse": 4 * 4.5}}
     series = np.arange(80.0)[:, None]
     task = tasks.stream(series[:-2], series[2:], test=0.5, num_skipped=3)

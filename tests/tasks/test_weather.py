@@ -14,14 +14,35 @@ from jaxevo.tasks.weather import BEIJING, NUM_HOURS, WTH, read_weather, syntheti
 KEY = jax.random.key(0)
 
 WTH_HEADER = [
-    "date", "Visibility", "DryBulbFarenheit", "DryBulbCelsius", "WetBulbFarenheit",
-    "DewPointFarenheit", "DewPointCelsius", "RelativeHumidity", "WindSpeed", "WindDirection",
-    "StationPressure", "Altimeter", "WetBulbCelsius",
-]  # fmt: skip
+    "date",
+    "Visibility",
+    "DryBulbFarenheit",
+    "DryBulbCelsius",
+    "WetBulbFarenheit",
+    "DewPointFarenheit",
+    "DewPointCelsius",
+    "RelativeHumidity",
+    "WindSpeed",
+    "WindDirection",
+    "StationPressure",
+    "Altimeter",
+    "WetBulbCelsius",
+]
 BEIJING_HEADER = [
-    "No", "year", "month", "day", "hour", "pm2.5", "DEWP", "TEMP", "PRES", "cbwd", "Iws", "Is",
+    "No",
+    "year",
+    "month",
+    "day",
+    "hour",
+    "pm2.5",
+    "DEWP",
+    "TEMP",
+    "PRES",
+    "cbwd",
+    "Iws",
+    "Is",
     "Ir",
-]  # fmt: skip
+]
 
 
 def write(path, header, rows):
