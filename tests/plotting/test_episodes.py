@@ -1,5 +1,6 @@
 """Pictures and animations of episodes: what is drawn is what the policy did."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from jaxevo import tasks
-from jaxevo.core import Problem
+from jaxevo.core import Problem, pytree
 from jaxevo.models import from_functions, mlp
 from jaxevo.plotting import episodes as pictures
 from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze
@@ -108,6 +109,21 @@ def test_curves_of_cart_and_pole_end_where_the_pole_falls():
     assert abs(values[-1]) > 12 and (abs(values[:-1]) <= 12).all()
     np.testing.assert_allclose(track.lines[0].get_ydata()[0], run.states.state.x[0], rtol=1e-5)
     assert figure.subfigs[0]._suptitle.get_text() == f"return {length}: the pole fell"
+
+
+@pytree
+class Unseen(tasks.PixelMaze):
+    scene = None
+
+
+def test_a_task_says_which_scene_is_drawn(tmp_path):
+    """Red where pictures are chosen by the type of a task, and not by what the task says."""
+    made = walker().task
+    task = Unseen(**{field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
+    problem = Problem(task, walker().model)
+    assert pictures.save_episode(problem, first_network(problem), tmp_path) == []
+    with pytest.raises(ValueError, match="problem must be on a maze, a pixel maze or CartPole"):
+        pictures.episode(problem, first_network(problem))
 
 
 def test_another_key_is_another_episode():
