@@ -29,7 +29,7 @@ def test_readme_blocks_run_and_learn(optimised):
     reached = []
     for block in blocks():
         exec(compile(block, "README.md", "exec"), names)
-        found = ("result", "results", "problem", "found", "child")
+        found = ("result", "results", "problem", "measurement", "child")
         reached.append({key: names.get(key) for key in found})
 
     digits, sweep, forecast, labels, copier, mutation, chains, growing = reached
@@ -39,7 +39,7 @@ def test_readme_blocks_run_and_learn(optimised):
     assert held_out(labels)["accuracy"] > 0.85  # a coin: 0.5
     assert held_out(copier)["recall"] > 0.5  # a guess: 1/8
     assert mutation["child"]["readout"]["kernel"].shape == (32, 2)
-    assert chains["found"].agreement.correlation[-1] > 0.99
+    assert chains["measurement"].agreement.correlation[-1] > 0.99
     assert growing["result"].rows[-1]["nodes"] > 4
     assert growing["result"].rows[-1]["held_out/accuracy"] > 0.9
 

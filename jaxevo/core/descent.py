@@ -19,7 +19,14 @@ from jaxevo.core.population import trained_leaves
 from jaxevo.core.problem import Batch, Carry, Mask, Metrics, Model, Params, Problem
 from jaxevo.core.protocols import Estimator
 from jaxevo.core.pytrees import Scalar, pytree, require, static
-from jaxevo.core.tree import tree_fill, tree_finite, tree_floats, tree_masked, tree_where
+from jaxevo.core.tree import (
+    tree_fill,
+    tree_finite,
+    tree_floats,
+    tree_in_dtypes,
+    tree_masked,
+    tree_where,
+)
 
 
 @pytree
@@ -55,10 +62,23 @@ class Optimizer:
         update = self.factory(learning_rate=learning_rate, **settings)
         parts = [update]
         if self.clip_norm is not None:
-            parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
+            parts.insert(0, clip_by_norm(self.clip_norm))
         if self.weight_decay is not None:  # after the optimiser's own step
             parts.append(optax.add_decayed_weights(-learning_rate * self.weight_decay))
         return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def clip_by_norm(limit: Scalar) -> optax.GradientTransformation:
+    """optax's `clip_by_global_norm`, which wants weights of the dtype of its limit, for any."""
+    clip = optax.clip_by_global_norm(limit)
+
+    def update(updates, state, params=None):
+        real = jnp.result_type(limit)
+        wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, real)), updates)
+        clipped, state = clip.update(wide, state, params)
+        return tree_in_dtypes(clipped, updates), state
+
+    return optax.GradientTransformation(clip.init, update)
 
 
 def optimizer(
@@ -263,7 +283,10 @@ def descend(
     if penalty is not None:
         gradient = penalty(gradient)
     gradient, weights = tree_floats((gradient, params))
+    before = weights, optimizer
     updates, optimizer = transform.update(gradient, optimizer, weights)
+    # A setting in a wider dtype than the weights, such as clip_norm, would widen both.
+    updates, optimizer = tree_in_dtypes((updates, optimizer), before)
     moved, found = tree_fill(optax.apply_updates(weights, updates), params), None
     if constrain is not None:
         moved, found = constrain(moved)

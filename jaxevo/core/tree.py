@@ -48,6 +48,17 @@ def tree_floats(tree: Tree) -> Tree:
     )
 
 
+def tree_in_dtypes(tree: Tree, like: Tree) -> Tree:
+    """`tree` with its floating leaves in the dtypes of those of `like`; others are left alone."""
+    return jax.tree.map(
+        lambda leaf, other: (
+            leaf.astype(other.dtype) if jnp.issubdtype(other.dtype, jnp.floating) else leaf
+        ),
+        tree,
+        like,
+    )
+
+
 def tree_fill(tree: Tree, missing: Tree) -> Tree:
     """`tree` with the leaves that are None taken from `missing`."""
     return jax.tree.map(

@@ -57,7 +57,12 @@ class Built(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def build(
-    name: str, population_size: int, num_populations: int, num_dims: int, drawn: Callable | None
+    name: str,
+    population_size: int,
+    num_populations: int,
+    x64: bool,
+    num_dims: int,
+    drawn: Callable | None,
 ) -> Built:
     """A strategy and its default numbers; once, because evosax compiles anew for every object.
 

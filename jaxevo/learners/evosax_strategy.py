@@ -236,8 +236,9 @@ class EvosaxStrategy:
         return quirks.start != "mean" or quirks.loss_at_mean is not None
 
     @property
-    def _structure(self) -> tuple[str, int, int]:
-        return self.strategy, self.population_size, self.num_populations
+    def _structure(self) -> tuple[str, int, int, bool]:
+        x64 = jax.dtypes.canonicalize_dtype(float) == np.float64  # of evosax's default numbers
+        return self.strategy, self.population_size, self.num_populations, x64
 
     def _evosax(self, layout: "_Layout") -> tuple[Built, Any]:
         """evosax's strategy for a network of this size, and the numbers that it is to use."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxevo.models.layers import uniform
+from jaxevo.models.layers import in_real, uniform
 
 
 class ElmanCell(nnx.Module):
@@ -26,7 +26,7 @@ class ElmanCell(nnx.Module):
         draw = uniform(hidden_features)
 
         def linear(num_inputs):
-            return nnx.Linear(
+            return in_real(nnx.Linear)(
                 num_inputs,
                 self.num_gates * hidden_features,
                 kernel_init=kernel_init or draw,

@@ -14,6 +14,7 @@ from jaxevo.models.cells import TwoBiasLSTMCell
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import (
     ACTIVATIONS,
+    in_real,
     require_activation,
     require_sizes,
     uniform,
@@ -40,7 +41,7 @@ class ConvLSTM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def conv(num_inputs, side, stride):
-            return nnx.Conv(
+            return in_real(nnx.Conv)(
                 num_inputs,
                 width,
                 (side, side),

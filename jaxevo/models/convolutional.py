@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require_integer
 from jaxevo.models.flax import NNXModel, from_nnx
-from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes
+from jaxevo.models.layers import ACTIVATIONS, in_real, require_activation, require_sizes
 
 
 class ConvNet(nnx.Module):
@@ -30,7 +30,7 @@ class ConvNet(nnx.Module):
         sizes = (image_shape[-1], *channels)
         self.hidden = nnx.List(
             [
-                nnx.Conv(i, o, (3, 3), strides=(2, 2), rngs=rngs)
+                in_real(nnx.Conv)(i, o, (3, 3), strides=(2, 2), rngs=rngs)
                 for i, o in itertools.pairwise(sizes)
             ]
         )
@@ -38,7 +38,7 @@ class ConvNet(nnx.Module):
         if not pool:
             for length in image_shape[:2]:
                 positions *= math.ceil(length / 2 ** len(channels))
-        self.readout = nnx.Linear(positions * sizes[-1], num_outputs, rngs=rngs)
+        self.readout = in_real(nnx.Linear)(positions * sizes[-1], num_outputs, rngs=rngs)
         self.image_shape = image_shape
         self.activation = activation
         self.pool = pool

@@ -5,6 +5,7 @@ Xavier's, PyTorch's uniform one, and one normal distribution for all weights and
 """
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -28,6 +29,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
 }
 
+
+def in_real(layer: Callable[..., Any]) -> Callable[..., Any]:
+    """`layer` with weights in jax's floats, float64 under `jax_enable_x64`; flax's are float32.
+
+    Layers that are not flax's own keep the dtype that they choose.
+    """
+    is_flax = getattr(layer, "__module__", "").startswith("flax.nnx")
+    return functools.partial(layer, param_dtype=float) if is_flax else layer
+
+
 xavier = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
@@ -46,7 +57,7 @@ def xavier_linear(
 ) -> nnx.Linear:
     """A dense layer with Xavier-normal weights and PyTorch's biases."""
     bias_init = uniform(num_inputs)
-    return nnx.Linear(
+    return in_real(nnx.Linear)(
         num_inputs,
         num_outputs,
         use_bias=use_bias,
@@ -61,7 +72,7 @@ def uniform_linear(
 ) -> nnx.Linear:
     """A dense layer whose weights and biases are drawn as PyTorch draws them."""
     draw = uniform(num_inputs)
-    return nnx.Linear(
+    return in_real(nnx.Linear)(
         num_inputs, num_outputs, use_bias=use_bias, kernel_init=draw, bias_init=draw, rngs=rngs
     )
 
@@ -76,7 +87,7 @@ class NormalLinear:
         self, num_inputs: int, num_outputs: int, *, use_bias: bool = True, rngs: nnx.Rngs
     ) -> nnx.Linear:
         draw = jax.nn.initializers.normal(self.scale)
-        return nnx.Linear(
+        return in_real(nnx.Linear)(
             num_inputs, num_outputs, use_bias=use_bias, kernel_init=draw, bias_init=draw, rngs=rngs
         )
 

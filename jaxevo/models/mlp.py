@@ -13,6 +13,7 @@ from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import (
     ACTIVATIONS,
     NormalLinear,
+    in_real,
     require_activation,
     require_sizes,
     uniform_linear,
@@ -49,6 +50,7 @@ class MLP(nnx.Module):
             num_inputs *= length
         sizes = (num_inputs, *hidden_sizes)
         pairs = list(itertools.pairwise(sizes))
+        linear, norm = in_real(linear), in_real(norm) if norm else None
         self.hidden = nnx.List([linear(i, o, use_bias=hidden_bias, rngs=rngs) for i, o in pairs])
         self.norms = nnx.List([norm(o, rngs=rngs) for _, o in pairs] if norm else [])
         self.readout = linear(sizes[-1], num_outputs, use_bias=output_bias, rngs=rngs)

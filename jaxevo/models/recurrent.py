@@ -14,7 +14,13 @@ from jaxevo.core import require, require_integer
 from jaxevo.core.pytrees import require_choice
 from jaxevo.models.cells import ElmanCell
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
-from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes, uniform_linear
+from jaxevo.models.layers import (
+    ACTIVATIONS,
+    in_real,
+    require_activation,
+    require_sizes,
+    uniform_linear,
+)
 
 ReadoutInit = Literal["zeros", "uniform"]
 
@@ -101,11 +107,11 @@ class RecurrentNet(nnx.Module):
         sizes = (num_inputs, *hidden_sizes)
         self.cells = nnx.List(
             [
-                CELLS[cell](i, o, **dict(cell_settings), rngs=rngs)
+                in_real(CELLS[cell])(i, o, **dict(cell_settings), rngs=rngs)
                 for i, o in itertools.pairwise(sizes)
             ]
         )
-        zero_linear = functools.partial(nnx.Linear, kernel_init=jax.nn.initializers.zeros)
+        zero_linear = functools.partial(in_real(nnx.Linear), kernel_init=jax.nn.initializers.zeros)
         linear = zero_linear if readout == "zeros" else uniform_linear
         self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
 

@@ -118,7 +118,7 @@ class Maze:
         return robot, self.observe(robot)
 
     def act(self, key: Any, output: Float[Array, "2"]) -> tuple[Array, Array]:
-        return jnp.clip(output, 0, 1), jnp.float32(0)
+        return jnp.clip(output, 0, 1).astype(jnp.float32), jnp.float32(0)
 
     def transition(self, key: Any, env_state: Robot, action: Float[Array, "2"]) -> tuple:
         robot = env_state

@@ -90,7 +90,7 @@ class PixelMaze:
         return output.argmax(-1), jnp.float32(0)
 
     def transition(self, key: Any, env_state: Walker, action: Int[Array, ""]) -> tuple:
-        wanted = env_state.place + jnp.array(MOVES)[action]
+        wanted = env_state.place + jnp.array(MOVES, env_state.place.dtype)[action]
         place = jnp.where(self.walls[wanted[0], wanted[1]], env_state.place, wanted)
         here = jnp.zeros_like(self.walls).at[place[0], place[1]].set(True)
         fresh = here & self.way & ~env_state.touched

@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.population import add_at_once, fitting, sum_members, trained_leaves
-from jaxevo.core.tree import named_leaves, tree_size
+from jaxevo.core.tree import named_leaves, nested, tree_size
 from jaxevo.views import nodes
 from jaxevo.views.experiences import (
     Head,
@@ -297,7 +297,8 @@ class _Layers:
             tree = {layer: tree[layer] for layer in layers}
             return jax.tree.map(lambda x: x.reshape(-1, *x.shape[num_axes + 1 :]), tree)
 
-        found = nodes.contract(self.weights(layers), merged(seen), merged(signals))
+        weights = nested(self.weights(layers))
+        found = named_leaves(nodes.contract(weights, merged(seen), merged(signals)))
         return {path: gradient for path, gradient in found.items() if path in self.trained}
 
     def weights(self, layers) -> ByPath:

@@ -85,7 +85,8 @@ def _first(kernel: Float[Array, "H mH"]) -> Radius:
 
 
 def _next(kernel: Float[Array, "H mH"], radius: Radius, weight: Scalar) -> Radius:
-    moved = jnp.einsum("mh,mhk->mk", radius.vectors, _blocks(kernel).astype(jnp.float32))
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    moved = jnp.einsum("mh,mhk->mk", radius.vectors, _blocks(kernel).astype(wide))
     norm = jnp.maximum(jnp.linalg.norm(moved, axis=1), jnp.finfo(jnp.float32).tiny)
     log_radius = radius.log_radius + weight * (jnp.log(norm) - radius.log_radius)
     return Radius(moved / norm[:, None], log_radius)

@@ -193,7 +193,8 @@ class DifferentiableStructure:
         """
         paths = {group.having("multiplier")[0].path for group in groups}
         pull = self.growth.penalty.l1 * num_steps
-        return _on_paths(lambda g, p: g + pull * jnp.sign(p), paths, gradient, params)
+        charge = lambda g, p: (g + pull * jnp.sign(p)).astype(g.dtype)
+        return _on_paths(charge, paths, gradient, params)
 
     def first_moments(self, state, groups: tuple[Group, ...], params: Params) -> optax.OptState:
         """The optimiser's first state.

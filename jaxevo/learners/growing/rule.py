@@ -180,7 +180,10 @@ class Growth:
         if self.kind == "multiplier":
             paths = {axis.path for group in groups for axis in group.having("multiplier")}
             shrunk = map_paths(
-                lambda path, leaf: leaf - self.penalty.l1 if path in paths else leaf, params
+                lambda path, leaf: (
+                    (leaf - self.penalty.l1).astype(leaf.dtype) if path in paths else leaf
+                ),
+                params,
             )
             shrunk = self.clamped(shrunk, groups)
         else:
@@ -194,7 +197,7 @@ class Growth:
         def shrink(path, weight):
             if path not in paths:
                 return weight
-            smaller = weight - pull * jnp.sign(weight)
+            smaller = (weight - pull * jnp.sign(weight)).astype(weight.dtype)
             if not self.penalty.proximal:
                 return smaller
             return jnp.where(jnp.abs(weight) > pull, smaller, 0)
@@ -208,7 +211,8 @@ class Growth:
         for group in groups:
             for axis in group.having("multiplier"):
                 least = jnp.where(alive[group.name], self.penalty.min_multiplier, 0.0)
-                multipliers[axis.path] = jnp.maximum(leaves[axis.path], least)
+                leaf = leaves[axis.path]
+                multipliers[axis.path] = jnp.maximum(leaf, least.astype(leaf.dtype))
         return map_paths(lambda path, leaf: multipliers.get(path, leaf), params)
 
     # ------------------------------------------------------------------------ the events
@@ -311,8 +315,9 @@ def after_events(
     }
     counts = ledger.counts
     counts = Counts(
-        counts.births + sum(event.born.sum() for event in events.values()),
-        counts.deaths + sum((alive[name] & ~event.kept).sum() for name, event in events.items()),
+        counts.births + sum(event.born.sum(dtype=jnp.int32) for event in events.values()),
+        counts.deaths
+        + sum((alive[name] & ~event.kept).sum(dtype=jnp.int32) for name, event in events.items()),
         counts.blocked + sum(event.blocked.astype(jnp.int32) for event in events.values()),
         jnp.where(jnp.all(jnp.array(roomy, bool)), counts.roomy + 1, 0),
     )

@@ -156,7 +156,7 @@ class PathNet:
                 generations=counted_up(state.generations, 1),
                 done=done,
             )
-            return new, slices.num_nonfinite.sum()
+            return new, slices.num_nonfinite.sum(dtype=jnp.int32)
 
         if self.threshold is None:
             new, num_nonfinite = generation(state)

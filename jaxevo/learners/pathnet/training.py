@@ -351,4 +351,4 @@ def slice_of(
 ) -> Slice:
     """How an evaluation went, from its T batches."""
     fitness = jnp.where(finite.all(0) & jnp.isfinite(scores).all(0), scores.mean(0), -jnp.inf)
-    return Slice(fitness, losses.mean(0), (~finite).sum(0))
+    return Slice(fitness, losses.mean(0), (~finite).sum(0, dtype=jnp.int32))

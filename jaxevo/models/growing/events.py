@@ -281,7 +281,7 @@ def _newborn(
     #     [own axis, *rest, other axis]                    slot i of block b at b C + i
     #     [*rest, own axis, other axis]                    as in the leaf, if the own axis sends
     #     [*rest, other axis, own axis]                    as in the leaf, if it receives
-    draw = jnp.repeat(draw, leaf.shape[axis.axis] // axis.blocks, axis=2)
+    draw = jnp.repeat(draw.astype(leaf.dtype), leaf.shape[axis.axis] // axis.blocks, axis=2)
     draw = jnp.moveaxis(draw, (1, 0), (-2, -1)).reshape(-1, *rest, leaf.shape[across])
     draw = jnp.moveaxis(draw, 0, -2)
     return draw if axis.axis == -2 else jnp.swapaxes(draw, -1, -2)

@@ -21,7 +21,7 @@ class LivingNorm(nnx.LayerNorm):
     """`nnx.LayerNorm` of the living units, those in `alive` [C]; the output of the others is 0."""
 
     def __init__(self, num_features: int, *, rngs: nnx.Rngs):
-        super().__init__(num_features, rngs=rngs)
+        super().__init__(num_features, param_dtype=float, rngs=rngs)
         self.alive = nnx.Param(jnp.ones(num_features, bool))
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... C"]:
