@@ -80,7 +80,7 @@ def num_outputs(problem: Problem, params: Any) -> int | None:
     """The last axis of a network's outputs, found without computing; None where it has none.
 
     Args:
-        params: of one network; abstract is fine.
+        params: one network's, which may be abstract.
     """
     if isinstance(problem, Supervised):
         outputs = jax.eval_shape(problem.outputs, params, abstract_batch(problem))

@@ -22,7 +22,7 @@ from jaxevo.core.problem import OffersGoal
 from jaxevo.core.tree import tree_size, tree_zeros
 from jaxevo.core.words import lower_is_better
 
-# Floats of one chunk. On a CPU: 16 MB, what stays in its cache. Elsewhere: 1 GB.
+# A chunk has so many floats: 16 MB stay in the cache of a CPU; other devices take 1 GB.
 CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
 
 
@@ -35,8 +35,7 @@ def default_chunk_size(num_members: int, params: Params, problem: Problem, batch
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
     A member is counted as two copies of its weights (the noise and the moved weights) and one
-    float for each unit and sample, the units being estimated by the longest axis of each leaf of
-    `params`.
+    float for each unit and sample. The longest axis of each leaf of `params` estimates the units.
     """
     units = sum(max(jnp.shape(leaf), default=1) for leaf in jax.tree.leaves(params))
     rows = 1
@@ -49,7 +48,7 @@ def members_at_once(num: int, chunk_size: int | None, problem: Problem, batch: B
     """How many of `num` networks to make and evaluate at once.
 
     Args:
-        chunk_size: what the user wants; None: as many as fit, see `default_chunk_size`.
+        chunk_size: what the user wants; None takes as many as fit, see `default_chunk_size`.
     """
     network = jax.eval_shape(problem.init, jax.random.key(0))
     return min(chunk_size or default_chunk_size(num, network, problem, batch), num)
@@ -59,7 +58,7 @@ def fitting(num: int, floats: int) -> int:
     """How many of `num` things to hold at once: a divisor of it, and as many as fast memory holds.
 
     Args:
-        floats: of each of them.
+        floats: what each of them takes.
     """
     most = max(1, min(chunk_floats() // max(floats, 1), num))
     return next(size for size in range(most, 0, -1) if num % size == 0)
@@ -73,7 +72,7 @@ def map_members(fn: Callable[..., Any], members: Any, chunk_size: int) -> Any:
 def add_in_turn(total: Any, summands: Any) -> Any:
     """`total` plus the sum of `summands` over their leading axis.
 
-    One after another on a CPU, where XLA's sum over a leading axis is ten times slower.
+    They are added one after another on a CPU, where XLA's own sum is ten times slower.
     """
     if jax.default_backend() != "cpu":
         return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
@@ -121,9 +120,9 @@ def sum_members(
 
 
 def map_few(fn: Callable[..., Any], xs: Any) -> Any:
-    """`vmap(fn)` over a short leading axis; one after another on a CPU.
+    """`vmap(fn)` over a short leading axis; on a CPU one after another.
 
-    There a product with another matrix for each member costs five times a plain one.
+    A CPU needs five times as long for products with another matrix for each member.
     """
     return jax.lax.map(fn, xs) if jax.default_backend() == "cpu" else jax.vmap(fn)(xs)
 
@@ -195,7 +194,7 @@ def initial_population(
         params: one network for all members, or one for each, [num, ...]; None draws them.
 
     Raises:
-        ValueError: networks in another number.
+        ValueError: there are networks in another number.
     """
     if params is None:
         return lambda index: problem.init(fold_in(key, index))
@@ -225,7 +224,7 @@ def trained_leaves(model: Model, params: Params, tree: Any = None) -> Any:
 
 
 def left_out(model: Model, params: Params) -> Any:
-    """Of each leaf, whether it takes no part: no float, or ruled out by a constant mask.
+    """Whether each leaf takes no part: it is no float, or a constant mask rules it out.
 
     The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
     """

@@ -33,13 +33,13 @@ class Evaluation(NamedTuple):
     metrics: dict[str, Any]
     observations: Any = None  # [T, ...] or [B, ...]: what the network was shown
     mask: Any = None  # [T, ...]: which observations count
-    moments: Any = None  # of the observations, where the model keeps statistics: for `absorb`
+    moments: Any = None  # what `absorb` takes; None where the model keeps no statistics
 
 
 class Episode(NamedTuple):
     """One rollout, T steps. What comes after the end is there too; `alive` tells."""
 
-    states: Any  # [T, ...], of the environment, before each action
+    states: Any  # [T, ...], the environment's before each action
     observations: Any  # [T, ...]
     actions: Any  # [T, ...]
     rewards: Float[Array, " T"]  # 0 after the end
@@ -163,8 +163,8 @@ class SequenceTask(SupervisedTask, Protocol):
     """A supervised task in time: batches are time first and carry `reset: Bool[B]`.
 
     `at` returns input, target and weight of one time step. The losses of the steps, each times
-    its weight, sum to the loss of the batch, and their metrics to its metrics: an estimator may
-    scan over time and hold no outputs.
+    its weight, sum to the loss of the batch. Their metrics sum to its metrics. So an estimator
+    may scan over time and hold no outputs.
     """
 
     def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
@@ -253,7 +253,7 @@ class Problem:
         """`params` with the moments of observations folded in; for most models just `params`.
 
         Args:
-            moments: of `Evaluation`, with any leading axes (members, chunks): they are summed.
+            moments: `Evaluation.moments`; any leading axes (members, chunks) are summed.
         """
         if not isinstance(self.model, KeepsStatistics):
             return params
@@ -343,18 +343,18 @@ class Sequence(Supervised):
 
 @pytree(kw_only=False)
 class Control(Problem):
-    """A problem with an environment. A policy with a carry is a step module, without one is not."""
+    """A problem with an environment. Its policy is a step module where it has a carry."""
 
     def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """-> env_state, observation."""
+        """Returns (env_state, observation)."""
         return self.task.reset(key)
 
     def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple:
-        """-> env_state, observation, reward, terminated, truncated."""
+        """Returns (env_state, observation, reward, terminated, truncated)."""
         return self.task.transition(key, env_state, action)
 
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
-        """-> action, log_prob. Greedy where `key` is None; a value beside the output is left."""
+        """Returns (action, log_prob). It is greedy where `key` is None, and reads no value head."""
         return self.task.act(key, output[0] if isinstance(output, tuple) else output)
 
     def rollout(
@@ -424,7 +424,7 @@ def check_key(key: Any) -> None:
     """Refuses what is no key.
 
     Raises:
-        ValueError: with how to make one.
+        ValueError: the message says how to make one.
     """
     if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
         raise ValueError(f"key must be made by jax.random.key(seed), got {type(key).__name__}")
@@ -432,7 +432,7 @@ def check_key(key: Any) -> None:
 
 @functools.lru_cache(maxsize=256)
 def has_carry(model: Model) -> bool:
-    """Whether a network has a hidden state. Found without computing anything."""
+    """Whether a network has a hidden state. Nothing is computed to find out."""
     carry = jax.eval_shape(lambda key: model.initial_carry(model.init(key), (1,)), abstract_key())
     return bool(jax.tree.leaves(carry))
 
@@ -442,7 +442,7 @@ def abstract_key() -> Any:
 
 
 def num_samples(problem: Problem, batch: Batch) -> int:
-    """Examples in a batch: its weights' size, or the longest episodes' steps. Abstract is fine."""
+    """The examples in a batch, which may be abstract: weights, or the most steps of episodes."""
     if isinstance(problem, Supervised):
         return jax.eval_shape(problem.weights, batch).size
     if isinstance(problem, Control):

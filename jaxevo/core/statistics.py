@@ -15,7 +15,8 @@ def solved_fraction(evaluations: Any) -> float:
     """The fraction of runs that solved their task.
 
     Args:
-        evaluations: at which each run solved it, [n]; infinite or NaN where it never did.
+        evaluations: how many each run made before it solved its task, [n]; infinite or NaN where
+            it never did.
     """
     return float(np.isfinite(_runs("evaluations", evaluations)).mean())
 
@@ -35,8 +36,8 @@ def mann_whitney(evaluations: Any, others: Any) -> float:
     Runs that never solved their task rank last, as equals. With nothing but such runs it is 1.
 
     Args:
-        evaluations: of one method, [n]; infinite or NaN where a run never solved the task.
-        others: of another method at the same budget, [m].
+        evaluations: one method's, [n]; infinite or NaN where a run never solved the task.
+        others: another method's at the same budget, [m].
 
     Source: Mann and Whitney (1947), as used by Lehman et al., arXiv 1712.06563.
     """
@@ -54,8 +55,8 @@ def barnard(evaluations: Any, others: Any) -> float:
     """The p value, two-sided, of both methods solving the same fraction of runs.
 
     Args:
-        evaluations: of one method, [n]; infinite or NaN where a run never solved the task.
-        others: of another method at the same budget, [m].
+        evaluations: one method's, [n]; infinite or NaN where a run never solved the task.
+        others: another method's at the same budget, [m].
 
     Source: Barnard (1945), with the pooled variance.
     """
@@ -96,8 +97,8 @@ def interval(values: list[float], bounds: Range = (-math.inf, math.inf)) -> Rang
 
     Args:
         values: one number for each seed.
-        bounds: the least and the most that a value can be. Values beyond them say that the bounds
-            are wrong: nothing is cut then.
+        bounds: the least and the most that a value can be. Values beyond them show that the
+            bounds are wrong, and nothing is cut.
     """
     mean, half = mean_and_interval(values)
     low, high = mean - half, mean + half

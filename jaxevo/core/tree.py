@@ -12,7 +12,7 @@ Tree = Any
 
 
 def tree_where(condition, new: Tree, old: Tree) -> Tree:
-    """`new` where `condition`, else `old`, leaf by leaf; typed keys and integers included.
+    """`new` where `condition` holds, else `old`, for leaves of any kind, such as typed keys.
 
     Args:
         condition: one boolean, an array that broadcasts from the left, or a tree of either.
@@ -73,7 +73,7 @@ def tree_finite(tree: Tree) -> Bool[Array, ""]:
     """Whether every number of every floating leaf is finite."""
 
     def any_not_finite(leaf):
-        # flat and in bytes: on a CPU the same of booleans takes ten times as long
+        # The flags are flat and in bytes: a CPU takes ten times as long for booleans.
         flags = (~jnp.isfinite(leaf)).astype(jnp.uint8).ravel()
         return jnp.max(flags, initial=0)
 

@@ -1,6 +1,6 @@
 """Advantage actor-critic: a policy and the value of states, learned from windows of episodes.
 
-Some environments run side by side, and go on from window to window; an episode that ends is
+Some environments run side by side and go on from window to window. An episode that ends is
 followed by the next. With the advantages A[t] of a window,
 
     loss = mean of -A[t] log pi(a[t]) + value_weight (V[t] + A[t] held fixed - V[t])^2 / 2
@@ -42,9 +42,9 @@ class Worker(NamedTuple):
     env_state: Any
     observation: Any
     hidden: Carry
-    return_so_far: Float[Array, "..."]  # of the episode under way
-    last_return: Float[Array, "..."]  # of the latest that ended
-    has_ended: Bool[Array, "..."]  # whether one has
+    return_so_far: Float[Array, "..."]  # what the episode under way has brought
+    last_return: Float[Array, "..."]  # what the latest episode that ended has brought
+    has_ended: Bool[Array, "..."]  # whether any episode has
 
 
 class Seen(NamedTuple):
@@ -62,17 +62,18 @@ class ActorCritic:
     """The gradient of the actor-critic loss, on discrete actions drawn with the softmax.
 
     The network has two outputs, (action logits [A], value []), as `modular(value_head=True)` has.
-    The loss that it reports is minus the return: the mean over environments of the latest episode
-    that ended, or before that of the one under way. `sample` of the task is not used.
+    The reported loss is minus the return of each environment's latest episode that ended, meaned
+    over environments. Before any has ended, the episode under way counts. The task's `sample` is
+    not used.
 
     Attributes:
         horizon: steps of a window, k >= 1.
-        num_environments: side by side, E >= 1.
-        discount: of rewards per step, in [0, 1].
-        trace: how far advantages look beyond a step, in [0, 1]: 0 the one-step error, 1 all of
-            the window.
-        value_weight: of the squared error of values, >= 0.
-        entropy_weight: of the entropy of actions, >= 0.
+        num_environments: E environments run side by side, >= 1.
+        discount: a reward is multiplied by this for each step that it is away, in [0, 1].
+        trace: how far advantages look beyond a step, in [0, 1]: 0 takes the one-step error, 1 all
+            of the window.
+        value_weight: the weight of the squared error of values, >= 0.
+        entropy_weight: the weight of the entropy of actions, >= 0.
     """
 
     horizon: int = static(default=20)

@@ -1,7 +1,7 @@
 """Back-propagation: the true gradient, through time where there is time.
 
-Full BPTT differentiates a whole window; truncated BPTT cuts it every k steps and carries the
-hidden state on; checkpointed BPTT keeps the states at block edges and computes the others twice.
+Full BPTT differentiates a whole window. Truncated BPTT cuts it every k steps and carries the
+hidden state on. Checkpointed BPTT keeps the states at block edges and computes the others twice.
 Source: Werbos (1990); Williams and Peng (1990), their BPTT(h; h') with h = h' = k; Chen et al.,
 arXiv 1604.06174 (blocks of about sqrt T).
 """
@@ -39,13 +39,13 @@ class Backprop:
     """The gradient of a batch's loss by reverse-mode differentiation.
 
     The windows of a stream follow one another: the hidden state at the end of one starts the
-    next, and is set to the initial one where `batch.reset`. No gradient crosses a window's edge.
+    next, except where `batch.reset`. No gradient crosses a window's edge.
 
     Attributes:
-        truncation: k >= 1: the gradient is cut every k steps of a window; None: not at all.
-        checkpoint: steps of a block, >= 1: the backward pass holds one block's activations, and
-            the hidden states between blocks, for one more forward pass. Least memory near the
-            root of a window's steps; None: all activations are held.
+        truncation: the gradient is cut every k >= 1 steps of a window; None cuts it nowhere.
+        checkpoint: steps of a block, >= 1. The backward pass holds one block's activations and
+            the hidden states between blocks, for one more forward pass. The root of a window's
+            steps takes the least memory. None holds all activations.
     """
 
     truncation: Scalar | None = None
@@ -90,7 +90,7 @@ class Backprop:
         def cut(params, timed_carry, *inputs):
             t, carry = timed_carry
             stopped = jax.lax.stop_gradient(carry)
-            # not at the first step: the initial state may be learned, and a window's is a constant
+            # The first step is not cut: the initial state may be learned, a window's is constant.
             carry = tree_where((t > 0) & (t % self.truncation == 0), stopped, carry)
             carry, output = problem.model.apply(params, carry, *inputs)
             return (t + 1, carry), output

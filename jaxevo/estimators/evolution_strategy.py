@@ -1,8 +1,9 @@
 """Evolution strategy: the gradient of the loss of a Gaussian cloud of networks.
 
 Source: Rechenberg (1973); Salimans et al., arXiv 1703.03864 (antithetic pairs, ranks).
-For members theta + sigma e_n the gradient of the smoothed loss is estimated by
-g = 1 / (N sigma) sum_n u_n e_n, with u_n the shaped loss of member n.
+With u_n the shaped loss of member theta + sigma e_n, the gradient of the smoothed loss is about
+
+    g = 1 / (N sigma) sum_n u_n e_n
 """
 
 from typing import Literal
@@ -42,21 +43,21 @@ from jaxevo.core.tree import tree_masked
 class EvolutionStrategy:
     """A full-rank Gaussian population around one network; no member is ever stored.
 
-    Every window of a stream starts from the initial hidden state, where `Backprop` carries it on.
-
-    All members see the same batch. Noise is made again where it is needed, so memory depends on
+    Every window of a stream starts from the initial hidden state, which `Backprop` carries on. All
+    members see the same batch. Noise is made again where it is needed, so memory depends on
     `chunk_size` and not on `population_size`.
 
     Attributes:
         sigma: standard deviation of a member's weights, in parameter units, > 0.
         population_size: N members, >= 2; even where `antithetic`.
-        antithetic: pairs theta + sigma e, theta - sigma e.
-        shaping: "ranks" (centred, ties averaged; invariant to monotone changes of the loss) or
-            "standardized" (divided by the standard deviation over members; with antithetic pairs
-            it needs one pass over the population where ranks need two). A member whose loss is not
-            finite ranks last; where losses are standardized it, and its pair, do not count.
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
-        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
+        antithetic: whether members come in pairs, theta + sigma e and theta - sigma e.
+        shaping: "ranks" are centred, with ties averaged, and do not change with a monotone map of
+            the loss. "standardized" losses are divided by their standard deviation over members.
+            Pairs then need one pass over the population, where ranks need two. A member whose
+            loss is not finite ranks last; standardized, it and its pair do not count.
+        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry" (jax's
+            generator, the reference).
+        chunk_size: members evaluated at once; None takes as many as fit in fast memory.
     """
 
     sigma: Scalar = 0.05

@@ -1,10 +1,10 @@
 """Forward gradients: the loss's exact derivative along random directions of the weights.
 
-Source: Baydin et al. (2022), arXiv 2202.08587: g = (grad L . v) v with v standard normal. Unlike
-weight perturbation, whose tangents go on from window to window as the hidden state does, each
-window is differentiated by itself, so the estimate's mean is exactly that of `Backprop`.
-Perturbing activities instead (Ren et al., 2023, arXiv 2210.03310) is
-`NodePerturbation(rule="np", gamma=1)`.
+Source: Baydin et al. (2022), arXiv 2202.08587: g = (grad L . v) v with v standard normal. Each
+window is differentiated by itself, so the estimate's mean is exactly that of `Backprop`. The
+tangents of weight perturbation go on from window to window, as the hidden state does.
+`NodePerturbation(rule="np", gamma=1)` perturbs activities instead (Ren et al., 2023, arXiv
+2210.03310).
 """
 
 import jax
@@ -36,8 +36,8 @@ class ForwardGradient:
 
     Attributes:
         num_draws: K, the number of directions that are averaged, >= 1.
-        distribution: the components of a direction are "gaussian", or "rademacher" (signs, which
-            have a smaller variance).
+        distribution: what the components of a direction are, "gaussian", or "rademacher" (signs,
+            which have a smaller variance).
         noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
     """
 

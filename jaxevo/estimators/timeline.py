@@ -25,7 +25,7 @@ class TimeStep(NamedTuple):
 
 
 class Timeline:
-    """The time steps of one batch. It lives only while an estimate is traced."""
+    """The time steps of one batch. A timeline lives only while an estimate is traced."""
 
     def __init__(self, problem: Supervised, batch: Batch):
         self.problem, self.batch = problem, batch
@@ -46,7 +46,7 @@ class Timeline:
         return self.problem.initial_carry(params, self.batch)
 
     def call(self, apply: Apply, params: Params, carry: Carry, now: TimeStep) -> tuple[Carry, Any]:
-        """`apply` on one step: the next hidden state and the output."""
+        """Calls `apply` on one step; returns the next hidden state and the output."""
         if self.in_time:
             return apply(params, carry, *now.inputs)
         return (), apply(params, *now.inputs)
@@ -64,7 +64,7 @@ class Timeline:
         return self.problem.weights(sample) * self.problem.loss_differences(new, old, sample)
 
     def metrics(self, output: Any, sample: Any) -> dict[str, Any]:
-        """They sum over steps to the metrics of the batch."""
+        """Metrics of one step: they sum over steps to the metrics of the batch."""
         if isinstance(self.problem, Sequence):
             return self.problem.step_metrics(output, *sample)
         return self.problem.metrics(output, sample)

@@ -15,12 +15,15 @@ import jax.numpy as jnp
 
 
 class Quirks(NamedTuple):
-    """What sets a strategy of evosax apart. The first three are known by name, the others read."""
+    """What sets a strategy of evosax apart.
+
+    The first three are known by name. The others are read off the strategy's signatures.
+    """
 
     loss_at_mean: str | None = None  # it stands at one network, whose loss its state keeps here
     std_init_power: float = 1.0  # a member's standard deviation is std_init ** (1 / this)
     members_per_number: float = float("inf")  # N must stay below this times the searched numbers
-    start: Literal["mean", "means", "population"] = "mean"  # what its `init` takes
+    start: Literal["mean", "means", "population"] = "mean"  # what `init` takes; means: one each
     several: bool = False  # it has several populations
     scheduled: bool = False  # its standard deviation is a function of the generation, not a number
     sampled: bool = False  # it draws networks as the model does

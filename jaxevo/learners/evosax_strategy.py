@@ -5,8 +5,8 @@ evosax searches, evaluates them in chunks, and guards what comes back. evosax mi
 go in as they are. What sets single strategies apart stands in `jaxevo.learners.evosax_library`.
 Source: Lange, evosax, arXiv 2212.04180. Differs:
 - a non-finite loss becomes the worst finite one before evosax sees it;
-- a generation without a finite loss, or after which a number of the strategy that was finite no
-  longer is, changes nothing but the step counter;
+- a generation changes nothing but the step counter if no loss is finite, or if a number of the
+  strategy stops being finite;
 - strategies that stand at one network measure it again on every batch: in evosax its luckiest loss
   would stand for ever.
 """
@@ -80,9 +80,9 @@ class EvosaxStrategy:
         chunk_size: members evaluated at once; None evaluates as many as fit a CPU core's cache.
     """
 
-    # What `sigma` means where it is no member's standard deviation:
-    #   ASEBO, GuidedES                       that of a member's distance, over all its weights
-    #   iAMaLGaM_Full, iAMaLGaM_Univariate    it is added to a covariance that starts at 1
+    # `sigma` is no member's standard deviation in four strategies.
+    #   ASEBO, GuidedES                       It is that of a member's distance, over all weights.
+    #   iAMaLGaM_Full, iAMaLGaM_Univariate    It is added to a covariance that starts at 1.
 
     strategy: str = static(default="SNES")
     population_size: int = static(default=256)

@@ -56,7 +56,7 @@ class GradientLearner:
 
     Attributes:
         estimator: how to estimate the gradient (`jaxevo.estimators`).
-        optimizer: how to follow it, see `jaxevo.optimizer`.
+        optimizer: how to follow the gradient, see `jaxevo.optimizer`.
         learning_rate: a number >= 0, or a schedule evaluated at the step.
         max_spectral_radius: the largest spectral radius of recurrent weights, > 0. Weights whose
             radius, averaged over the last 50 updates, exceeds it are scaled down. None leaves

@@ -117,17 +117,15 @@ def poorly_conditioned(
     *,
     conditions: tuple[float, ...] = (100.0, 0.1),
 ) -> NNXModel:
-    """One weight for each output, which feel it very unequally: y_k = c_k w_k x_k.
+    """A network whose outputs feel their one weight very unequally: y_k = c_k w_k x_k.
 
     Args:
         input_shape: (K,).
         num_outputs: K, as many as inputs.
         conditions: c_k, finite and not 0.
     """
-    require(
-        "conditions", "finite numbers other than 0", conditions,
-        lambda c: all(math.isfinite(value) and value != 0 for value in c),
-    )  # fmt: skip
+    usable = lambda c: all(math.isfinite(value) and value != 0 for value in c)
+    require("conditions", "finite numbers other than 0", conditions, usable)
     sizes = (tuple(input_shape), num_outputs)
     if sizes != ((len(conditions),), len(conditions)):
         raise ValueError(

@@ -1,6 +1,6 @@
 """The door for networks: flax.nnx modules, linen modules and bare `(init, apply)` pairs.
 
-A network crosses over once, into pure functions on a plain nested dict with string keys; past
+A network crosses over once, into pure functions on a plain nested dict with string keys. Past
 the door only `jax.*` transforms touch it. A recurrent network enters as a step module,
 `(carry, x) -> (carry, y)`, with flax's `initialize_carry`: jaxevo owns the scan over time.
 """
@@ -22,9 +22,10 @@ from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.views import nodes
 
-_SPEC = "_layer_spec"  # attribute of the layers of a network that shows itself
+_SPEC = "_layer_spec"  # the layers of a network that shows itself have this attribute
 
-# class -> (kind, attributes of the kernels in the order of the inputs). Biases are `bias`.
+# Each class has a kind and the attributes of its kernels, in the order of the inputs. A bias is
+# always called `bias`.
 _LAYERS: dict[type, tuple[str, tuple[str, ...]]] = {
     nnx.Linear: ("dense", ("kernel",)),
     nnx.Conv: ("conv", ("kernel",)),
@@ -127,7 +128,7 @@ class NNXModel:
         return self.mask(params)
 
     def examples_last(self) -> Model | None:
-        """See `jaxevo.core.problem.OffersExamplesLast`; here the module class decides."""
+        """`jaxevo.core.problem.OffersExamplesLast` says what this is; the module class decides."""
         offer = getattr(self.constructor, "examples_last", None)
         return offer(self) if offer is not None and type(self) is NNXModel else None
 
@@ -148,8 +149,8 @@ def from_nnx(
         settings: keyword arguments of the constructor, which must be hashable.
 
     Raises:
-        ValueError: at first use, if the module has random streams or mutable statistics
-            (Dropout, BatchNorm), or scans over time itself (`nnx.RNN`).
+        ValueError: the module has random streams or mutable statistics (Dropout, BatchNorm), or
+            scans over time itself (`nnx.RNN`). This is found at first use.
     """
     for name, value in settings.items():
         _require_hashable(name, value)
@@ -285,15 +286,15 @@ def from_linen(
         trainable: as in `from_nnx`.
 
     Raises:
-        ValueError: at `init`, if the module has mutable collections (BatchNorm), draws random
-            numbers (Dropout) or scans over time itself (`nn.RNN`).
+        ValueError: the module has mutable collections (BatchNorm), draws random numbers (Dropout)
+            or scans over time itself (`nn.RNN`). This is found at `init`.
     """
     if not isinstance(module, linen.Module):
         raise ValueError(f"module must be a linen module instance, got {module!r}")
     return LinenModel(module, tuple(input_shape), input_dtype, trainable)
 
 
-# Path of the module that an inner `apply` stands in for (OptimizedLSTMCell as LSTMCell).
+# An inner `apply` stands in for the module at this path (OptimizedLSTMCell as LSTMCell).
 _prefix: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("prefix", default=())
 
 
@@ -383,8 +384,9 @@ def from_functions(
 ) -> FunctionModel:
     """A model from `init(key) -> params` and `apply(params, x) -> y`.
 
-    With `initial_carry(params, batch_shape)`, `apply` is a step: `(params, carry, x)` to
-    `(carry, y)`. Its layers cannot be seen, so the node view covers none of its parameters.
+    With `initial_carry(params, batch_shape)` the network is a step module, and `apply` maps
+    `(params, carry, x)` to `(carry, y)`. The layers cannot be seen, so the node view covers none of
+    the parameters.
     """
     return FunctionModel(init, apply, initial_carry, trainable)
 

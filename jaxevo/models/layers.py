@@ -100,7 +100,6 @@ def require_activation(name: str, value: Any) -> None:
 def require_sizes(name: str, sizes: Any, at_least: int = 0) -> None:
     """Refuses what are no widths: integers >= 1, `at_least` of them."""
     rule = "integers >= 1" + f", {at_least} of them or more" * (at_least > 0)
-    is_size = lambda n: (
-        operator.index(n) >= 1
-    )  # a TypeError, which `require` reports, if no integer
+    # `operator.index` raises a TypeError for what is no integer, and `require` reports it.
+    is_size = lambda n: operator.index(n) >= 1
     require(name, rule, sizes, lambda s: len(s) >= at_least and all(map(is_size, s)))

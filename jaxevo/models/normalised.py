@@ -17,7 +17,8 @@ from jaxevo.models.layers import require_sizes
 from jaxevo.views import nodes
 
 Moments = dict[str, Float[Array, "..."]]
-"""`count` of observations, their `mean`, and `squares`, the sum of squared deviations from it."""
+"""Moments are the `count` of observations, their `mean`, and `squares`, which sums the squared
+deviations from it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +79,11 @@ def normalised(model: Any, input_shape: tuple[int, ...], *, clip: float = 10.0) 
 
     Its params are {"network": ..., "observation": ...}. The statistics start empty, which passes
     observations as they are, and are not trainable. `Control.evaluate` returns the moments of an
-    evaluation beside its loss, and `Problem.absorb` adds them, from any number of members or
-    chunks, to the statistics of the next generation.
+    evaluation beside its loss. `Problem.absorb` adds them to the statistics of the next
+    generation, from any number of members or chunks.
 
     Args:
-        model: feed-forward, or a step module.
+        model: a feed-forward network or a step module.
         input_shape: shape of one observation.
         clip: standard deviations beyond which an observation is cut off, > 0.
     """
@@ -107,7 +108,7 @@ def moments_of(observations: Float[Array, "T B ..."], mask: Bool[Array, "T B"]) 
 def merged(moments: Moments) -> Moments:
     """The moments of N sets of observations together, from those of each, [N, ...].
 
-    Associative, in any order, up to rounding.
+    The order in which sets are merged matters up to rounding only.
     Source: Chan, Golub and LeVeque (1979).
     """
     counts, means = moments["count"], moments["mean"]

@@ -145,15 +145,15 @@ def recurrent(
     Args:
         input_shape: (I,), the shape of one time step.
         num_outputs: linear outputs at every step.
-        cell: "rnn" (our fused cell: one node per unit), "gru", "lstm" or "simple" (flax's), or
-            "elman" (two biases, all weights uniform at the start, as in PyTorch).
+        cell: "rnn" is our fused cell, with one node per unit. "gru", "lstm" and "simple" are
+            flax's. "elman" is PyTorch's: it has two biases, and all weights start uniform.
         hidden_sizes: units of each of the stacked cells.
         activation: activation of the fused cell.
-        radius: spectral radius of the fused cell's recurrent matrix, at the start an orthogonal
-            matrix times this, > 0.
+        radius: spectral radius of the fused cell's recurrent matrix, > 0. The matrix starts as an
+            orthogonal one times this.
         input_scale: standard deviation of the fused cell's input weights at the start, > 0.
-        readout: initializer of the read-out: "zeros", which gradients leave at once, or
-            "uniform" as PyTorch draws them, for a population that is to differ from the start.
+        readout: initializer of the read-out. Gradients leave "zeros" at once. "uniform" weights,
+            as PyTorch draws them, make a population differ from the start.
     """
     require_choice("cell", CELLS, cell)
     require_choice("readout", get_args(ReadoutInit), readout)

@@ -1,7 +1,7 @@
 """What a network answers to experiences, and how far the answers of two networks are apart.
 
-Experiences are a batch of the network's inputs, an array or a tuple of them: [I, ...], or for a
-step module whole sequences, [T, I, ...], run from the initial hidden state.
+Experiences are a batch of the network's inputs, an array [I, ...] or a tuple of them. Those of a
+step module are whole sequences, [T, I, ...], which run from the initial hidden state.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,12 @@
 """The node view: one hook that reaches every layer of a network, at every time step.
 
-A layer is a map that is linear in its own parameters: dense, convolution, the scale and shift of
-a normalisation, or any module registered with `jaxevo.models.from_flax.register_layer`. A hook
-sees a layer's inputs and the layer itself, and returns its pre-activation:
+A layer is a map that is linear in its own parameters: dense, convolution, or the scale and shift
+of a normalisation. `jaxevo.models.flax.register_layer` makes any module one. A hook sees a layer's
+inputs and the layer itself, and returns its pre-activation:
 
     hook(layer, inputs, linear) -> preactivation
 
-`linear(inputs)` is the layer on inputs of the hook's choice; `linear(inputs, kernel)` the layer
+`linear(inputs)` is the layer on inputs of the hook's choice. `linear(inputs, kernel)` is the layer
 with another kernel (same stride, padding and groups, any number of features) and without bias.
 So `linear(x) + linear(x, dK)` is the layer whose kernel is K + dK.
 
@@ -53,7 +53,7 @@ class LayerSpec(NamedTuple):
 class Layer(str):
     """One use of a layer: its name ("#1" is added at its second use), and its `spec`.
 
-    A string, so that dictionaries of inputs and of signals are plain pytrees.
+    It is a string, so that dictionaries of inputs and of signals are plain pytrees.
     """
 
     spec: LayerSpec
@@ -99,7 +99,7 @@ def active() -> bool:
 
 @contextlib.contextmanager
 def _in_force(view: _View | None) -> Iterator[None]:
-    """Inside, networks show their layers to `view`; None: to nobody."""
+    """Inside, networks show their layers to `view`, or to nobody where it is None."""
     reset = _view.set(view)
     try:
         with _token(view and view.token):

@@ -6,17 +6,16 @@ With J_ik the gradient of output k on experience i, elementwise for each weight,
     SUM:  s = sqrt(sum_k (sum_i J_ik)^2)
     SO:   s = sqrt(|H v|),  H v = 2/I sum_ik J_ik (J_ik . v)
 
-where H is the Hessian of the divergence (see `divergence`) at no change and v a direction; the
+where H is the Hessian of the divergence (see `divergence`) at no change and v is a direction. The
 residual vanishes there, so that one `jvp` and one `vjp` are all of H v.
 
-Experiences are a batch of the network's inputs, an array or a tuple of them: [I, ...], or for a
-step module whole sequences, [T, I, ...], run from the initial hidden state. The network must take
-a batch axis. `mask`, [I] or [T, I], says which outputs count. The output of a sequence is for ABS
-and SUM the sum of its outputs over the steps that count, and for SO each of them.
+`jaxevo.views.experiences` says what experiences are. The network must take a batch axis. `mask`,
+[I] or [T, I], says which outputs count. ABS and SUM take the sum of a sequence's outputs over the
+steps that count; SO takes each of them.
 
 Everything is fit for `jit` and for `vmap` over networks, each with experiences of its own. Results
-are trees like `params` with None in place of what is not trained: leaves of integers and keys,
-and those that the model's `trainable` rules out by a constant.
+are trees like `params` with None in place of what is not trained. That is leaves of integers and
+keys, and those that the model's `trainable` rules out by a constant.
 Source: Lehman et al., arXiv 1712.06563.
 """
 
@@ -71,7 +70,7 @@ def sum_sensitivity(
 ) -> Params:
     """SM-G-SUM: opposed gradients cancel, so that what washes out counts for nothing.
 
-    One reverse pass for each output.
+    It takes one reverse pass for each output.
 
     Args:
         inputs: experiences, see the top of this file.
@@ -144,8 +143,8 @@ def abs_sensitivity(
         inputs: experiences, see the top of this file.
         mask: which of the experiences count.
         head: what the outputs go through.
-        chunk_size: experiences whose gradients are held at once, where there is no product; None:
-            as many as fit in fast memory.
+        chunk_size: experiences whose gradients are held at once, where there is no product; None
+            takes as many as fit in fast memory.
     """
     trained = trained_leaves(model, params)
     batch = _batch(model, inputs, mask)
@@ -166,7 +165,7 @@ def abs_sensitivity(
 class _Batch(NamedTuple):
     inputs: tuple
     mask: Bool[Array, "*time I"]
-    axis: int  # of the experiences: 1 where there is time before it
+    axis: int  # the axis of experiences is 1 where time comes before it, else 0
 
     @property
     def num(self) -> int:
@@ -189,8 +188,8 @@ def _pullback(
 ) -> tuple[Array, Callable[[Array], ByPath]]:
     """Responses, and their gradients with respect to `leaves` as a function of cotangents.
 
-    Where there is time, the gradient of a layer's weights is one product over all steps: added up
-    step by step, as differentiation would have it, it takes twice as long.
+    Where there is time, the gradient of a layer's weights is one product over all steps. The sum
+    of one product for each step, as differentiation would have it, takes twice as long.
     """
     layers = _Layers(model, params, batch, head, leaves) if batch.axis else None
     rest = leaves if layers is None else layers.left
@@ -258,7 +257,7 @@ class _Layers:
         if self.outputs is None:
             return {}
         layers = [*self.products, *self.others]
-        # time first, as a scan leaves it: to merge the axes is then no copy
+        # Time stays first, as a scan leaves it: to merge the axes is then no copy.
         seen, signals = jax.tree.map(
             lambda x: jnp.moveaxis(x, 0, self.batch.axis), (self.seen, self.signals(cotangents))
         )
@@ -339,7 +338,7 @@ def _one_experience(
 def _is_product(layer: Layer, leaves: ByPath, given: tuple) -> bool:
     """Whether a layer is, in one experience, a row times each kernel, plus a bias.
 
-    Looked up in the layer's own program: a subclass of a dense layer may do more to its kernel.
+    The layer's own program tells: a subclass of a dense layer may do more to its kernel.
     """
     spec = layer.spec
     kernels = tuple(leaves[path] for path in spec.kernels)
@@ -393,7 +392,7 @@ def _squares_by_jacobian(
 def _over_outputs(squares: Callable[[Array], ByPath], outputs: Array, size: int) -> ByPath:
     """The sum of `squares`, `size` floats each, over one-hot cotangents of the outputs.
 
-    One after another on a CPU, which is as fast and holds no more than one gradient.
+    A CPU takes one after another, which is as fast and holds no more than one gradient.
     """
     cotangents = jnp.eye(outputs.shape[-1], dtype=outputs.dtype)
     cpu = jax.default_backend() == "cpu"

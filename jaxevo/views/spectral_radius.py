@@ -78,7 +78,7 @@ def _first(kernel: Float[Array, "H mH"]) -> Radius:
     start = Radius(start / jnp.linalg.norm(start, axis=1, keepdims=True), jnp.zeros(len(blocks)))
 
     def again(radius, i):
-        # the mean over the second half: the first turns the vectors
+        # The mean is over the second half, as the first half turns the vectors.
         return _next(kernel, radius, 1 / jnp.maximum(i - MEMORY, 1)), None
 
     return jax.lax.scan(again, start, jnp.arange(2 * MEMORY))[0]

@@ -41,7 +41,7 @@ class LayerWiring(NamedTuple):
         reaches_carry: whether its nodes change the next hidden state.
         is_readout: whether its nodes reach the outputs only, and through no other layer.
         twin: an earlier layer whose pre-activation is added to this one's before anything else
-            reads either, as in most recurrent cells: the two are one set of nodes. Else None.
+            reads either, as in most recurrent cells. The two are one set of nodes. Else None.
     """
 
     layer: nodes.Layer
@@ -69,7 +69,7 @@ def layer_wiring(model: Model, params: Params, *inputs: Any) -> list[LayerWiring
 
 
 def uncovered_leaves(model: Model, params: Params, *inputs: Any) -> tuple[str, ...]:
-    """Paths of the parameters that no layer accounts for; arguments as those of `wiring`."""
+    """Paths of the parameters that no layer accounts for; arguments as those of `layer_wiring`."""
     return _uncovered(model, *_shapes_of(params, inputs))
 
 
@@ -124,7 +124,7 @@ def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[La
         )
         before, after, shown = (inputs[0], outputs[0], inputs[1:]) if is_step else ((), (), inputs)
         activities = {"carry": [before, after], "input": [shown]}
-        # names are found here, while activities can be told apart as objects of the trace
+        # Names are found here, while activities can be told apart as objects of the trace.
         for layer, x in read.items():
             parts = x if isinstance(x, tuple) else (x,)
             names[layer] = tuple(_activity(part, activities) or str(layer) for part in parts)
@@ -140,7 +140,7 @@ def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[La
     node_vars, _, *shown = jax.tree.unflatten(result_structure, jaxpr.outvars)
     twins = _twins(jaxpr, node_vars, jax.tree.leaves(shown))
 
-    # As sets of bits: bit i is layer order[i], and the bits above them are the hidden state.
+    # Sets are bits: bit i is layer order[i], and the bits above them are the hidden state.
     order = jax.tree.leaves({layer: layer for layer in preactivations})  # as jax sorts a dictionary
     sources = [*jaxpr.invars[: len(order)], *carry_vars]
     _, read, carry, _ = jax.tree.unflatten(result_structure, _reach(jaxpr, sources))
