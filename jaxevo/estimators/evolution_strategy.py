@@ -8,6 +8,7 @@ With u_n the shaped loss of member theta + sigma e_n, the gradient of the smooth
 
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -123,6 +124,7 @@ class EvolutionStrategy:
                 (weights, draws),
                 chunk_size,
             )
+        chex.assert_shape(losses, (draws.size, signs.size))
         gradient = scaled(1 / (self.population_size * self.sigma), total)
         finite = jnp.isfinite(losses)
         metrics = {

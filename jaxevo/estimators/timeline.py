@@ -5,6 +5,7 @@ A problem without time is a single step with an empty hidden state.
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 from jaxtyping import Array, Float
 
@@ -28,6 +29,8 @@ class Timeline:
     """The time steps of one batch. A timeline lives only while an estimate is traced."""
 
     def __init__(self, problem: Supervised, batch: Batch):
+        if not isinstance(problem, Supervised):
+            raise ValueError(f"problem must be a Supervised problem, got {type(problem).__name__}")
         self.problem, self.batch = problem, batch
         self.in_time = isinstance(problem, Sequence)
         shape = jax.eval_shape(problem.weights, batch).shape
@@ -55,16 +58,23 @@ class Timeline:
         """Weighted losses: they sum over steps and samples to the loss of the batch."""
         if isinstance(self.problem, Sequence):
             return self.problem.step_losses(output, *sample)
-        return self.problem.weights(sample) * self.problem.losses(output, sample)
+        return _product(self.problem.weights(sample), self.problem.losses(output, sample))
 
     def differences(self, new: Any, old: Any, sample: Any) -> Float[Array, " B"]:
         """`losses(new) - losses(old)`, in the form that does not cancel."""
         if isinstance(self.problem, Sequence):
             return self.problem.step_differences(new, old, *sample)
-        return self.problem.weights(sample) * self.problem.loss_differences(new, old, sample)
+        return _product(
+            self.problem.weights(sample), self.problem.loss_differences(new, old, sample)
+        )
 
     def metrics(self, output: Any, sample: Any) -> dict[str, Any]:
         """Metrics of one step: they sum over steps to the metrics of the batch."""
         if isinstance(self.problem, Sequence):
             return self.problem.step_metrics(output, *sample)
         return self.problem.metrics(output, sample)
+
+
+def _product(weights: Array, losses: Array) -> Array:
+    chex.assert_equal_shape([weights, losses])  # [B] times [B, 1] would be [B, B]
+    return weights * losses

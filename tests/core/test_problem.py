@@ -20,8 +20,9 @@ from jaxevo.core import (
     pytree,
     static,
 )
-from jaxevo.estimators import Backprop
+from jaxevo.estimators import Backprop, WeightPerturbation
 from jaxevo.learners import GradientLearner
+from jaxevo.tasks.examples import Examples
 
 RNG = np.random.default_rng(0)
 LINEAR = models.from_functions(
@@ -168,6 +169,22 @@ def test_held_out_is_the_test_split_with_the_same_model():
     np.testing.assert_array_equal(batch.inputs, EXAMPLES.test_inputs)
     assert Problem(Point(), PROPORTIONAL).held_out() is None
     assert held_out.held_out() is None
+
+
+@pytest.mark.parametrize("estimator", [Backprop(), WeightPerturbation()])
+def test_weights_are_multiplied_by_losses_of_their_own_shape(estimator):
+    """Red if weights [B] times losses [B, 1] become a mean over pairs, [B, B]."""
+
+    @pytree
+    class Columns(Examples):
+        def losses(self, outputs, batch):
+            return super().losses(outputs, batch)[:, None]
+
+    problem = Problem(Columns(train_inputs=np.ones((4, 3)), train_targets=np.ones((4, 2))), LINEAR)
+    params, batch = problem.init(jax.random.key(0)), problem.sample(jax.random.key(1), 0)
+    carry = estimator.init(jax.random.key(2), params, problem)
+    with jax.numpy_rank_promotion("allow"), pytest.raises(AssertionError, match="shape"):
+        estimator.estimate(jax.random.key(3), carry, params, problem, batch)
 
 
 def test_requirements_name_the_part_the_ability_and_the_remedy():
