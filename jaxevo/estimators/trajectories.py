@@ -1,13 +1,13 @@
 """Two trajectories of one network under noise, and how they differ at each time step.
 
-The method says how differences are taken. "jvp" takes the limit of small noise exactly: the
-second trajectory is a tangent, so no two losses are subtracted. The other methods run the network
-twice, on noise of standard deviation `sigma`:
+The method says how differences are taken. "jvp" takes the limit of small noise exactly: the second
+trajectory is a tangent (a derivative along the noise), so that no two losses are subtracted. The
+other methods run the network twice. With e and e' unit noise:
 
     method         first (base)    second (perturbed)    difference of noise
-    "finite"       clean           + noise               sigma e
-    "antithetic"   - noise         + noise               sigma e, after halving
-    "two_noisy"    + noise e'      + noise e             sigma (e - e')
+    "finite"       clean           + sigma e             sigma e
+    "antithetic"   - sigma e       + sigma e             2 sigma e; all differences are halved
+    "two_noisy"    + sigma e'      + sigma e             sigma (e - e')
 
 In "antithetic" the second-order errors cancel.
 """
@@ -42,8 +42,8 @@ class ForwardPass(NamedTuple):
     Attributes:
         carry: the next hidden state.
         output: the network's output.
-        inputs: what each layer read, by layer.
-        preactivations: each layer's pre-activation, by layer.
+        inputs: the inputs of each layer, by layer.
+        preactivations: the pre-activation of each layer, by layer.
     """
 
     carry: Carry
@@ -59,8 +59,9 @@ class Differences(NamedTuple):
         losses: loss differences, [D, B].
         activities: pre-activation differences by layer, [D, B, ...].
         noise: noise differences by layer, [D, B, ...].
-        inputs: what each layer read without noise, by layer, [B, ...].
-        output: the output without noise.
+        inputs: the inputs of each layer without noise, by layer, [B, ...].
+        output: the output without noise. If both trajectories are noisy, inputs and output are
+            means over both and over all draws.
     """
 
     losses: Float[Array, "D B"]
@@ -92,10 +93,12 @@ def start(method: Method, initial: Carry, num_draws: int) -> Trajectories:
 
 def restart(method: Method, reset: Any, states: Trajectories, begun: Trajectories) -> Trajectories:
     """Both trajectories: `begun` for the samples that `reset` [B] marks, else `states`."""
-    each = jax.vmap(lambda new, old: tree_where(reset, new, old))
-    one = method in ("jvp", "finite")
-    base = tree_where(reset, begun.base, states.base) if one else each(begun.base, states.base)
-    return Trajectories(base, each(begun.perturbed, states.perturbed))
+    by_draw = jax.vmap(lambda new, old: tree_where(reset, new, old))
+    if method in ("jvp", "finite"):  # one base, [B, ...], for all draws
+        base = tree_where(reset, begun.base, states.base)
+    else:
+        base = by_draw(begun.base, states.base)
+    return Trajectories(base, by_draw(begun.perturbed, states.perturbed))
 
 
 def variance(method: Method, sigma: Scalar) -> Scalar:
@@ -104,9 +107,9 @@ def variance(method: Method, sigma: Scalar) -> Scalar:
 
 
 def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
-    """Warns where rounding would drown the differences of nearly equal numbers.
+    """Warns where rounding would hide the differences of nearly equal numbers.
 
-    It runs while an estimate is traced.
+    The function runs while an estimate is traced.
     """
     known = not isinstance(sigma, Tracer)
     if known and np.all(np.asarray(sigma) >= SMALLEST_COARSE_SIGMA):
@@ -127,7 +130,7 @@ def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
 
 
 def num_runs(method: Method, num_draws: int) -> int:
-    """Forward passes of one step of both trajectories. A tangent costs about as much as a pass."""
+    """Forward passes in one step of both trajectories; a tangent costs about as much as a pass."""
     return num_draws + 1 if method in ("jvp", "finite") else 2 * num_draws
 
 
@@ -142,8 +145,8 @@ def draw(
     """Unit noise for the nodes of `layers`, [D, B, ...].
 
     Args:
-        apart: whether each layer has draws of its own, in which the other layers are silent. D is
-            then `num_draws` for each layer:
+        apart: whether each layer has draws of its own, in which the other layers get no noise. D
+            is then `num_draws` times the number of layers. With one draw and two layers:
 
                              layer 0   layer 1
                 draw 0       noise     0
@@ -155,8 +158,8 @@ def draw(
         key_layer = noise.fold_in(key, i, source)
         unit = DISTRIBUTIONS[distribution](key_layer, shape, wired.dtype, source)
         if apart:
-            silent = jnp.zeros((len(layers), *shape), wired.dtype)
-            unit = silent.at[i].set(unit).reshape(-1, *wired.shape)
+            zeros = jnp.zeros((len(layers), *shape), wired.dtype)
+            unit = zeros.at[i].set(unit).reshape(-1, *wired.shape)
         units[wired.layer] = unit
     return units
 
@@ -173,46 +176,51 @@ def perturbed_step(
     """One step of both trajectories.
 
     Args:
-        run: one step of the network, from a hidden state and noise by layer.
-        differences: loss differences [B], from a new and an old output.
-        losses: losses [B], from an output; "jvp" differentiates this function.
-        units: unit noise for each trajectory; only "two_noisy" reads the second.
+        run: a function that takes one step, from a hidden state and noise by layer.
+        differences: a function from a new and an old output to loss differences, [B].
+        losses: a function from an output to losses, [B]; "jvp" differentiates it.
+        units: unit noise for each trajectory; only "two_noisy" uses the second.
     """
     if method == "jvp":
         return _tangents(run, losses, states, units[0])
-    first = _scaled(sigma, units[0])
-    moved = jax.vmap(run)(states.perturbed, first)
+    noise = _scaled(sigma, units[0])
+    perturbed = jax.vmap(run)(states.perturbed, noise)
     if method == "finite":
         base = run(states.base, {})
-        difference = jax.vmap(lambda new: differences(new, base.output))(moved.output)
-        activities = _minus(moved.preactivations, base.preactivations)
-        seen = Differences(difference, activities, first, base.inputs, base.output)
-        return Trajectories(base.carry, moved.carry), seen
-    second = _scaled(-sigma if method == "antithetic" else sigma, units[method == "two_noisy"])
-    base = jax.vmap(run)(states.base, second)
-    half = 0.5 if method == "antithetic" else 1.0
-    middle = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), moved, base)
-    return Trajectories(base.carry, moved.carry), Differences(
-        half * jax.vmap(differences)(moved.output, base.output),
-        _scaled(half, _minus(moved.preactivations, base.preactivations)),
-        _scaled(half, _minus(first, second)),
-        middle.inputs,
-        middle.output,
+        difference = jax.vmap(lambda new: differences(new, base.output))(perturbed.output)
+        activities = _minus(perturbed.preactivations, base.preactivations)
+        seen = Differences(difference, activities, noise, base.inputs, base.output)
+        return Trajectories(base.carry, perturbed.carry), seen
+    # "antithetic" runs its base on the same unit noise with the other sign, "two_noisy" on its own.
+    if method == "antithetic":
+        base_noise, factor = _scaled(-sigma, units[0]), 0.5
+    else:
+        base_noise, factor = _scaled(sigma, units[1]), 1.0
+    base = jax.vmap(run)(states.base, base_noise)
+    mean = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), perturbed, base)
+    return Trajectories(base.carry, perturbed.carry), Differences(
+        factor * jax.vmap(differences)(perturbed.output, base.output),
+        _scaled(factor, _minus(perturbed.preactivations, base.preactivations)),
+        _scaled(factor, _minus(noise, base_noise)),
+        mean.inputs,
+        mean.output,
     )
 
 
 def _tangents(
     run: Any, losses: Any, states: Trajectories, unit: Noise
 ) -> tuple[Trajectories, Differences]:
+    """`perturbed_step` of "jvp": the base runs once, with a tangent for each draw."""
+
     def along(tangent, direction):
-        def outputs(floats, noise):  # a count of steps in the hidden state has no tangent
+        def outputs(floats, noise):  # An integer of the hidden state, such as a count, is fixed.
             result = run(tree_fill(floats, states.base), noise)
             return (tree_floats(result.carry), result.output, result.preactivations), result
 
         at = tree_floats(states.base), tree_zeros(direction)
         towards = tree_floats(tangent), direction
-        _, moved, result = jax.jvp(outputs, at, towards, has_aux=True)
-        carry, output, activities = moved
+        _, tangents, result = jax.jvp(outputs, at, towards, has_aux=True)
+        carry, output, activities = tangents
         differences = jax.jvp(losses, (result.output,), (output,))[1]
         return result, tree_fill(carry, tangent), differences, activities
 

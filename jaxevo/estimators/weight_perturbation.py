@@ -1,7 +1,8 @@
 """Weight perturbation: gradients from noise on the weights, and the change of the loss.
 
-The rule works on any network, whether its layers can be seen or not. Each draw tries one
-direction in weight space, so the variance grows with the number of weights but not with time.
+The rule works on any network, even if the node view does not see its layers. Each draw tries one
+direction in weight space, so that the variance grows with the number of weights but not with time.
+
 Sources: Cauwenberghs (1993); Zuege et al. (2023). Fresh noise at every step is the rule of the
 released code of Fernandez, Keemink and van Gerven (2024).
 """
@@ -51,7 +52,7 @@ class WeightCarry(NamedTuple):
 
     Attributes:
         trajectories: hidden states of both trajectories.
-        units: the trial's noise; () unless it outlives a window.
+        units: unit noise of the trial; () unless every="trial".
     """
 
     trajectories: Trajectories
@@ -60,26 +61,26 @@ class WeightCarry(NamedTuple):
 
 @learner
 class WeightPerturbation:
-    """The gradient of a batch's loss by noise on the weights, common to its samples.
+    """The gradient of a batch's loss by noise on the weights, which all samples share.
 
     Attributes:
         every: how often noise is drawn: once for a "window" (a batch), at every "step", or once
-            for a "trial", which lasts until `batch.reset` is set for all samples.
-        gamma: how far the noise of one step is credited with later losses, in [0, 1]. Only
-            every="step" reads it.
+            for a "trial". A trial ends when `batch.reset` is set for all samples.
+        gamma: the discount at which a step's noise is credited with later losses, in [0, 1]. Only
+            every="step" uses it.
         method: how differences are taken: "jvp" (the limit of small noise, by tangents),
-            "finite" (beside a clean run), "antithetic" or "two_noisy" (two noisy runs).
-        sigma: standard deviation of the noise, > 0. It does not change what "jvp" gives.
+            "finite" (a noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
+        sigma: standard deviation of the noise, > 0; "jvp" does not depend on it.
         num_draws: K, the number of independent draws that are averaged, >= 1.
         distribution: the noise is "rademacher" (signs) or "gaussian".
         noise_scale: "inverse_variance" gives the scale of a gradient. "inverse_sigma" gives sigma
             times that, as the released code has it.
         noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
 
-    Differs: at the first step of a window that resets all samples, recurrent kernels meet a hidden
-    state of zeros and cannot act. With every="step" their noise of that step is left out, as the
-    released code does. That code is every="step", gamma=0, method="finite",
-    distribution="gaussian", noise_scale="inverse_sigma".
+    With every="step", recurrent kernels get no noise at the first step of a window that resets all
+    samples. They read a hidden state of zeros there, and cannot act. The released code does so too;
+    it is every="step", gamma=0, method="finite", distribution="gaussian",
+    noise_scale="inverse_sigma".
     """
 
     every: Literal["window", "step", "trial"] = static(default="window")
@@ -100,7 +101,7 @@ class WeightPerturbation:
     def with_one_noise(
         self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
     ) -> tuple[Trajectories, Params, Metrics]:
-        """A window under one noise: its loss differences add up, and weight the noise once."""
+        """A window under one noise, which is multiplied by the sum of the loss differences."""
 
         def one(total, t):
             states, differences, metrics = total
@@ -116,10 +117,12 @@ class WeightPerturbation:
     def with_noise_of_steps(
         self, timeline: Timeline, params: Params, states: Trajectories, draw: Any
     ) -> tuple[Trajectories, Params, Metrics]:
-        """A window with fresh noise at each step: each loss weights a fading trace of the noise.
+        """A window with fresh noise at each step.
+
+        The trace of the noise is E <- gamma E + e, and each step adds dl E to the gradient.
 
         Args:
-            draw: the noise of a step, from its time.
+            draw: a function from the time of a step to its noise.
         """
         example = jax.eval_shape(draw, 0)
 
@@ -142,7 +145,7 @@ class WeightPerturbation:
     def no_metrics(
         self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
     ) -> Metrics:
-        """Zeros, shaped as the metrics of a step."""
+        """Zeros in the shapes of a step's metrics."""
         return tree_zeros(
             jax.eval_shape(
                 lambda states, noise: self.step(timeline, params, states, noise, 0)[2],
@@ -155,13 +158,12 @@ class WeightPerturbation:
         """Both trajectories in their initial states, which may be learned."""
         initial = timeline.initial_carry
         if self.method != "jvp":
-            moved = jax.vmap(lambda unit: initial(self.moved(params, 1.0, unit)))(noise[0])
+            perturbed = jax.vmap(lambda unit: initial(self.moved(params, 1.0, unit)))(noise[0])
             if self.method == "finite":
-                return Trajectories(initial(params), moved)
+                return Trajectories(initial(params), perturbed)
             sign = -1.0 if self.method == "antithetic" else 1.0
-            return Trajectories(
-                jax.vmap(lambda unit: initial(self.moved(params, sign, unit)))(noise[-1]), moved
-            )
+            base = jax.vmap(lambda unit: initial(self.moved(params, sign, unit)))(noise[-1])
+            return Trajectories(base, perturbed)
         states, weights = start(self.method, initial(params), self.num_draws), tree_floats(params)
 
         def along(unit):
@@ -173,19 +175,22 @@ class WeightPerturbation:
         )
 
     def moved(self, params: Params, sign: float, unit: Params) -> Params:
-        """`params` with noise of standard deviation `sigma`."""
+        """`params` plus unit noise times `sign` and `sigma`."""
         step = jnp.asarray(sign * self.sigma)
         return jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), params, unit)
 
     def scale(self) -> Scalar:
-        """From (loss difference) x (unit noise) to a gradient."""
+        """The factor that takes (loss difference) x (difference of unit noise) to a gradient."""
         scale = 1 / variance(self.method, 1.0)
         if self.method == "jvp":  # differences are those of unit noise
             return scale * (self.sigma if self.noise_scale == "inverse_sigma" else 1)
         return scale / (1 if self.noise_scale == "inverse_sigma" else self.sigma)
 
     def draw(self, key: Any, params: Params, only: frozenset[str] | None = None) -> tuple:
-        """Unit noise for the weights of each trajectory that bears its own, [K, ...] a leaf."""
+        """Unit noise for the weights, [K, ...] by leaf, for each trajectory that has its own.
+
+        "two_noisy" has two trees, all other methods one.
+        """
         leaves, structure = jax.tree.flatten(params)
         chosen = [only is None or path in only for path in named_leaves(params)]
 
@@ -211,25 +216,28 @@ class WeightPerturbation:
         fresh: Bool[Array, ""],
         t: Any,
     ) -> tuple:
-        """The noise of step t, with zeros for kernels that cannot act at a fresh first step."""
+        """The noise of step t, with zeros for leaves that cannot act at a fresh first step."""
         noise = self.draw(fold_in(key, t, self.noise), params, only)
         first = fresh & (t == 0)
-        felt = _felt_at_first(timeline, params)
+        acts = _acts_at_first(timeline, params)
         return tuple(
-            jax.tree.map(lambda e, felt: jnp.where(first & (not felt), 0, e), unit, felt)
+            jax.tree.map(lambda e, acts: jnp.where(first & (not acts), 0, e), unit, acts)
             for unit in noise
         )
 
     def step(
         self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple, t: Any
     ) -> tuple[Trajectories, Float[Array, " K"], Metrics]:
-        """Both trajectories one time step on, the loss differences and the clean metrics."""
+        """One step of both trajectories: the new states, the loss differences and the metrics.
+
+        Metrics are those of the clean output, or of the mean output where both runs are noisy.
+        """
         now = timeline.at(t)
 
         def run(params, carry):
             return timeline.call(timeline.problem.model.apply, params, carry, now)
 
-        def moved(sign, unit, carry):
+        def perturbed(sign, unit, carry):
             return run(self.moved(params, sign, unit), carry)
 
         def losses(output):
@@ -247,23 +255,23 @@ class WeightPerturbation:
                     return (tree_floats(carry), output), (carry, output)
 
                 at, towards = (weights, tree_floats(states.base)), (unit, tree_floats(tangent))
-                _, (moved, change), (carry, output) = jax.jvp(outputs, at, towards, has_aux=True)
-                difference = jax.jvp(losses, (output,), (change,))[1]
-                return carry, output, tree_fill(moved, tangent), difference
+                _, tangents, (carry, output) = jax.jvp(outputs, at, towards, has_aux=True)
+                difference = jax.jvp(losses, (output,), (tangents[1],))[1]
+                return carry, output, tree_fill(tangents[0], tangent), difference
 
             base, output, tangents, difference = jax.vmap(along, out_axes=(None, None, 0, 0))(
                 states.perturbed, tree_floats(noise[0])
             )
             states = Trajectories(base, tangents)
         elif self.method == "finite":
-            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], states.perturbed)
+            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(noise[0], states.perturbed)
             base, output = run(params, states.base)
             difference = jax.vmap(lambda new: differences(new, output))(new)
             states = Trajectories(base, carry)
         else:
             sign, half = (-1.0, 0.5) if self.method == "antithetic" else (1.0, 1.0)
-            carry, new = jax.vmap(functools.partial(moved, 1.0))(noise[0], states.perturbed)
-            base, old = jax.vmap(functools.partial(moved, sign))(noise[-1], states.base)
+            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(noise[0], states.perturbed)
+            base, old = jax.vmap(functools.partial(perturbed, sign))(noise[-1], states.base)
             difference = half * jax.vmap(differences)(new, old)
             output = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), new, old)
             states = Trajectories(base, carry)
@@ -307,6 +315,7 @@ class WeightPerturbation:
         if timeline.in_time:
             begun = self.begin(timeline, params, noise)
             states = restart(self.method, batch.reset, states, begun)
+            # A learned initial state need not be zero, and recurrent kernels then act at once.
             zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)]
             fresh &= jnp.all(jnp.array(zeros))
         if self.every == "step":
@@ -328,17 +337,17 @@ class WeightPerturbation:
 
 
 def _difference(noise: tuple) -> Params:
-    """What the two trajectories' noise differs by, in units of its standard deviation."""
+    """The difference of the two trajectories' noise, in units of its standard deviation."""
     return noise[0] if len(noise) == 1 else jax.tree.map(jnp.subtract, *noise)
 
 
 def _along(differences: Float[Array, " K"], noise: Params) -> Params:
-    """Noise [K, ...] weighted by loss differences and summed over draws."""
+    """Noise, [K, ...] by leaf, times the loss differences and summed over draws."""
     return jax.tree.map(lambda e: jnp.tensordot(differences, e, 1).astype(e.dtype), noise)
 
 
-def _felt_at_first(timeline: Timeline, params: Params) -> Any:
-    """Whether each leaf acts at the first step: recurrent kernels meet a hidden state of zeros."""
+def _acts_at_first(timeline: Timeline, params: Params) -> Any:
+    """Whether each leaf acts at the first step; recurrent kernels read zeros there."""
     silent = set()
     if timeline.in_time:
         shapes = jax.eval_shape(

@@ -3,15 +3,16 @@
 A module is a small layer that ends in ReLU. The outputs of a layer's active modules are summed,
 and every active module of the next layer reads the sum. Each task has a read-out of its own.
 
-`Modular` holds all modules. `Pathway` is the network of the active modules alone, and its
-parameters are gathered from the whole. All modules of a layer read one input, so that a layer is
-one product with its kernels side by side. Its cost does not depend on how many modules there are:
+`Modular` holds all M modules of each layer. `Pathway` is the network of the active modules alone,
+in S places for each layer, and its parameters are gathered from those of `Modular`. All modules of
+a layer read one input, so that a layer is one product with its kernels side by side. The cost does
+not depend on M:
 
     x [B, in]  @  kernel [in, S, out] as [in, S * out]  ->  ReLU  ->  sum over S  ->  [B, out]
 
-Source: Fernando et al. (2017), arXiv 1701.08734. Skips and residual modules: the modules of the
-public TensorFlow reimplementation (jsikyoon/pathnet), where module j of a later layer is the
-identity for j mod 3 = 0, dense for 1, dense plus the identity for 2.
+Source: Fernando et al. (2017), arXiv 1701.08734. Skips and residual modules are those of a public
+TensorFlow reimplementation (jsikyoon/pathnet). There, module j of a later layer is the identity for
+j mod 3 = 0, dense for 1, and dense plus the identity for 2.
 """
 
 import dataclasses
@@ -36,11 +37,11 @@ KINDS = {"linear": (LINEAR,), "residual": (RESIDUAL,), "mixed": (SKIP, LINEAR, R
 
 
 class LayerShape(NamedTuple):
-    """What a module of a layer takes and makes, without batch axes.
+    """The shapes of a layer's inputs and outputs, without batch axes.
 
     Attributes:
-        inputs: (I,), or (height, width, channels) of a convolution.
-        outputs: the same of what it makes.
+        inputs: shape of the inputs, (I,), or (height, width, channels) for a convolution.
+        outputs: shape of one module's outputs, in the same form.
         size: side of a convolution's kernel; 0: a dense layer.
         stride: step of a convolution in both directions.
     """
@@ -55,10 +56,16 @@ class LayerShape(NamedTuple):
 class Modular:
     """All modules and read-outs; see `modular`.
 
-    Its params are {"modules": {"0": {"kernel": [..., in, M, out], "bias": [M, out]}, ...},
-    "readouts": {"kernel": [tasks, H, K], "bias": [tasks, K]}, "uses": int [tasks, L, M],
-    "frozen": bool [L, M], "task": int []}. It applies the modules in `uses` of the task in
-    `task`, with that task's read-out: change `task` to go back to an earlier one.
+    Its params are
+
+        "modules"    by layer "0", "1", ...: {"kernel": [..., in, M, out], "bias": [M, out]}
+        "readouts"   {"kernel": [tasks, H, K], "bias": [tasks, K]}
+        "uses"       int [tasks, L, M], how often each module is active on each task
+        "frozen"     bool [L, M]
+        "task"       int [], the current task
+
+    The network applies the current task's modules and read-out. Change `task` to go back to an
+    earlier one.
     """
 
     input_shape: tuple[int, ...]
@@ -122,10 +129,13 @@ class Modular:
         }
 
     def kinds(self) -> np.ndarray:
-        """LINEAR, SKIP or RESIDUAL of each module, [L, M]: layers that keep their shape skip."""
+        """The kind of each module, LINEAR, SKIP or RESIDUAL, [L, M].
+
+        In layers whose outputs have another shape than their inputs, all modules are LINEAR.
+        """
         cycle = np.resize(KINDS[self.module_kinds], self.num_modules)
-        keeps = [shape.inputs == shape.outputs for shape in self.shapes]
-        return np.where(np.array(keeps)[:, None], cycle[None], LINEAR).astype(np.int32)
+        keeps_shape = [shape.inputs == shape.outputs for shape in self.shapes]
+        return np.where(np.array(keeps_shape)[:, None], cycle[None], LINEAR).astype(np.int32)
 
     def apply(self, params: Params, x: Float[Array, "..."]) -> Any:
         task = params["task"]
@@ -157,7 +167,7 @@ class Modular:
         return Pathway(self, num_places)
 
     def gathered(self, params: Params, active: ActiveModules) -> Params:
-        """The params of the active modules alone, for `pathway(S)`, and the task's read-out."""
+        """The params of `pathway(S)`: the active modules, and the current task's read-out."""
         kinds = jnp.asarray(self.kinds())
         return {
             "modules": gather_modules(params["modules"], active),
@@ -170,10 +180,15 @@ class Modular:
 
 @dataclasses.dataclass(frozen=True)
 class Pathway:
-    """The active modules of a `Modular` network, in a fixed number of places per layer.
+    """The active modules of a `Modular` network, in S places for each layer.
 
-    Its params are {"modules": {"0": {"kernel": [..., in, S, out], "bias": [S, out]}, ...},
-    "readout": {"kernel": [H, K], "bias": [K]}, "uses", "kinds": int [L, S], "frozen": bool [L, S]}.
+    Its params are
+
+        "modules"   by layer "0", "1", ...: {"kernel": [..., in, S, out], "bias": [S, out]}
+        "readout"   {"kernel": [H, K], "bias": [K]}
+        "uses"      int [L, S], how often each place counts; 0 for an unused place
+        "kinds"     int [L, S], LINEAR, SKIP or RESIDUAL
+        "frozen"    bool [L, S]
     """
 
     network: Modular
@@ -213,6 +228,7 @@ class Pathway:
         if self.network.module_kinds == "linear" or shape.inputs != shape.outputs:
             joined = jnp.einsum("...so,s->...o", outputs, uses)
         else:
+            # Dense parts of all but skips, and the input once for each skip or residual module.
             joined = jnp.einsum("...so,s->...o", outputs, uses * (kinds != SKIP))
             joined += x * jnp.sum(uses * (kinds != LINEAR))
         return joined / jnp.maximum(uses.sum(), 1) if mean else joined
@@ -249,21 +265,22 @@ def modular(
     """Layers of modules for `PathNet`.
 
     Args:
-        input_shape: the shape of one example, which is flattened except for convolutions.
+        input_shape: the shape of one example; it is flattened, except for convolutions.
         num_outputs: K, the outputs of each task.
         num_layers: L, the number of layers, convolutions among them.
         num_modules: M, the number of modules in each layer.
         num_active: N, the most modules of a layer that one path uses.
         hidden: units of a dense module.
-        conv_sizes: sides of the kernels of the first layers, which are then convolutions.
+        conv_sizes: kernel sides of the first layers, if these are to be convolutions.
         conv_strides: strides of these convolutions; () is 1 for all.
         conv_channels: output channels of a convolutional module.
-        module_kinds: "linear" (with ReLU), "residual" (plus its input), or "mixed": identity,
-            linear and residual modules in turn. Layers that change their shape are linear.
-        join: a layer gives the "sum" of its active modules' outputs; with "sum_then_mean" the last
-            layer gives their mean.
+        module_kinds: "linear" modules are dense with ReLU, and "residual" ones add their input.
+            "mixed" takes identity, linear and residual modules in turn. A layer whose inputs and
+            outputs differ in shape is linear.
+        join: a layer returns the "sum" of its active modules' outputs; with "sum_then_mean" the
+            last layer returns their mean.
         duplicates: a module that a path names twice counts "once" or "twice".
-        num_tasks: read-outs, one for each task to be learned in turn.
+        num_tasks: the number of tasks to be learned in turn; each has a read-out.
         value_head: whether there is a second output, the value of the state, for an actor-critic.
     """
     require_sizes("input_shape", input_shape)
@@ -319,12 +336,12 @@ def modular(
 
 
 def module_axis(leaf: Any) -> int:
-    """The modules' axis of a leaf: the last but one, or the only one of one number per module."""
+    """The axis of modules in a leaf [..., M, out], or in one with a number per module, [M]."""
     return max(leaf.ndim - 2, 0)
 
 
 def by_module(values: Shaped[Array, "L M"], layers: Params) -> Mask:
-    """One value for each module, broadcastable to leaves [..., M, out] or [M] by layer."""
+    """By layer, one value for each module, which broadcasts to leaves [..., M, out] or [M]."""
     return {
         name: jax.tree.map(
             lambda leaf, row=values[int(name)]: row[:, None] if leaf.ndim > 1 else row,
@@ -337,7 +354,7 @@ def by_module(values: Shaped[Array, "L M"], layers: Params) -> Mask:
 def gather_modules(layers: Params, active: ActiveModules) -> Params:
     """The active modules' part of leaves [..., M, out] or [M]: [..., S, out] or [S], by layer.
 
-    A place that is left over, whose module is M, gets the last module; nothing may use it.
+    An unused place, whose module is M, gets the weights of the last module. Its `uses` are 0.
     """
     return {
         name: jax.tree.map(
@@ -353,7 +370,7 @@ def gather_modules(layers: Params, active: ActiveModules) -> Params:
 def scatter_modules(layers: Params, gathered: Params, targets: Int[Array, "L S"]) -> Params:
     """`layers` with the modules `targets` as in `gathered`; a target of M is dropped.
 
-    Modules that are no target keep their bits: nothing is added to them.
+    Modules that are not targets keep their bits, since nothing is added to them.
     """
     return {
         name: jax.tree.map(

@@ -1,8 +1,10 @@
 """Paths through layers of modules: how they are drawn, mutated, counted and compared.
 
 A path names N of the M modules in each of L layers, [L, N], and may name one twice. Its `uses`,
-[L, M], tell how often each module is active. `ActiveModules` lists the active modules of each
-layer once, so that a network of these alone has a fixed shape.
+[L, M], count how often each module is active. `ActiveModules` lists each active module once, in S
+places for each layer, so that a network of the active modules has a fixed shape. With M = 5:
+
+    path [3, 1, 3]   ->   uses [0 1 0 2 0], or with "once" [0 1 0 1 0]   ->   modules [1, 3, 5]
 
 Source: Fernando et al. (2017), arXiv 1701.08734.
 """
@@ -21,19 +23,20 @@ Draw = Literal["independent", "distinct"]
 
 
 class ActiveModules(NamedTuple):
-    """The active modules of each layer, ascending, in S places; a place left over holds M."""
+    """The active modules of each layer, in ascending order; an unused place holds M."""
 
     modules: Int[Array, "L S"]
-    uses: Int[Array, "L S"]  # 0 in a place that is left over
+    uses: Int[Array, "L S"]  # 0 in an unused place
     frozen: Bool[Array, "L S"]
 
 
 def random_path(
     key: Key[Array, ""], num_layers: int, num_modules: int, num_active: int, draw: Draw
 ) -> Int[Array, "L N"]:
-    """A path whose entries are uniform, each by itself or distinct within a layer."""
+    """A path whose entries are uniform, and independent or distinct within a layer."""
     if draw == "independent":
         return jax.random.randint(key, (num_layers, num_active), 0, num_modules)
+    # The first entries of a random order of all modules are distinct.
     order = jax.random.uniform(key, (num_layers, num_modules))
     return jnp.argsort(order, axis=1)[:, :num_active].astype(jnp.int32)
 
@@ -46,21 +49,22 @@ def mutated(
     reach: int,
     wrap: bool,
 ) -> Int[Array, "L N"]:
-    """`path` with each entry moved, with probability `rate`, by a step uniform on -reach..reach.
+    """`path` in which each entry, with probability `rate`, takes a step.
 
-    The step may be 0. Steps wrap around the M modules, or end at the first and the last one.
+    The step is uniform on -reach..reach, and may be 0. Steps wrap around the M modules, or stop at
+    the first and the last one.
     """
     key_change, key_step = jax.random.split(key)
     change = jax.random.uniform(key_change, path.shape) < rate
     step = jax.random.randint(key_step, path.shape, -reach, reach + 1)
-    moved = path + jnp.where(change, step, 0)
-    return moved % num_modules if wrap else jnp.clip(moved, 0, num_modules - 1)
+    mutant = path + jnp.where(change, step, 0)
+    return mutant % num_modules if wrap else jnp.clip(mutant, 0, num_modules - 1)
 
 
 def uses_of(
     path: Int[Array, "L N"], num_modules: int, duplicates: Duplicates = "once"
 ) -> Int[Array, "L M"]:
-    """How often each module counts; one that is named twice counts "once" or "twice"."""
+    """How often each module is active; one that is named twice counts "once" or "twice"."""
     named = path[:, :, None] == jnp.arange(num_modules)[None, None]
     uses = named.sum(1, dtype=jnp.int32)
     return jnp.minimum(uses, 1) if duplicates == "once" else uses
@@ -71,6 +75,7 @@ def active_modules(
 ) -> ActiveModules:
     """The first `num_places` active modules of each layer."""
     num_modules = uses.shape[1]
+    # A stable sort puts active modules first, in ascending order: uses [0 1 0 2] -> [1 3 0 2].
     order = jnp.argsort(uses == 0, axis=1, stable=True)[:, :num_places].astype(jnp.int32)
     counts = jnp.take_along_axis(uses, order, 1)
     return ActiveModules(
@@ -93,20 +98,22 @@ def use_entropy(use: Float[Array, "L M"]) -> Float[Array, " L"]:
 
 
 def distance(population: Int[Array, "P L N"], num_modules: int) -> Float[Array, ""]:
-    """Mean over pairs of paths of the modules that one uses and the other does not."""
+    """The number of modules that only one of two paths uses, as a mean over all pairs of paths."""
+    # If a module is used by a share p of P paths, a share 2 p (1 - p) P / (P - 1) of the pairs
+    # differs in it.
     size = population.shape[0]
     share = module_use(population, num_modules)
     return jnp.sum(2 * share * (1 - share)) * size / max(size - 1, 1)
 
 
 def overlap(first: Int[Data, "L M"], second: Int[Data, "L M"]) -> Int[Data, " L"]:
-    """Modules that are active in both, per layer."""
+    """The number of modules that are active in both, for each layer."""
     return ((first > 0) & (second > 0)).sum(1)
 
 
 def chance_overlap(num_layers: int, num_modules: int, num_active: int, draw: Draw) -> float:
-    """The expected overlap, over all layers, of two paths drawn at random."""
-    distinct = float(num_active)
+    """The expected overlap, summed over layers, of two paths drawn at random."""
+    distinct = float(num_active)  # the expected number of distinct modules of a layer
     if draw == "independent":
         distinct = num_modules * (1 - (1 - 1 / num_modules) ** num_active)
     return float(np.round(num_layers * distinct**2 / num_modules, 12))

@@ -1,4 +1,4 @@
-"""Node perturbation in the time domain."""
+"""Node perturbation in the time domain: gradients from noise on a network's nodes."""
 
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation
 from jaxevo.estimators.node_perturbation.estimator import NodePerturbation

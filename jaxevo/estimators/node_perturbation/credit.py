@@ -1,12 +1,13 @@
 """Credit in time: signals of each step, weighted by the losses that follow, summed to a gradient.
 
-The credit of step t is w[t] = sum_{u >= t} gamma^(u - t) dl[u], with dl the loss differences. It is
-known only later. There are three ways to the same sum:
+Let dl[u] be the loss difference at step u. The credit of step t is
+w[t] = sum_{u >= t} gamma^(u - t) dl[u], which is known only after later steps. There are three ways
+to the same sum:
 
-- "store" keeps the signals of all steps until the credits are known (`in_blocks`, one block);
-- "two_pass" runs the window twice, and the first run finds the credits (`in_blocks`);
-- "per_sequence" turns the sum around: each loss credits a fading trace of the signals before it
-  (`by_traces`).
+- "store" keeps the signals of all steps until the credits are known (`in_blocks`, one block).
+- "two_pass" runs the window twice, and the first run finds the credits (`in_blocks`).
+- "per_sequence" swaps the sums: each loss multiplies a decaying sum of the signals before it, the
+  trace (`by_traces`).
 
 The memory of the last two does not grow with time.
 """
@@ -32,11 +33,11 @@ class Contribution(NamedTuple):
 
     Attributes:
         losses: loss differences, [D, B].
-        signals: what credit multiplies, by layer, [D, B, ...], already divided by the number of
-            draws. The product with the layer's input is a gradient.
-        errors: by layer, [B, ...]. Their product with the layer's input is a gradient without any
-            credit.
-        inputs: what each layer read, by layer, [B, ...].
+        signals: values that credits multiply, by layer, [D, B, ...], already divided by the number
+            of draws of the layer. A credited signal times the layer's input is a gradient.
+        errors: exact errors of read-outs, by layer, [B, ...]. An error times the layer's input is a
+            gradient, without credit.
+        inputs: each layer's input, by layer, [B, ...].
         metrics: metrics that are summed over time.
     """
 
@@ -51,11 +52,11 @@ Step = Callable[[ScanCarry, Any], tuple[ScanCarry, Contribution]]
 
 
 class WindowGradient(NamedTuple):
-    """The sum over a window.
+    """The gradient of a window.
 
     Attributes:
         carry: what the last step hands on.
-        gradient: a tree like the params, averaged over draws.
+        gradient: a tree like the params, summed over time and averaged over draws.
         metrics: metrics, summed over time.
     """
 
@@ -67,10 +68,14 @@ class WindowGradient(NamedTuple):
 def discounted(
     losses: Float[Array, "T D B"], gamma: Scalar, later: Float[Array, "D B"]
 ) -> Float[Array, "T D B"]:
-    """sum_{u >= t} gamma^(u - t) dl[u], with `later` the sum from the step after the last."""
+    """The credits w[t] = sum_{u >= t} gamma^(u - t) dl[u] of steps that others may follow.
+
+    Args:
+        later: the credit of the step after the last one, or zeros.
+    """
     chex.assert_equal_shape([losses[0], later])
 
-    def back(later, loss):
+    def back(later, loss):  # w[t] = dl[t] + gamma w[t + 1], from the last step to the first
         credit = loss + gamma * later
         return credit, credit
 
@@ -91,17 +96,16 @@ def in_blocks(
     A window of T = 10 steps in blocks of 4 (`rest` = 2):
 
         step          0  1  2  3 | 4  5  6  7 | 8  9
-        first run     sum s0     | sum s1     | sum s2      s = sum of gamma^i dl[i] in a block
-        credit after  later[0]   | later[1]   | 0           later[0] = s1 + gamma^4 s2, and so on
+        first run     sum s0     | sum s1     | sum s2      s: sum of gamma^i dl[i] over a block
+        from later    later[0]   | later[1]   | 0           later[0] = s1 + gamma^4 s2, and so on
         second run    signals x credits of the block, contracted with the block's inputs
 
-    A block's credits need the losses of all later blocks, so the first run finds these sums, and
-    keeps one number for each block, draw and sample. The second run makes the same noise again. If
-    gamma is 0 nothing is needed from later blocks, and one block knows its own credits: the first
-    run is left out.
+    A block's credits depend on the losses of all later blocks. The first run finds these sums, and
+    keeps one number for each block, draw and sample. The second run makes the same noise again. The
+    first run is not needed if gamma is 0, or if there is one block.
 
     Args:
-        step: one time step, from what the step before hands on and the time.
+        step: a function that takes one time step, from the carry and the time.
         block: the number of steps in a block; a shorter one ends the window where it does not
             divide `num_steps`.
         delayed: layers whose signals are credited with later losses too. Signals of other layers
@@ -110,7 +114,7 @@ def in_blocks(
     num_blocks, rest = divmod(num_steps, block)
     starts = jnp.arange(num_blocks) * block
     abstract = _abstract(step, carry)
-    nothing = tree_zeros(abstract.losses)
+    no_later = tree_zeros(abstract.losses)
 
     def sum_of_block(carry, start, length):
         def one(carry, t):
@@ -118,20 +122,20 @@ def in_blocks(
             return carry, contribution.losses
 
         carry, losses = jax.lax.scan(one, carry, start + jnp.arange(length))
-        return carry, discounted(losses, gamma, nothing)[0]
+        return carry, discounted(losses, gamma, no_later)[0]
 
     def first_run():
         """For each whole block, the discounted sum of all losses after it."""
         after, sums = jax.lax.scan(lambda c, t: sum_of_block(c, t, block), carry, starts)
-        end = sum_of_block(after, num_blocks * block, rest)[1] if rest else nothing
+        end = sum_of_block(after, num_blocks * block, rest)[1] if rest else no_later
 
-        def back(later, block_sum):
+        def back(later, block_sum):  # each block's `later` is the sum from the next block on
             return block_sum + gamma**block * later, later
 
         return jax.lax.scan(back, end, sums, reverse=True)[1]
 
     def no_run():
-        return jnp.zeros((num_blocks, *nothing.shape), nothing.dtype)
+        return jnp.zeros((num_blocks, *no_later.shape), no_later.dtype)
 
     one_block = num_blocks + (rest > 0) == 1
     later = no_run() if one_block else jax.lax.cond(gamma > 0, first_run, no_run)
@@ -155,7 +159,7 @@ def in_blocks(
             lambda total, xs: (add_block(total, xs[0], block, xs[1]), None), total, (starts, later)
         )
     if rest:
-        total = add_block(total, num_blocks * block, rest, nothing)
+        total = add_block(total, num_blocks * block, rest, no_later)
     return WindowGradient(*total)
 
 
@@ -167,9 +171,11 @@ def by_traces(
     gamma: Scalar,
     delayed: frozenset[str],
 ) -> WindowGradient:
-    """The gradient by one trace of the weights for each draw and sample: E <- gamma E + u x^T.
+    """The gradient by a trace E for each draw and sample, which has the shape of the weights.
 
-    Signals of layers that are not `delayed` meet the loss of their own step, without a trace.
+    At each step E <- gamma E + u x^T, with u the signal and x the input of a layer. Then
+    dl[t] E is added to the gradient. Signals of layers that are not `delayed` are multiplied by
+    the loss difference of their own step, without a trace.
     """
     abstract = _abstract(step, carry)
     shape = abstract.losses.shape
@@ -187,8 +193,8 @@ def by_traces(
     def one(total, t):
         carry, gradient, traces, metrics = total
         carry, new = step(carry, t)
-        late = {name: signal for name, signal in new.signals.items() if name in delayed}
-        now = {
+        traced = {name: signal for name, signal in new.signals.items() if name in delayed}
+        at_once = {
             name: _averaged(new.losses, signal)
             for name, signal in new.signals.items()
             if name not in delayed
@@ -196,9 +202,9 @@ def by_traces(
         traces = jax.tree.map(
             lambda e, product: (gamma * e + product).astype(e.dtype),
             traces,
-            products(new.inputs, late),
+            products(new.inputs, traced),
         )
-        more = contract(params, new.inputs, now | new.errors)
+        more = contract(params, new.inputs, at_once | new.errors)
         gradient = jax.tree.map(
             lambda g, e, m: g + jnp.tensordot(new.losses, e, ([0, 1], [0, 1])).astype(g.dtype) + m,
             gradient,
@@ -216,12 +222,13 @@ def by_traces(
 def normalized_by_window(
     step: Step, carry: ScanCarry, num_steps: int, length: Callable[[dict], Array], count: Any
 ) -> Step:
-    """`step`, with loss differences times `count` over the squared length of a whole window.
+    """`step` with loss differences times `count`, over the signals' squared length in the window.
 
     A further run of the window finds these lengths, [D, B].
 
     Args:
-        length: the squared length of one step's signals, [D, B].
+        length: a function that returns the squared length of one step's signals, [D, B].
+        count: the number of nodes in the window.
     """
 
     def add(total, t):
@@ -249,7 +256,7 @@ def _abstract(step: Step, carry: ScanCarry) -> Contribution:
 
 
 def _averaged(credit: Float[Array, "... D B"], signal: Array) -> Array:
-    """credit times signal, [..., D, B, ...], summed over draws."""
+    """credit times signal, [..., D, B, ...], summed over draws; signals come divided by them."""
     axis = credit.ndim - 2
     credit = credit.reshape(credit.shape + (1,) * (signal.ndim - credit.ndim))
     return jnp.sum(credit * signal, axis).astype(signal.dtype)

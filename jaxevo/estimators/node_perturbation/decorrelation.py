@@ -1,11 +1,12 @@
-"""Decorrelated activities: a matrix D beside each activity x, so that layers read D x.
+"""Decorrelated activities: each activity x has a matrix D, and layers read D x.
 
-The correlations C of D x, off the diagonal, are driven to zero: D <- D - rate C D (rule "CD"),
-or D <- D - rate C (rule "C"). Source: Fernandez, Keemink and van Gerven (2024), their code of
-October 2024; their code before that month has the rule "C".
+Let C be the mean of (D x)(D x)^T with its diagonal set to 0. It is driven to zero by
+D <- D - rate C D (rule "CD"), or by D <- D - rate C (rule "C").
 
-Differs: where D changes at every step, the hidden state x is kept without D, and is multiplied by
-the D of the step that reads it. The released code multiplies it by the D of the step that made it.
+Source: Fernandez, Keemink and van Gerven (2024), their code of October 2024; their code before that
+month has the rule "C". Differs: the hidden state is kept as x, and is multiplied by the D of the
+step that reads it. The released code multiplies it by the D of the step that made it. The two
+differ where D changes at every step.
 """
 
 from typing import Any, Literal
@@ -54,7 +55,7 @@ class Decorrelation:
         return identities(layers, self.decorrelate, params)
 
     def sums(self, matrices: Matrices) -> Matrices:
-        """Zeros, for the correlations that a window sums up; {} where each step changes D."""
+        """Zeros for the sums of a window's correlations; {} where each step changes D."""
         return tree_zeros(matrices) if self.decorrelation_every == "window" else {}
 
     def step(
@@ -63,11 +64,11 @@ class Decorrelation:
         """The matrices, the summed correlations and the metrics after one time step."""
         if not matrices:
             return matrices, sums, {}
-        seen = activities(inputs, layers, matrices)
+        rows = activities(inputs, layers, matrices)
         if self.decorrelation_every == "window":
-            return matrices, jax.tree.map(jnp.add, sums, correlations(seen)), {}
+            return matrices, jax.tree.map(jnp.add, sums, correlations(rows)), {}
         rule, rate = self.decorrelation_rule, self.decorrelation_rate
-        matrices, correlation = changed(matrices, seen, rule, rate)
+        matrices, correlation = changed(matrices, rows, rule, rate)
         return matrices, sums, {"correlation": correlation}
 
     def end(
@@ -96,24 +97,24 @@ def identities(layers: list[LayerWiring], which: str, params: Params) -> Matrice
         ValueError: a kernel reads two activities, so that no matrix can be folded into it.
     """
     leaves = named_leaves(params)
-    found: Matrices = {}
-    readers: dict[str, str] = {}
+    matrices: Matrices = {}
+    activity_of: dict[str, str] = {}  # by kernel
     for wired in dense(layers) if which != "off" else []:
         for path, name in zip(wired.layer.spec.kernels, wired.inputs, strict=True):
-            if readers.setdefault(path, name) != name:
+            if activity_of.setdefault(path, name) != name:
                 raise ValueError(
                     f"decorrelate must be 'off' for a network that reuses {path}: it reads "
-                    f"both {readers[path]} and {name}"
+                    f"both {activity_of[path]} and {name}"
                 )
             if which == "all" or not name.startswith("input/"):
-                # a small rate changes nothing in a dtype of fewer bits
+                # In a dtype of fewer bits, steps of a small rate would be rounded away.
                 dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
-                found[name] = jnp.eye(leaves[path].shape[0], dtype=dtype)
-    return found
+                matrices[name] = jnp.eye(leaves[path].shape[0], dtype=dtype)
+    return matrices
 
 
 def decorrelated(x: Any, names: tuple[str, ...], matrices: Matrices) -> Any:
-    """A layer's inputs, each times the matrix of its activity."""
+    """A layer's inputs after decorrelation: each row x becomes D x, with the D of its activity."""
     parts = [
         (part @ matrices[name].T).astype(part.dtype) if name in matrices else part
         for part, name in zip(x if isinstance(x, tuple) else (x,), names, strict=True)
@@ -122,21 +123,21 @@ def decorrelated(x: Any, names: tuple[str, ...], matrices: Matrices) -> Any:
 
 
 def activities(inputs: dict, layers: list[LayerWiring], matrices: Matrices) -> dict[str, Array]:
-    """Each decorrelated activity D x once, as rows [m, n].
+    """Each decorrelated activity D x once, as m rows of n units, [m, n].
 
-    A hidden state may be read twice in a step: as the step before left it, and as this step
-    makes it. The second pass over the layers overwrites the first, so that this step's counts.
+    A step may read a hidden state twice: as the step before left it, and as this step makes it.
+    The second pass over the layers overwrites the first, so that the state of this step counts.
     """
-    found = {}
-    for late in (True, False):
+    rows_of = {}
+    for from_step_before in (True, False):
         for wired in dense(layers):
             x = inputs[wired.layer]
             parts = x if isinstance(x, tuple) else (x,)
             for part, name, delayed in zip(parts, wired.inputs, wired.delayed, strict=True):
-                if name in matrices and delayed is late:
+                if name in matrices and delayed is from_step_before:
                     rows = part.reshape(-1, part.shape[-1])
-                    found[name] = rows.astype(matrices[name].dtype)
-    return found
+                    rows_of[name] = rows.astype(matrices[name].dtype)
+    return rows_of
 
 
 def changed(
@@ -144,15 +145,15 @@ def changed(
 ) -> tuple[Matrices, Float[Array, ""]]:
     """The matrices after one step of their rule, and the mean square of C off its diagonal.
 
-    `activities` are [m, n], and C averages over the m rows. C D is computed as
-    X^T (X D) / m - diag(mean x^2) D, in O(m n^2), so that C [n, n] is never made.
+    `activities` are X [m, n], and C averages over the m rows. For the rule "CD", C D is computed as
+    X^T (X D) / m - diag(mean x^2) D in O(m n^2), so that C [n, n] is never made.
     """
     chex.assert_rank(list(activities.values()), 2)
     new, energy = {}, []
     for name, matrix in matrices.items():
         x = activities[name]
         power = jnp.mean(x**2, axis=0)[:, None]
-        gram = x @ x.T / len(x)  # its squares sum to those of C
+        gram = x @ x.T / len(x)  # [m, m]; its squares sum to those of X^T X / m, [n, n]
         energy.append(_off_diagonal(jnp.sum(gram**2) - jnp.sum(power**2), matrix))
         if rule == "CD":
             step = x.T @ (x @ matrix) / len(x) - power * matrix
@@ -170,7 +171,7 @@ def correlations(activities: dict[str, Array]) -> dict[str, Array]:
 def changed_by(
     matrices: Matrices, correlations: dict[str, Array], rule: str, rate: Scalar
 ) -> tuple[Matrices, Float[Array, ""]]:
-    """As `changed`, from mean correlations C, [n, n], whose diagonal does not count."""
+    """As `changed`, from mean correlations [n, n], of which the diagonal is left out."""
     new, energy = {}, []
     for name, matrix in matrices.items():
         off = correlations[name] * (1 - jnp.eye(len(matrix), dtype=matrix.dtype))
@@ -181,7 +182,7 @@ def changed_by(
 
 
 def folded(matrices: Matrices, layers: list[LayerWiring], params: Params) -> Params:
-    """A network without matrices that computes the same: its kernels are D^T K."""
+    """A network without matrices that computes the same: as (D x)^T K = x^T (D^T K)."""
     leaves = named_leaves(params)
     done = set()
     for wired in dense(layers):
@@ -193,5 +194,5 @@ def folded(matrices: Matrices, layers: list[LayerWiring], params: Params) -> Par
 
 
 def _off_diagonal(total: Float[Array, ""], matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """A sum over the entries off the diagonal, as a mean."""
+    """The mean over entries off the diagonal, from their sum."""
     return total / max(matrix.size - len(matrix), 1)

@@ -1,18 +1,24 @@
 """Node perturbation in the time domain: gradients from noise on a network's nodes.
 
-Noise is added to every pre-activation at every time step, and each node is credited with what the
-loss then does. There is no backward pass, and memory need not grow with time. Sources: Fernandez,
-Keemink and van Gerven (2024), arXiv 2405.08967, and their released code; Dalm, van Gerven and
-Ahmad (2023), arXiv 2310.00965 (ANP, iterative NP); Williams (1992), Fiete and Seung (2006) (NP);
-Ren et al. (2023) (`jvp`).
+A node is a unit of a layer, at its pre-activation. Noise is added to every node at every time step,
+and each node is credited with the change of the loss. There is no backward pass, and memory need
+not grow with time.
 
-For a loss difference dl[t] at step t, a node's credit is w[t] = sum_{u >= t} gamma^(u - t) dl[u].
-The gradient of a layer is the sum over time and samples of w times the signal times the layer's
-input. The signal is the noise itself (NP), or the whole difference of the pre-activation, which
-holds the noise of earlier steps and layers too (ANP). NP averages to the gradient that gamma sees:
-all of BPTT at 1, the gradient cut at each step at 0. ANP averages to that gradient times the
-covariance of the activity differences. This is a descent direction, but its cosine with the
-gradient stays below 1 however many draws are taken.
+Let dl[t] be the loss difference at step t. The credit of that step is
+w[t] = sum_{u >= t} gamma^(u - t) dl[u]. The gradient of a layer's weights is the sum over time and
+samples of credit times signal times the layer's input. The signal of node perturbation (NP) is the
+noise itself. That of activity-based NP (ANP) is the difference of pre-activations, which also holds
+the noise of earlier steps and layers.
+
+For gamma 1, NP averages to the full gradient (BPTT); for gamma 0, to the gradient that is cut at
+each step. ANP averages to that gradient times the covariance of the activity differences. This is a
+descent direction, but its cosine with the gradient stays below 1 however many draws are taken.
+
+Sources:
+    Fernandez, Keemink and van Gerven (2024), arXiv 2405.08967, and their released code.
+    Dalm, van Gerven and Ahmad (2023), arXiv 2310.00965: ANP and iterative NP (INP).
+    Williams (1992), Fiete and Seung (2006): NP.
+    Ren et al. (2023): the method "jvp".
 """
 
 import dataclasses
@@ -74,7 +80,7 @@ class NodeCarry(NamedTuple):
     Attributes:
         trajectories: hidden states of both trajectories.
         matrices: the decorrelation matrices, by activity.
-        weights: the carry of the weight perturbation of uncovered parameters; () without it.
+        weights: the carry of `WeightPerturbation` for uncovered parameters; () if there are none.
     """
 
     trajectories: Trajectories
@@ -86,39 +92,39 @@ class NodeCarry(NamedTuple):
 class NodePerturbation:
     """The gradient of a batch's loss by noise on the nodes of a network's layers.
 
-    It works for any network whose layers the node view sees. Two layers whose pre-activations are
-    only added, as in most recurrent cells, are one set of nodes and share one noise. Layers that
-    no later step feels are credited with the loss of their own step, whatever gamma is: this is
-    exact, and less noisy. Windows of a stream follow one another: both trajectories go on, and
-    start again where `batch.reset` is set. Credit ends at a window's edge.
+    It works for any network whose layers the node view sees (`jaxevo.views.nodes`). Two layers
+    whose pre-activations are only added, as in most recurrent cells, are one set of nodes and share
+    one noise. A layer that does not act on later steps is credited with the loss of its own step,
+    whatever gamma is. This is exact, and less noisy. Both trajectories go on from one window of a
+    stream to the next, and start again where `batch.reset` is set. Credit ends at a window's edge.
 
     Attributes:
         rule: the signal that credit multiplies. "anp" takes activity differences, "np" the noise,
             "inp" the noise of one layer at a time, with one pass for each layer.
-        gamma: how far credit reaches, in [0, 1]: 0 credits a node with the loss of its own step,
-            1 with all losses that follow in the window. Reaching across n steps takes 1 - 1/n.
+        gamma: the discount of later losses, in [0, 1]. 0 credits a node with the loss of its own
+            step, 1 with all losses that follow in the window. 1 - 1/n reaches about n steps.
         method: how differences are taken: "jvp" (the limit of small noise, by tangents),
-            "finite" (beside a clean run), "antithetic" or "two_noisy" (two noisy runs).
-        sigma: standard deviation of the noise, > 0. It does not change what "jvp" gives.
+            "finite" (a noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
+        sigma: standard deviation of the noise, > 0; "jvp" does not depend on it.
         num_draws: K, the number of independent draws of noise that are averaged, >= 1.
         distribution: the noise is "rademacher" (signs) or "gaussian".
-        readout: "exact" gives read-outs (layers that reach the outputs only) the derivative of
-            the loss at their own pre-activation, without noise. "perturbed" treats them as any
-            other layer; a network of read-outs alone is treated so in any case.
+        readout: "exact" gives read-outs (layers that act on the outputs alone) the exact derivative
+            of the loss, without noise. "perturbed" treats them as any other layer. A network of
+            read-outs alone is always perturbed.
         normalization: the nodes whose squared length divides ANP's differences. They are all
             nodes of a sample at a step ("sample_step_global"), one layer's nodes
             ("sample_step_layer"), or all of a sample's nodes in the window ("sample_sequence").
             The quotient is multiplied by the number of these nodes. "none" divides by the
             variance of the noise instead.
-        accumulate: "store" keeps a window's signals, "two_pass" runs it twice and keeps none,
-            "per_sequence" keeps a trace of the weights for each sample. All give the same sum for
-            the same noise. The memory of the last two does not grow with time. "auto" means
-            "store" while it fits fast memory, and "two_pass" beyond.
-        uncovered: what happens to parameters that no layer covers (embeddings, learned initial
-            states): "error" refuses them, "freeze" leaves them as they are, and "wp" perturbs
-            them as weights, by one draw in a further pass.
-        decorrelation: which activities are decorrelated, and how. `GradientLearner`'s solution
-            has the matrices folded into its weights.
+        accumulate: "store" keeps a window's signals, "two_pass" runs the window twice and keeps
+            none, "per_sequence" keeps a trace of the weights for each sample. All give the same
+            sum for the same noise. The memory of the last two does not grow with time. "auto" is
+            "store" if that fits fast memory, and else "two_pass".
+        uncovered: what happens to parameters that no layer covers, such as embeddings and learned
+            initial states. "error" refuses them, "freeze" leaves them as they are, and "wp"
+            perturbs them as weights, by one draw in a further pass.
+        decorrelation: which activities are decorrelated, and how. The solution of
+            `GradientLearner` has the matrices folded into its weights.
         noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
 
     The update as the authors run it is `ReleasedNodePerturbation`.
@@ -187,7 +193,10 @@ class NodePerturbation:
         return StepCarry(trajectories, matrices, sums), contribution
 
     def signals(self, plan: Plan, seen: Differences) -> dict[str, Array]:
-        """What credit multiplies, on the scale of a gradient and divided by K: [D, B, ...]."""
+        """Values that credit multiplies, by layer, [D, B, ...].
+
+        They are on the scale of a gradient and divided by K.
+        """
         signals, extent = seen.noise, "sample_step_layer" if self.rule == "inp" else "none"
         if self.rule == "anp":
             signals, extent = plan.activities(seen), self.normalization
@@ -275,7 +284,7 @@ class NodePerturbation:
     # ------------------------------------------------------------------------ helpers
 
     def plan(self, params: Params, problem: Supervised, batch: Batch) -> Plan:
-        """What the rule must know of a network; arrays may be given as shapes."""
+        """The layers of a network as the rule sees them; arrays may be given as shapes."""
         return Plan(
             params,
             problem,
@@ -287,7 +296,7 @@ class NodePerturbation:
         )
 
     def accumulation(self, plan: Plan) -> str:
-        """`accumulate`, with "auto" resolved; a window of one block is stored in any case."""
+        """`accumulate` with "auto" resolved; "two_pass" stores a window of one block."""
         accumulate, num_steps = self.accumulate, plan.timeline.num_steps
         if accumulate == "auto":
             num_floats = (plan.num_draws + 2) * plan.num_floats * num_steps

@@ -1,7 +1,11 @@
-"""What a rule must know of a network before noise is added: its layers, their nodes, their sizes.
+"""The layers and nodes of a network, as a node-perturbation rule sees them.
 
-A `Plan` is made of shapes alone, while an estimate is traced. The network's wiring, which takes
-traces of the network, is found once for each network and shapes (`jaxevo.views.wiring`).
+A `Plan` is made from shapes alone, while an estimate is traced. To find the wiring of a network,
+the network itself is traced; this is done once for each network and shapes (`jaxevo.views.wiring`).
+
+Some layers are twins: their pre-activations are only added, as those of the input and the hidden
+state are in a recurrent cell. They are one set of nodes. The first twin gets the noise, and the
+second one's weights learn from the first one's signals.
 """
 
 import functools
@@ -37,12 +41,12 @@ Uncovered = Literal["error", "freeze", "wp"]
 
 
 class StepCarry(NamedTuple):
-    """What one step hands to the next.
+    """The carry from one step to the next.
 
     Attributes:
         trajectories: hidden states of both trajectories.
         matrices: the decorrelation matrices, by activity.
-        correlations: sums over the window's steps so far; {} unless a window's mean is used.
+        correlations: their sums over the window's steps so far; {} where each step changes D.
     """
 
     trajectories: Trajectories
@@ -56,17 +60,17 @@ class Plan:
     Attributes:
         layers: all layers of the network.
         readouts: the layers whose error is taken exactly, without noise.
-        noisy: the layers that bear noise: all others, except second twins.
-        sizes: the number of nodes that bear noise, by noisy layer, for one sample and step.
+        noisy: the layers that get noise: all others, except second twins.
+        sizes: the number of nodes with noise, by noisy layer, for one sample and step.
         num_nodes: the sum of `sizes`.
+        num_floats: the number of values at the noisy layers' nodes, for one step of all samples.
         units: by noisy layer, which of its units learn. A layer whose units all learn has no
-            entry. Frozen units and the empty slots of a growing network bear no noise and do not
+            entry. Frozen units and the empty slots of a growing network get no noise and do not
             count.
         num_inputs: the number of the network's inputs, for one sample and step.
-        uncovered: paths of the parameters that no layer accounts for and that are perturbed as
-            weights.
+        uncovered: paths of the parameters that no layer covers and that are perturbed as weights.
         num_draws: D, the number of draws of noise. Where each layer has draws of its own, D is
-            K for each noisy layer.
+            K times the number of noisy layers.
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class Plan:
     # ----------------------------------------------------------------- values at nodes
 
     def of_learning(self, values: dict[str, Array]) -> dict[str, Array]:
-        """Values at nodes, with zeros at the nodes that learn nothing."""
+        """Values at nodes, with zeros at nodes that have no trained weight."""
 
         def silenced(layer, value):
             mask = self.units.get(layer)
@@ -163,7 +167,7 @@ class Plan:
         return {layer: silenced(layer, value) for layer, value in values.items()}
 
     def activities(self, seen: Differences) -> dict[str, Array]:
-        """Activity differences of the noisy layers; a twin's is added to its first's."""
+        """Activity differences of the noisy layers; those of twins are added up."""
         values: dict[str, Array] = {w.layer: seen.activities[w.layer] for w in self.noisy}
         for wired in self.layers:
             if wired.twin is not None and wired.twin in values:
@@ -171,18 +175,22 @@ class Plan:
         return self.of_learning(values)
 
     def with_twins(self, signals: dict[str, Array]) -> dict[str, Array]:
-        """Signals by layer, where second twins have the signals of their firsts."""
+        """Signals by layer, in which second twins have the signals of the first ones."""
         return signals | {w.layer: signals[w.twin] for w in self.layers if w.twin in signals}
 
     def noisy_length(self, num_draws: int, signals: Mapping[str, Array]) -> Array:
-        """The squared length of all noisy layers' signals, [D, B], which come divided by K."""
+        """The squared length of the signals of all noisy layers together, [D, B].
+
+        Signals come divided by the number of draws, `num_draws`.
+        """
         each = [squared_length(signals[wired.layer] * num_draws) for wired in self.noisy]
         return functools.reduce(jnp.add, each)
 
     def readout_errors(self, run: Any, states: Trajectories, now: TimeStep) -> dict[str, Array]:
         """Derivatives of the step's losses at the read-outs' pre-activations, [B, ...] by layer.
 
-        Without a clean run they are the mean over both trajectories and all draws.
+        They are taken on the clean trajectory. If both trajectories are noisy, they are a mean over
+        both and over all draws.
         """
         if not self.readouts:
             return {}
@@ -212,7 +220,7 @@ class Plan:
         return jax.eval_shape(arguments, params, self.timeline.batch)
 
     def _check_samples(self) -> None:
-        """Refuses a layer that mixes samples: a sample's loss would not be that of its nodes."""
+        """Refuses a layer that mixes samples, since noise on one would change others' losses."""
         for wired in self.layers:
             if wired.shape[:1] != (self.timeline.num_samples,):
                 raise ValueError(
@@ -221,20 +229,20 @@ class Plan:
                 )
 
     def _uncovered(self, params: Params, inputs: tuple, policy: Uncovered) -> frozenset[str]:
-        """Trainable leaves that no layer accounts for; empty if they are to be frozen."""
-        found = frozenset(uncovered_leaves(self.model, params, *inputs))
+        """Trainable leaves that no layer covers and that are perturbed as weights."""
+        paths = frozenset(uncovered_leaves(self.model, params, *inputs))
         untrained = named_leaves(left_out(self.model, params))
-        found -= {path for path, is_out in untrained.items() if is_out}
-        if policy == "error" and found:
+        paths -= {path for path, is_out in untrained.items() if is_out}
+        if policy == "error" and paths:
             raise ValueError(
-                f"no layer accounts for the parameters {', '.join(sorted(found))}: set "
+                f"no layer accounts for the parameters {', '.join(sorted(paths))}: set "
                 "uncovered='freeze' to leave them as they are; NodePerturbation can perturb them "
                 "as weights, with uncovered='wp'"
             )
-        return found if policy == "wp" else frozenset()
+        return paths if policy == "wp" else frozenset()
 
     def _learning_units(self, wired: LayerWiring, params: Params) -> Array | None:
-        """Which units of a set of nodes have a trained weight of their own; None: all."""
+        """Which units of a layer and its twins have a trained weight; None: all have."""
         masks, leaves = named_leaves(self.model.trainable(params)), named_leaves(params)
         layers = [wired.layer, *(w.layer for w in self.layers if w.twin == wired.layer)]
         learning = jnp.zeros(wired.shape[-1:], bool)
@@ -245,8 +253,8 @@ class Plan:
                 mask = jnp.broadcast_to(jnp.asarray(masks[path], bool), leaves[path].shape)
                 sizes = {math.prod(mask.shape[axis:]) for axis in range(mask.ndim)}
                 if learning.size not in sizes:
-                    return None  # a layer of the user's own, whose kernel is laid out otherwise
-                # a kernel ends in the axis of units; modules' units lie side by side:
+                    return None  # the user's own layer, whose kernel has another layout
+                # A kernel's last axes are those of its units. A unit learns if any weight does:
                 #     [in, modules, units]  ->  [in, modules * units]  ->  any over `in`
                 learning |= mask.reshape(-1, learning.size).any(0)
         return learning

@@ -1,19 +1,22 @@
 """Node perturbation as its authors run it: the update of their released code.
 
-Source: github.com/jesusgf96/NP_RNNs (October 2024), the code of Fernandez, Keemink and van Gerven
-(2024), arXiv 2405.08967. A clean and a noisy trajectory run side by side. With e the noise added
-to the pre-activations a of a layer, x its input, and dl the difference of the losses of one step:
+A clean and a noisy trajectory run side by side. Let e be the noise that is added to the
+pre-activations a of a layer, x the layer's input, and dl the loss difference of one step. With
+da = a(noisy) - a(clean), the updates are
 
     NP     sum over steps of  (dl / sigma) e^T x
-    ANP    sum over steps of  sqrt(N) dl da^T x / ||da||^2,   da = a(noisy) - a(clean)
+    ANP    sum over steps of  sqrt(N) dl da^T x / ||da||^2
 
 The norm is taken over a layer's units in the whole batch, and dl is one number for the batch. N
-counts all units, the network's inputs among them. Noise is never credited with later losses.
+counts all units, with the network's inputs. Noise is never credited with later losses.
 
-This is no gradient step. It sees at most one step into the future. Its hidden weights move
-sqrt(N) / (B H) times as far as a gradient would move them, and its read-out sqrt(N) / (B K), so
-that the read-out learns about H / K times as fast. The options below that are not the code's own
-are those of the same group's feed-forward code (decorbp and MTJ-Node-Perturbation, 2024).
+This is not a gradient step. Hidden weights move about sqrt(N) / (B H) times as far as a gradient
+step of the same rate would move them, and read-outs about sqrt(N) / (B K) times. The read-out thus
+learns about H / K times as fast as the hidden layer.
+
+Source: github.com/jesusgf96/NP_RNNs (October 2024), the code of Fernandez, Keemink and van Gerven
+(2024), arXiv 2405.08967. Some options below are from the same group's feed-forward code (decorbp
+and MTJ-Node-Perturbation, 2024).
 """
 
 import dataclasses
@@ -67,21 +70,21 @@ class ReleasedCarry(NamedTuple):
 class ReleasedNodePerturbation:
     """The update of the released code, as a gradient: use it with plain SGD.
 
-    Noise is Gaussian and drawn once, read-outs are perturbed as any other layer, and differences
-    are finite. Every window of a stream continues the last one.
+    Noise is Gaussian with one draw, read-outs are perturbed as any other layer, and differences
+    are finite. Hidden states go on from window to window, until `batch.reset` is set.
 
     Attributes:
-        rule: "anp" or "np", as above. "inp" perturbs one layer at a time, with one pass for each:
-            n dl e^T x / ||e||^2 for a sample, with n the number of the layer's units.
+        rule: "anp" or "np", as above. "inp" perturbs one layer at a time, with one pass for each.
+            It takes n dl e^T x / ||e||^2 for a sample, with n the number of the layer's units.
         sigma: standard deviation of the noise, > 0.
-        normalization: the nodes whose squared length divides ANP's differences: a layer's in the
-            whole batch ("batch_step_layer"), a layer's of one sample ("sample_step_layer"), or
-            all of one sample ("sample_step_global").
-        node_count: what multiplies a normalised difference: the root of the number of all nodes
-            and inputs ("sqrt_nodes_and_inputs"), the root of the number of all nodes
-            ("sqrt_nodes"), the number of nodes that were measured ("nodes"), or 1 ("none").
-        noise_scale: the scale of NP: "inverse_sigma" divides by sigma, "inverse_variance" by its
-            square, which is the scale of a gradient.
+        normalization: the nodes whose squared length divides ANP's differences. They are a
+            layer's in the whole batch ("batch_step_layer"), a layer's in one sample
+            ("sample_step_layer"), or all of one sample ("sample_step_global").
+        node_count: the factor of a normalised difference. "sqrt_nodes_and_inputs" and "sqrt_nodes"
+            take the root of the number of all nodes, with or without the network's inputs.
+            "nodes" takes the number of nodes in `normalization`, and "none" takes 1.
+        noise_scale: the scale of NP: "inverse_sigma" divides by sigma. "inverse_variance" divides
+            by its square, and gives the scale of a gradient.
         loss_share: "batch" credits all samples with the batch's loss difference, "per_sample"
             credits each with its own.
         uncovered: "error" refuses parameters that no layer covers, "freeze" leaves them as they
@@ -89,9 +92,8 @@ class ReleasedNodePerturbation:
         decorrelation: which activities are decorrelated, and how.
         noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
 
-    Differs: losses are weighted so that they sum to 1 over a batch, where the released code
-    averages over a step's samples and sums over steps. The code divides online updates by B once
-    more.
+    Differs: the weights of losses sum to 1 over a batch. The released code averages over a step's
+    samples and sums over steps, and it divides online updates by B once more.
     """
 
     rule: Literal["anp", "np", "inp"] = static(default="anp")
@@ -117,7 +119,7 @@ class ReleasedNodePerturbation:
         )
 
     def signals(self, plan: Plan, seen: Differences) -> dict[str, Array]:
-        """What a step's loss difference multiplies, [D, B, ...] by layer."""
+        """Values that a step's loss difference multiplies, by layer, [D, B, ...]."""
         if self.rule == "np":
             scale = 1 / (self.sigma if self.noise_scale == "inverse_sigma" else self.sigma**2)
             return scaled(seen.noise, dict.fromkeys(seen.noise, scale))
@@ -133,7 +135,7 @@ class ReleasedNodePerturbation:
         return scaled(changes, factors)
 
     def count(self, plan: Plan, num_measured: Any) -> Any:
-        """What multiplies a normalised difference."""
+        """The factor of a normalised difference."""
         if self.node_count in ("nodes", "none"):
             return num_measured if self.node_count == "nodes" else 1
         inputs = plan.num_inputs if self.node_count == "sqrt_nodes_and_inputs" else 0
@@ -180,8 +182,8 @@ class ReleasedNodePerturbation:
         trajectories = plan.restart("finite", params, carry.trajectories)
         first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
         step = functools.partial(self.step, plan, key, params)
-        at_once = frozenset()  # no layer is credited with later losses
-        last, gradient, metrics = in_blocks(step, first, params, num_steps, BLOCK, 0.0, at_once)
+        delayed = frozenset()  # No layer is credited with later losses.
+        last, gradient, metrics = in_blocks(step, first, params, num_steps, BLOCK, 0.0, delayed)
         trajectories, matrices, sums = last
         matrices, metrics = self.decorrelation.end(matrices, sums, num_steps, metrics)
         loss = metrics.pop("loss")
@@ -205,7 +207,7 @@ class ReleasedNodePerturbation:
         return Cost(counted[0], 0, num_samples(problem, batch))
 
     def plan(self, params: Params, problem: Supervised, batch: Batch) -> Plan:
-        """What the rule must know of a network; arrays may be given as shapes."""
+        """The layers of a network as the rule sees them; arrays may be given as shapes."""
         return Plan(
             params,
             problem,

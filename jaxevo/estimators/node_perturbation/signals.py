@@ -22,13 +22,13 @@ def measured(
 
     Args:
         sizes: the number of nodes of each layer, for one sample.
-        extent: the nodes that count: all of a sample, those of its layer, or those of the layer
-            in the whole batch.
+        extent: the nodes of a length: all of a sample ("sample_step_global"), a layer's in one
+            sample ("sample_step_layer"), or a layer's in the whole batch ("batch_step_layer").
     """
     squares = {name: squared_length(signal) for name, signal in signals.items()}
     if extent == "sample_step_global":
-        whole = sum(sizes.values()), functools.reduce(jnp.add, squares.values())
-        return dict.fromkeys(squares, whole)
+        of_all_layers = sum(sizes.values()), functools.reduce(jnp.add, squares.values())
+        return dict.fromkeys(squares, of_all_layers)
     if extent == "sample_step_layer":
         return {name: (sizes[name], square) for name, square in squares.items()}
     return {
@@ -38,7 +38,7 @@ def measured(
 
 
 def quotient(count: Any, length: Float[Array, "..."]) -> Float[Array, "..."]:
-    """count / length; 0 where nothing moved."""
+    """count / length; 0 where the length is 0."""
     tiny = jnp.finfo(length.dtype).tiny
     return jnp.where(length > tiny, count / jnp.maximum(length, tiny), 0)
 
@@ -46,7 +46,7 @@ def quotient(count: Any, length: Float[Array, "..."]) -> Float[Array, "..."]:
 def scaled(signals: Mapping[str, Array], factors: Mapping[str, Any]) -> dict[str, Array]:
     """Signals times a factor for each layer: a number, [D, B] or [D, 1]."""
 
-    def one(signal, factor):
+    def one(signal, factor):  # [D, B, ...] times [D, B, 1, ...]
         factor = jnp.asarray(factor, signal.dtype)
         missing = signal.ndim - factor.ndim if factor.ndim else 0
         return signal * factor.reshape(factor.shape + (1,) * missing)

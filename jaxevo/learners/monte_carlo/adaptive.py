@@ -1,11 +1,13 @@
 """Adaptive Monte Carlo (aMC): Metropolis whose steps learn a drift and shrink where they fail.
 
-Each chain mutates all trained weights at once, e ~ N(mu, sigma^2), w' = w + e, and accepts unless
-the loss rises. After an acceptance mu <- mu + epsilon (e - mu): an average of accepted steps,
-momentum without a gradient. After n_s rejections in a row sigma shrinks and mu is forgotten.
+Each chain mutates all trained weights at once, w' = w + e with e ~ N(mu, sigma^2), and accepts the
+mutation unless the loss rises. After an acceptance mu <- mu + epsilon (e - mu). The drift mu is an
+average of accepted steps: momentum without a gradient. After n_s rejections in a row sigma shrinks,
+and mu is set to 0.
 
-With mu other than 0 a step and its reverse are not equally likely. The method is an optimiser
-then, and samples no Boltzmann distribution at any temperature.
+Where mu is not 0, a step and its reverse are not equally likely. The method is then an optimiser,
+and samples a Boltzmann distribution at no temperature.
+
 Source: Whitelam, Selin, Benlolo, Casert and Tamblyn, arXiv 2205.07408, Mach. Learn.: Sci. Technol.
 3 045026 (2022), by its released code, github.com/reproducible-science/aMC.
 """
@@ -42,16 +44,16 @@ from jaxevo.models.growing.events import Edit
 
 
 class AdaptiveChain(NamedTuple):
-    position: Position  # on the batch of the chain, or with `minibatch` of the last attempt
-    drift: Params  # mu, of the trained weights
+    position: Position  # on the batch of the chain; with `minibatch`, on that of the last attempt
+    drift: Params  # mu, a tree of the trained weights
     sigma: Float[Array, "*N"]
     num_rejected: Int[Array, "*N"]  # attempts rejected in a row
-    scale: Params  # factor of each weight's mutation; None without `norm_every`
+    scale: Params  # a factor for each weight's mutation; None without `norm_every`
 
 
 class AdaptiveMonteCarloState(NamedTuple):
     chains: AdaptiveChain  # every leaf has a leading axis [N]
-    seed: UInt32[Array, "2"]  # of the batch
+    seed: UInt32[Array, "2"]  # the seed that the batch is drawn from
     step: Int[Array, ""]  # attempts of each chain
 
     @property
@@ -62,10 +64,10 @@ class AdaptiveMonteCarloState(NamedTuple):
 
 @learner
 class AdaptiveMonteCarlo:
-    """N chains that know nothing of each other; the solution is the network of the lowest loss.
+    """N independent chains; the solution is the network of the lowest loss.
 
-    All losses are measured on one batch, the task's first, unless `minibatch`. `drift_rate=0` is
-    plain Metropolis with shrinking steps.
+    All losses are measured on one batch, the task's first, unless `minibatch` is set. With
+    `drift_rate=0` the method is plain Metropolis with shrinking steps.
 
     Attributes:
         sigma: standard deviation of a mutation at the start, in parameter units, >= 0.
@@ -75,11 +77,11 @@ class AdaptiveMonteCarlo:
         beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
         population_size: N chains.
         max_step: largest change of a weight in one mutation, > 0; inf sets no limit.
-        minibatch: draw a batch for every attempt and measure both networks on it. That takes two
-            forward passes in place of one.
-        norm_every: attempts after which the factors of mutations are computed again, >= 1. They
-            are the inverse strengths of the signals that units receive (`jaxevo.signal_norm`).
-            With None all weights mutate alike.
+        minibatch: whether each attempt draws a batch and measures both networks on it. That takes
+            two forward passes in place of one.
+        norm_every: attempts between updates of each weight's mutation scale, >= 1. The scale is
+            the inverse strength of the signals that a unit receives (`jaxevo.signal_norm`). With
+            None all weights have the same scale.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
         chunk_size: chains run at once; None runs as many as fit a CPU core's cache.
     """
@@ -108,13 +110,13 @@ class AdaptiveMonteCarlo:
         require_integer("chunk_size", 1, self.chunk_size)
 
     def proposed(self, noise: Params, chain: AdaptiveChain) -> Params:
-        """mu + sigma z; each weight's z has its own factor where mutations are scaled."""
+        """The step mu + sigma z; with `norm_every` each weight's z has a scale of its own."""
         if chain.scale is not None:
             noise = jax.tree.map(jnp.multiply, noise, chain.scale)
         return jax.tree.map(lambda mu, z: mu + chain.sigma.astype(z.dtype) * z, chain.drift, noise)
 
     def adapted(self, chain: AdaptiveChain, steps: Params, info: AttemptInfo) -> AdaptiveChain:
-        """The chain with drift, sigma and count as they are after an attempt."""
+        """The chain with its drift, sigma and count of rejections after an attempt."""
         rate = self.drift_rate
         followed = jax.tree.map(
             lambda mu, e: mu + jnp.asarray(rate, mu.dtype) * (e - mu), chain.drift, steps
@@ -192,9 +194,9 @@ class AdaptiveMonteCarlo:
     def edit(
         self, state: AdaptiveMonteCarloState, edit: Edit, problem: Problem
     ) -> AdaptiveMonteCarloState:
-        """The state with other networks in the places of the old, and with their losses.
+        """The state with the networks of `edit` in place of its own, and with their losses.
 
-        Weights of newborn nodes have no drift yet. With `minibatch` losses are left as they were,
+        Weights of newborn nodes have no drift yet. With `minibatch` losses stay as they were,
         since each attempt measures both of its networks.
         """
         groups, chains = problem.model.groups, state.chains
@@ -207,18 +209,18 @@ class AdaptiveMonteCarlo:
         return state._replace(chains=chains._replace(position=position, drift=drift, scale=scale))
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
-        """What a person should know of a run's metrics, if anything."""
+        """A hint for the user on a run's metrics, or None."""
         return chain_lib.ties_advice(metrics)
 
     def rescaled(self, state: AdaptiveMonteCarloState, problem: Problem) -> AdaptiveChain:
-        """The chains, with new factors of their mutations every `norm_every` attempts.
+        """The chains, with new scales of their mutations every `norm_every` attempts.
 
-        The factors are the inverse strengths of the signals, on the batch of the chain.
+        A scale is the inverse strength of the signals, on the batch of the chain.
         """
         if self.norm_every is None:
             return state.chains
 
-        def factors() -> Params:
+        def new_scale() -> Params:
             batch = chain_lib.chain_batch(problem, state.seed)
             chunk_size = members_at_once(self.population_size, self.chunk_size, problem, batch)
 
@@ -228,5 +230,5 @@ class AdaptiveMonteCarlo:
             return map_members(of_member, state.params, chunk_size)
 
         due = state.step % self.norm_every == 0
-        scale = jax.lax.cond(due, factors, lambda: state.chains.scale)
+        scale = jax.lax.cond(due, new_scale, lambda: state.chains.scale)
         return state.chains._replace(scale=scale)

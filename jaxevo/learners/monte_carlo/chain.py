@@ -1,12 +1,13 @@
-"""What the chains of this folder share: their first positions, a batch, one attempt.
+"""The parts that all chains of this folder share: first positions, the batch, one attempt.
 
-A chain stands at a network and tries mutations of it. An attempt draws noise, moves the weights,
-and keeps the mutant or the parent. The parent's loss and outputs are cached, so that an attempt
-costs one forward pass.
+The position of a chain is a network. An attempt draws noise, mutates the weights, and keeps the
+mutant or the parent. The parent's loss and outputs are cached, so that an attempt costs one forward
+pass.
 
-A small mutation changes the loss by less than the spacing of float32 numbers near it. Losses are
-therefore not subtracted where a problem has a loss for each sample: the difference of each sample
-is formed from the outputs of both networks, in the form that does not cancel.
+A small mutation may change the loss by less than the spacing of float32 numbers near it. Where each
+sample has a loss, the two losses are therefore not subtracted. Instead each sample's difference is
+formed from the outputs of both networks, in a form in which no digits cancel. For squared error
+this is (y' - y) (y' + y - 2 target).
 """
 
 import itertools
@@ -32,11 +33,11 @@ from jaxevo.core.population import (
 from jaxevo.core.problem import OffersExamplesLast
 from jaxevo.core.tree import tree_row, tree_where
 
-MAX_TIES = 0.01  # Where more attempts than this fraction tie, rounding decides.
+MAX_TIES = 0.01  # Above this fraction of attempts without any change of loss, users are warned.
 
 
 class Position(NamedTuple):
-    """A network with what it gave on a batch; positions of a population lead with [N]."""
+    """A network with its loss and outputs on a batch; those of a population lead with [N]."""
 
     params: Params
     loss: Float[Array, "*N"]
@@ -44,11 +45,11 @@ class Position(NamedTuple):
 
 
 class AttemptInfo(NamedTuple):
-    """What came of an attempt; that of a population leads with [N]."""
+    """The outcome of an attempt; that of a population leads with [N]."""
 
     accepted: Bool[Array, "*N"]
     tied: Bool[Array, "*N"]  # whether the loss did not change at all
-    finite: Bool[Array, "*N"]  # whether the loss of the mutant is
+    finite: Bool[Array, "*N"]  # whether the mutant's loss is finite
 
 
 # ------------------------------------------------------------------------------ one attempt
@@ -65,12 +66,12 @@ def attempt_keys(
 def standard_normal(key: Key[Array, ""], model: Model, params: Params, source: Source) -> Params:
     """Standard normal numbers for every trained weight (`trained_leaves`), from one key.
 
-    They are drawn as one block for the whole network, and cut:
+    They are drawn as one block for the whole network, which is cut into leaves:
 
         block  [. . . . . . . . . .]
                | kernel    | bias  |
 
-    One key for each leaf would cost more than the numbers of a small network.
+    In a small network, one key for each leaf would cost more than the numbers themselves.
     """
     leaves, structure = jax.tree.flatten(trained_leaves(model, params))
     ends = list(itertools.accumulate(leaf.size for leaf in leaves))
@@ -83,7 +84,7 @@ def standard_normal(key: Key[Array, ""], model: Model, params: Params, source: S
 
 
 def position_at(problem: Problem, params: Params, batch: Batch) -> Position:
-    """A network with its loss on a batch, and its outputs where the problem has samples."""
+    """A network with its loss on a batch, and its outputs if each sample has a loss."""
     if not isinstance(problem, Supervised):
         return Position(params, problem.evaluate(params, batch).loss, None)
     outputs = problem.outputs(params, batch)
@@ -117,7 +118,7 @@ def loss_change(problem: Problem, new: Position, old: Position, batch: Batch) ->
     weights = problem.weights(batch)
     chex.assert_equal_shape([differences, weights])  # [B] times [B, 1] would be [B, B]
     change = jnp.sum(weights * differences)
-    # The form without cancellation overflows where a logit changes by a hundred or more.
+    # The exact form overflows where a logit changes by a hundred or more; the plain one does not.
     return jnp.where(jnp.isfinite(change), change, plain).astype(plain.dtype)
 
 
@@ -128,9 +129,10 @@ def is_accepted(
     beta: Any,
     draw: Float[Array, ""],
 ) -> Bool[Array, ""]:
-    """The Metropolis rule accepts with probability min(1, exp(-beta change)).
+    """Whether the Metropolis rule accepts; its probability is min(1, exp(-beta change)).
 
-    It never accepts a loss that is not finite, and takes any finite one in its place.
+    A mutant whose loss is not finite is never accepted. If the parent's loss is not finite, any
+    mutant with a finite loss is.
 
     Args:
         new: loss of the mutant.
@@ -161,7 +163,7 @@ def first_chains(
     Args:
         learner: the settings, with `population_size` and `chunk_size`.
         params: one network for all chains, or one for each, [N, ...]; None draws them.
-        first_chain: from the position of a chain to all that it starts with.
+        first_chain: a function from the position of a chain to the whole chain at its start.
     """
     key_params, key_batch = jax.random.split(key)
     seed = jax.random.bits(key_batch, (2,), jnp.uint32)
@@ -178,7 +180,7 @@ def first_chains(
 def map_chains(
     attempt: Callable[..., Any], learner: Any, chains: Any, problem: Problem, batch: Batch
 ) -> tuple[Any, Any]:
-    """`attempt(index, chain)` for every chain, in chunks: the chains after it, and its infos."""
+    """The chains and the outcomes after `attempt(index, chain)` for every chain, in chunks."""
     num = learner.population_size
     for leaf in jax.tree.leaves(chains):
         chex.assert_axis_dimension(leaf, 0, num)
@@ -205,7 +207,7 @@ def best_network(positions: Position) -> Params:
 
 
 def attempt_metrics(losses: Float[Array, " N"], info: AttemptInfo) -> Metrics:
-    """Metrics of the losses after an attempt, and of what came of it."""
+    """Metrics of the losses after an attempt, and of its outcome."""
     return {
         "loss": finite_mean(losses, jnp.isfinite(losses)),
         "best_loss": jnp.min(finite_or_inf(losses)),
@@ -216,7 +218,7 @@ def attempt_metrics(losses: Float[Array, " N"], info: AttemptInfo) -> Metrics:
 
 
 def ties_advice(metrics: Mapping[str, Any]) -> str | None:
-    """What a person should do about the ties among a run's metrics; None where they are few."""
+    """A hint for the user where many of a run's attempts tie; None where few do."""
     ties = float(np.mean(metrics["ties"]))
     if not ties > MAX_TIES:
         return None
@@ -230,9 +232,10 @@ def ties_advice(metrics: Mapping[str, Any]) -> str | None:
 
 
 def examples_last(problem: Problem) -> Problem:
-    """The problem in its faster form where task and model both offer it, else as it is.
+    """The problem with examples on the last axis, where task and model offer that; else itself.
 
-    A problem of a class of its own may compute its losses in another way, and is left alone.
+    The form is faster. A subclass of `Supervised` may compute its losses otherwise, and stays as
+    it is.
     """
     parts = problem.task, problem.model
     if type(problem) is not Supervised:
@@ -244,7 +247,7 @@ def examples_last(problem: Problem) -> Problem:
 
 
 def chain_batch(problem: Problem, seed: UInt32[Array, "2"]) -> Batch:
-    """The one batch of a chain, drawn again from its seed, so that a state holds no data."""
+    """The one batch of a chain. It is drawn again from its seed, so that a state holds no data."""
     return problem.sample(seed_key(seed), jnp.int32(0))
 
 

@@ -1,7 +1,9 @@
-"""The gradient descent that small mutations amount to, at any inverse temperature.
+"""The gradient descent that small mutations follow on average, at any inverse temperature.
 
-A mutation e ~ N(0, sigma^2) of all weights is accepted with probability min(1, exp(-beta dU)).
-Where the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g|,
+A mutation e ~ N(0, sigma^2) of all weights is accepted with probability min(1, exp(-beta dU)). The
+loss U is taken as linear over one mutation, with gradient g = dU/dx. Let s = beta sigma |g|, and
+let Phi be the normal distribution function. One attempt then has the mean step (drift), the
+acceptance and the variances
 
     tail(s)     = exp(s^2 / 2) Phi(-s) = erfcx(s / sqrt 2) / 2
     drift       = -sigma s tail(s) g / |g| = -(beta sigma^2 / 2) erfcx(s / sqrt 2) g
@@ -9,11 +11,12 @@ Where the loss U is linear over a mutation, with g = dU/dx and s = beta sigma |g
     variance    = sigma^2 acceptance, at right angles to g
                 = sigma^2 (1/2 + (1 + s^2) tail(s) - s / sqrt(2 pi) - (s tail(s))^2), along g
 
-For s << 1 the drift is -(beta sigma^2 / 2) g, plain gradient descent, and nearly every attempt is
-accepted. For s >> 1 the drift is -(sigma / sqrt(2 pi)) g / |g|, normalised gradient descent, and
-half of the attempts are. Where each weight has a scale sigma_i of its own, the vector of
-sigma_i g_i takes the place of sigma g.
-Source: both limits, Whitelam et al., arXiv 2008.06643. Differs: the form for every s is ours.
+For s << 1 the drift is -(beta sigma^2 / 2) g, which is plain gradient descent, and nearly every
+attempt is accepted. For s >> 1 the drift is -(sigma / sqrt(2 pi)) g / |g|, which is normalised
+gradient descent, and half of the attempts are accepted. Each weight may have a scale sigma_i of its
+own; the vector of sigma_i g_i then takes the place of sigma g.
+
+Source: Whitelam et al., arXiv 2008.06643, for both limits. Differs: the form for every s is ours.
 """
 
 import math
@@ -31,13 +34,13 @@ Mode = Literal["exact", "finite_beta", "normalised"]
 
 
 class Flow(NamedTuple):
-    """What one mutation attempt amounts to, at one network.
+    """Averages over one mutation attempt, at one network.
 
     Attributes:
         drift: mean change of the weights, a tree like the params.
         acceptance: mean fraction of attempts that is accepted.
         steepness: s = beta sigma |g|, the change of the loss over a mutation in units of 1 / beta.
-            Below about 0.1 "finite_beta" holds, above about 10 "normalised".
+            The formula "finite_beta" holds below about 0.1, and "normalised" above about 10.
     """
 
     drift: Params
@@ -49,7 +52,7 @@ def flow(gradient: Params, sigma: Any, beta: Any, mode: Mode = "exact") -> Flow:
     """Drift and acceptance of a network whose loss has this gradient.
 
     Args:
-        gradient: gradient of the loss, a tree, with zeros where weights are not mutated.
+        gradient: gradient of the loss, a tree with zeros at weights that are not mutated.
         sigma: standard deviation of a mutation: one number, or a tree like `gradient`.
         beta: inverse temperature, >= 0; it may be infinite.
         mode: "exact" holds for every beta. "finite_beta" and "normalised" give the two limits,
@@ -60,7 +63,7 @@ def flow(gradient: Params, sigma: Any, beta: Any, mode: Mode = "exact") -> Flow:
     scaled = jax.tree.map(
         lambda s, g: jnp.broadcast_to(s, g.shape).astype(g.dtype) * g, sigma, gradient
     )
-    # Entries are divided by the largest one first, since squares of small gradients would vanish.
+    # |sigma g|: entries are divided by the largest first, as squares of tiny ones would underflow.
     largest = jnp.max(jnp.array([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(scaled)]))
     unit = jnp.where(largest > 0, largest, 1)
     squares = [jnp.sum((leaf / unit) ** 2) for leaf in jax.tree.leaves(scaled)]
@@ -107,20 +110,23 @@ def tree_add_scaled(params: Params, step: Params, scale: Any) -> Params:
 
 
 def tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """exp(s^2 / 2) Phi(-s) of s >= 0: 1/2 at 0, 0 at infinity."""
+    """exp(s^2 / 2) Phi(-s) for s >= 0; it is 1/2 at 0 and 0 at infinity."""
     return erfcx(s / math.sqrt(2)) / 2
 
 
 def steepness_times_tail(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """s exp(s^2 / 2) Phi(-s) of s >= 0: s / 2 near 0, 1 / sqrt(2 pi) at infinity."""
+    """s exp(s^2 / 2) Phi(-s) for s >= 0; it is s / 2 near 0 and 1 / sqrt(2 pi) at infinity."""
     finite = jnp.isfinite(s)
     return jnp.where(finite, jnp.where(finite, s, 0) * tail(s), 1 / math.sqrt(2 * math.pi))
 
 
 def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Variance of an attempt along the gradient, in sigma^2: 1 at 0, 1/2 - 1/(2 pi) at infinity."""
-    # Two forms meet at s = 10: beyond it, terms as large as s cancel in the first. Each form gets
-    # arguments of its own range only, so that no branch makes a NaN.
+    """Variance of an attempt along the gradient, in units of sigma^2.
+
+    It is 1 at s = 0 and 1/2 - 1/(2 pi) at infinity.
+    """
+    # Two forms meet at s = 10, as beyond it terms as large as s cancel in the first. Each form gets
+    # arguments of its own range only, so that neither makes a NaN.
     near, far = jnp.minimum(s, 10), jnp.maximum(s, 10)
     uphill = (1 + near**2) * tail(near) - near / math.sqrt(2 * math.pi)
     uphill = jnp.where(s < 10, uphill, (2 / far**3 - 12 / far**5) / math.sqrt(2 * math.pi))
@@ -128,10 +134,11 @@ def variance_along(s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """exp(z^2) erfc(z) of z >= 0, to a few roundings; 0 at infinity.
+    """exp(z^2) erfc(z) for z >= 0, to a few roundings; it is 0 at infinity.
 
     Where the product loses digits, the first terms of an asymptotic series take its place:
-    1 / (z sqrt pi) sum_k (-1)^k (2k - 1)!! / (2 z^2)^k.
+    1 / (z sqrt pi) sum_k (-1)^k (2k - 1)!! / (2 z^2)^k. They are summed from the innermost bracket
+    of 1 - 1 / (2 z^2) (1 - 3 / (2 z^2) (1 - ...)).
     """
     edge, num_terms = (10.0, 12) if z.dtype == jnp.float64 else (4.5, 8)
     near = jnp.minimum(z, edge)
@@ -146,8 +153,8 @@ def erfcx(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def sigma_for_rate(learning_rate: Any, steps_per_attempt: Any = 1.0, beta: Any = math.inf) -> Any:
     """The sigma at which one attempt moves as far as `steps_per_attempt` steps of descent.
 
-    It is lambda alpha sqrt(2 pi) at infinite beta, where steps are normalised, and
-    sqrt(2 lambda alpha / beta) at a finite one.
+    Sigma is lambda alpha sqrt(2 pi) at infinite beta, where steps are normalised. At a finite beta
+    it is sqrt(2 lambda alpha / beta).
 
     Args:
         learning_rate: alpha, the learning rate of gradient descent, > 0.
@@ -166,10 +173,11 @@ def sigma_for_rate(learning_rate: Any, steps_per_attempt: Any = 1.0, beta: Any =
 
 
 def time_per_attempt(sigma: Any, beta: Any = math.inf) -> Any:
-    """Common time, learning rate times steps of gradient descent, that passes in one attempt.
+    """The learning rate of one attempt, which is the common time that passes in it.
 
-    It is sigma / sqrt(2 pi) at infinite beta and beta sigma^2 / 2 at a finite one. This is the
-    learning rate of one attempt, and the inverse of `sigma_for_rate`.
+    Common time is the learning rate times the steps of gradient descent. One attempt takes
+    sigma / sqrt(2 pi) at infinite beta, and beta sigma^2 / 2 at a finite one. The function is the
+    inverse of `sigma_for_rate`.
     """
     cold = jnp.isinf(beta)
     warm = jnp.where(cold, 1, beta) * jnp.asarray(sigma) ** 2 / 2

@@ -1,9 +1,10 @@
-"""Langevin dynamics: gradient descent with the noise of mutations, member by member.
+"""Langevin dynamics: gradient descent with the noise of mutations, for each member by itself.
 
-Each step moves a network by the drift of a mutation attempt, and by Gaussian noise of its variances
-(`jaxevo.learners.monte_carlo.drift`). The learner takes gradients, and is there to be compared
-with: `Metropolis` tends to it in distribution as sigma falls.
-Source: Whitelam et al., arXiv 2008.06643. Differs: "exact" is for every beta, and has less noise
+Each step moves a network by the drift of a mutation attempt, plus Gaussian noise of the attempt's
+variances (`jaxevo.learners.monte_carlo.drift`). The learner takes gradients, and serves as a
+reference: `Metropolis` tends to it in distribution as sigma falls.
+
+Source: Whitelam et al., arXiv 2008.06643. Differs: "exact" holds for every beta, and has less noise
 along the gradient than across it.
 """
 
@@ -46,7 +47,7 @@ class LangevinState(NamedTuple):
 
 @learner
 class Langevin:
-    """What `Metropolis` amounts to, one network for each of its chains.
+    """The Langevin dynamics of `Metropolis`, with one network for each of its chains.
 
     The solution is the mean network.
 
@@ -54,7 +55,7 @@ class Langevin:
         sigma: standard deviation of a mutation, >= 0.
         beta: inverse temperature, >= 0.
         population_size: N members.
-        mode: "exact", "finite_beta" or "normalised", the formula of the drift.
+        mode: formula of the drift: "exact", or one of its limits, "finite_beta" and "normalised".
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
     """
 
@@ -69,11 +70,12 @@ class Langevin:
         require_integer("population_size", 1, self.population_size)
 
     def attempt_noise(self, noise: Params, flow: Flow) -> Params:
-        """Standard noise given the variances of an attempt, along the drift and across it."""
+        """Standard normal noise, scaled to the variances of an attempt (in sigma^2)."""
         across = jnp.sqrt(flow.acceptance)
         if self.mode != "exact":  # The limits of the source have one variance in all directions.
             return jax.tree.map(lambda z: across.astype(z.dtype) * z, noise)
-        # All noise is scaled as across the drift; then its part along the drift is corrected.
+        # With d the direction of the drift, across z + (along - across) (z . d) d / |d|^2: all
+        # noise is scaled as across the drift, and then its part along the drift is corrected.
         along = jnp.sqrt(variance_along(flow.steepness)) - across
         square = tree_dot(flow.drift, flow.drift)
         share = along * tree_dot(noise, flow.drift) / jnp.where(square > 0, square, 1)
@@ -103,9 +105,9 @@ class Langevin:
             steps = jax.tree.map(
                 lambda d, z: d + jnp.asarray(self.sigma, z.dtype) * z, flow.drift, noise
             )
-            moved = tree_add_scaled(params, steps, 1)
-            moved = tree_masked(problem.model.trainable(params), moved, params)
-            return moved, (loss, flow.acceptance)
+            new = tree_add_scaled(params, steps, 1)
+            new = tree_masked(problem.model.trainable(params), new, params)
+            return new, (loss, flow.acceptance)
 
         members = jnp.arange(self.population_size), state.params
         params, (losses, acceptance) = map_members(move, members, chunk_size)

@@ -3,13 +3,14 @@
 Each attempt moves all trained weights of a chain at once, w' = w + sigma z with z standard normal.
 The chain accepts it with probability min(1, exp(-beta dU)), where dU is the change of the loss U.
 
-For small sigma each chain is gradient descent with noise. With n the number of attempts, accepted
-or not, the mean of the chains follows, without noise,
+For small sigma each chain is gradient descent with noise, and the mean of the chains is gradient
+descent without it. With n the number of attempts, accepted or not, the mean follows
 
     dw/dn = -(beta sigma^2 / 2) dU/dw                at finite beta,
-    dw/dn = -(sigma / sqrt(2 pi)) (dU/dw) / |dU/dw|  at infinite beta
+    dw/dn = -(sigma / sqrt(2 pi)) (dU/dw) / |dU/dw|  at infinite beta.
 
-(`jaxevo.correspondence`).
+`jaxevo.correspondence` compares the two.
+
 Source: Whitelam, Selin, Park and Tamblyn, arXiv 2008.06643, Nat. Commun. 12:6317 (2021).
 """
 
@@ -47,13 +48,13 @@ from jaxevo.models.growing.events import Edit
 
 class Chain(NamedTuple):
     position: Position
-    proposal: Any  # what `propose` keeps
+    proposal: Any  # what `propose` keeps between attempts
     num_accepted: Int[Array, "*N"]
 
 
 class MetropolisState(NamedTuple):
     chains: Chain  # every leaf has a leading axis [N]
-    seed: UInt32[Array, "2"]  # of the batch that all losses are measured on
+    seed: UInt32[Array, "2"]  # the seed of the batch that all losses are measured on
     step: Int[Array, ""]  # attempts of each chain
 
     @property
@@ -73,30 +74,30 @@ class Proposal(Protocol):
         """What the proposal keeps between attempts, for one chain; () for nothing."""
 
     def __call__(self, key: Key[Array, ""], params: Params, state: Any) -> tuple[Params, Any]:
-        """-> the step, a tree like `params`, and what is kept, accepted or not."""
+        """The step, a tree like `params`, and what is kept whether or not it is accepted."""
         ...
 
 
 @learner
 class Metropolis:
-    """N chains that know nothing of each other; the solution is the network of the lowest loss.
+    """N independent chains; the solution is the network of the lowest loss.
 
     All losses are measured on one batch, the task's first: give a task its whole data
     (`batch_size=None`). To start all chains from one network, pass it as `params`.
 
     Where a task has a loss for each sample, each chain keeps its outputs. Changes of the loss are
-    formed from them, and are right even where both losses agree to all digits.
+    formed from these outputs, and are right even where both losses agree to all digits.
     `metrics["ties"]` is the fraction of attempts whose loss did not change at all. Above 1 % the
     mutations are too small for the float type: take a larger sigma or 64 bits.
 
     Attributes:
-        sigma: standard deviation of a mutation, in parameter units, >= 0: one number, one for each
-            chain, [N], or a tree like the params with one for each leaf or each weight.
+        sigma: standard deviation of a mutation, in parameter units, >= 0. It is one number, one
+            for each chain, [N], or a tree like the params with one for each leaf or weight.
         beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
             One number, one for each chain, [N], or a schedule such as `Annealing`.
         population_size: N chains.
         max_step: largest change of a weight in one mutation, > 0; inf sets no limit.
-        propose: draws the step in place of sigma times Gaussian noise, see `Proposal`.
+        propose: what draws the step in place of sigma times Gaussian noise; see `Proposal`.
         noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
         chunk_size: chains run at once; None runs as many as fit a CPU core's cache.
     """
@@ -199,7 +200,7 @@ class Metropolis:
         return self.population_size
 
     def edit(self, state: MetropolisState, edit: Edit, problem: Problem) -> MetropolisState:
-        """The state with other networks in the places of the old, and with their losses.
+        """The state with the networks of `edit` in place of its own, and with their losses.
 
         What `propose` keeps in trees like the params is zero for newborn nodes.
         """
@@ -210,7 +211,7 @@ class Metropolis:
         return state._replace(chains=state.chains._replace(position=position, proposal=proposal))
 
     def advice(self, metrics: Mapping[str, Any]) -> str | None:
-        """What a person should know of a run's metrics, if anything."""
+        """A hint for the user on a run's metrics, or None."""
         return chain_lib.ties_advice(metrics)
 
 
@@ -239,5 +240,5 @@ class Annealing:
 
 
 def member_value(value: Any, index: Int[Array, ""]) -> Any:
-    """The entry of a member where there is one number for each, [N]; else the one number."""
+    """A member's entry of an array [N]; anything else is one value for all, and is returned."""
     return value[index] if jnp.ndim(value) == 1 else value

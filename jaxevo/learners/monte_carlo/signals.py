@@ -1,11 +1,12 @@
-"""How strong the signals are that reach each unit, and mutations scaled by them.
+"""How strong the signals are that reach each unit, and mutations scaled by that strength.
 
-A mutation of a unit's incoming weights by sigma changes its pre-activation by about sigma lambda,
-lambda = sqrt(mean over examples of sum_i S_i^2) with S_i the signals it receives. Divided by
-lambda, mutations change every unit's pre-activation by comparable amounts, however wide or
-saturated the layer before it is.
-Our reading of the scaling in Whitelam et al., arXiv 2205.07408, of whose text only the abstract
-was at hand.
+Let S_i be the signals that a unit receives, and lambda = sqrt(mean over examples of sum_i S_i^2). A
+mutation of the unit's incoming weights by sigma changes its pre-activation by about sigma lambda.
+Mutations divided by lambda change all pre-activations by comparable amounts, however wide or
+saturated the layer before is.
+
+Source: Whitelam et al., arXiv 2205.07408. Differs: only the abstract was at hand, and the formula
+is our reading of it.
 """
 
 import collections
@@ -24,11 +25,11 @@ from jaxevo.views.nodes import Layer
 def signal_norm(problem: Problem, params: Params, batch: Batch) -> Params:
     """1 / lambda for the weights of dense and convolution layers, a tree like `params`.
 
-    Biases receive a signal of 1, and weights of other layers, of units that receive nothing, or
-    that no layer accounts for keep their mutations too: 1.
+    The factor is 1 for biases, for weights of other layers or of none, and for weights of units
+    that receive nothing.
 
     Args:
-        problem: supervised; of a recurrent network, all time steps count alike.
+        problem: a supervised problem; all time steps of a recurrent network count alike.
 
     Raises:
         ValueError: a problem without inputs to show.
@@ -46,7 +47,7 @@ def signal_norm(problem: Problem, params: Params, batch: Batch) -> Params:
     def multiplier(path: str, leaf: Array) -> Array:
         if path not in powers:
             return jnp.ones_like(leaf)
-        power = sum(powers[path]) / len(powers[path])  # a layer used twice: the mean of its uses
+        power = sum(powers[path]) / len(powers[path])  # the mean over all uses of a layer
         scale = jnp.where(power > 0, jax.lax.rsqrt(jnp.where(power > 0, power, 1)), 1)
         return jnp.broadcast_to(scale.astype(leaf.dtype), leaf.shape)
 
@@ -76,7 +77,7 @@ def _powers_of(params: Params, signals: dict[Layer, Any]) -> dict[Layer, Float[A
         if layer.spec.kind not in ("dense", "conv"):
             continue
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-        # the layer's own map with all weights 1 adds up what each unit receives
+        # With all weights 1, the layer's own map applied to S_i^2 sums these for each unit.
         ones = tuple(jnp.ones_like(leaves[path]) for path in layer.spec.kernels)
         received = layer.spec.run(ones, None, tuple(x**2 for x in inputs))
         powers[layer] = received.reshape(-1, received.shape[-1]).mean(0)

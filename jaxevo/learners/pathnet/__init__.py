@@ -1,4 +1,4 @@
-"""PathNet: evolved paths through modules that later tasks share."""
+"""PathNet: evolved paths through the shared modules of one network, task after task."""
 
 from jaxevo.learners.pathnet.learner import PathNet, PathNetState
 from jaxevo.learners.pathnet.settings import PathMutation, Reinitialization, Rounds

@@ -1,12 +1,12 @@
 """PathNet: evolution picks paths through shared modules, gradient descent trains what they use.
 
-In a tournament of two paths each in turn trains its modules for T batches, on the parameters that
-all paths share. The fitness of a path is how well it did while it was trained. The loser becomes a
-mutated copy of the winner. On the next task the best path's modules are frozen, all others are
-drawn again, and a new population may run through the frozen ones.
+In a tournament of two paths, each path in turn trains its modules for T batches, on the parameters
+that all paths share. The fitness of a path is its score while it is trained. The loser becomes a
+mutated copy of the winner. On the next task the best path's modules are frozen, and all others are
+drawn again. Paths of the new population may use frozen modules.
 
-Source: Fernando et al. (2017), arXiv 1701.08734. Differs: the rate of SGD is 1e-2 on a mean loss,
-where the paper's 1e-4 needs a scaling that it does not state; the parallel form is synchronous.
+Source: Fernando et al. (2017), arXiv 1701.08734. Differs: the learning rate is 1e-2 on a mean loss,
+since the paper's 1e-4 needs a scaling that it does not state. The parallel form is synchronous.
 """
 
 import dataclasses
@@ -58,15 +58,15 @@ from jaxevo.models.paths import (
 
 class PathNetState(NamedTuple):
     shared: Shared  # parameters of the whole network and the optimisers' state
-    first_modules: Params  # as first drawn, to go back to; {} unless that is wanted
+    first_modules: Params  # modules as first drawn, for "stored"; else {}
     population: Int[Array, "P L N"]
     fitness: Float[Array, " P"]  # -inf: not evaluated since the path was made
     path: Int[Array, "L N"]  # the winner of the last generation
-    best: Float[Array, ""]  # its fitness
-    loss: Float[Array, ""]  # mean of the last generation
-    updates: Int[Array, "L M"]  # that each module has had, on all tasks
-    evaluations: Int[Array, ""]  # of paths, T batches each, on this task
-    generations: Int[Array, ""]  # on this task, until it was done
+    best: Float[Array, ""]  # fitness of this winner
+    loss: Float[Array, ""]  # mean over the last generation
+    updates: Int[Array, "L M"]  # training steps that each module has had, on all tasks
+    evaluations: Int[Array, ""]  # paths trained on this task, for T batches each
+    generations: Int[Array, ""]  # generations on this task, until it was done
     done: Bool[Array, ""]  # whether the threshold is reached
     step: Int[Array, ""]
 
@@ -77,27 +77,26 @@ class PathNet:
 
     One step is a generation: a tournament of two paths, or one round of all paths at once. The
     solution is the whole network with the last winner's path. An update that is not finite is
-    left out and counted, and its path loses.
+    skipped and counted, and its path loses.
 
     Attributes:
         estimator: how to estimate the gradient of a path's modules (`jaxevo.estimators`).
         optimizer: how to follow the gradient. Every module has an optimiser of its own, whose
-            state goes with the module from path to path. A norm that is clipped is one module's.
+            state all paths through the module share. Norms are clipped for each module.
         learning_rate: a number >= 0, or a schedule evaluated at the generation.
         population_size: P, the number of paths.
         num_batches: T, the batches that a path is trained on for one evaluation.
         threshold: the winner's fitness that ends the task: later steps change nothing; None: never.
             Fitness is the accuracy over the T batches, each before its own update. On tasks that
             have no accuracy it is the return, or minus the loss.
-        form: "serial" tournaments of two paths, the second of which starts from what the
-            first has left; "parallel": all paths step together on shared parameters; "fixed": one
-            random path, trained alone, which is a control.
+        form: "serial" is a tournament of two paths, one trained after the other. "parallel" trains
+            all paths together, step by step. "fixed" is a control that trains one random path.
         frozen_path: modules frozen on earlier tasks are "reachable" by new paths, or "always" in
             the forward pass.
-        on_next_problem: "freeze" the best path and draw all other modules again, or "fine_tune"
-            that path with nothing frozen, which is a control.
+        on_next_problem: "freeze" freezes the best path and draws all other modules again.
+            "fine_tune" is a control that trains the best path on, with nothing frozen.
         mutation: how paths are drawn and mutated.
-        reinitialization: what starts again on the next task, and at every evaluation.
+        reinitialization: what is reset on the next task, and at every evaluation.
         rounds: how the paths of the parallel form train and compete.
     """
 
@@ -130,11 +129,11 @@ class PathNet:
     ) -> PathNetState:
         network = network_of(problem)
         key_params, key_population = jax.random.split(key)
-        whole: Any = network.init(key_params) if params is None else params
-        stored = whole["modules"] if self.reinitialization.reinitialize == "stored" else {}
+        initial: Any = network.init(key_params) if params is None else params
+        stored = initial["modules"] if self.reinitialization.reinitialize == "stored" else {}
         updates = jnp.zeros((network.num_layers, network.num_modules), jnp.int32)
         population = self.draw_population(key_population, network)
-        return self.begin(network, whole, stored, population, updates)
+        return self.begin(network, initial, stored, population, updates)
 
     def step(
         self, key: Key[Array, ""], state: PathNetState, problem: Problem
@@ -189,10 +188,11 @@ class PathNet:
     def next_problem(
         self, key: Key[Array, ""], state: PathNetState, problem: Problem
     ) -> PathNetState:
-        """The state at the start of the next task: frozen, drawn again, with a new read-out.
+        """The state at the start of the next task, with a new read-out.
 
-        The read-outs of earlier tasks stay in the network, and so do their paths. Go on with
-        another key than the one of the task before.
+        The best path is frozen and all other modules are drawn again, or the path is trained on
+        (`on_next_problem`). The read-outs of earlier tasks stay in the network, and so do their
+        paths. The key must differ from that of the task before.
 
         Raises:
             ValueError: the network has no read-out left.
@@ -249,7 +249,7 @@ class PathNet:
         (shared, updates), slices = jax.lax.scan(
             evaluate, (state.shared, state.updates), (keys, contestants)
         )
-        first = jnp.argmax(slices.fitness)  # the first of equals
+        first = jnp.argmax(slices.fitness)  # of equal paths the first wins
         winner, loser = contestants[first], contestants[-1 - first]
         path = state.population[winner]
         population = state.population
@@ -271,7 +271,7 @@ class PathNet:
     def round(
         self, key: Key[Array, ""], state: PathNetState, problem: Problem
     ) -> tuple[PathNetState, Slice]:
-        """All paths train together, and then those that lose become mutants of better ones."""
+        """All paths train together, and then each that loses becomes a mutant of a better one."""
         network = network_of(problem)
         key_train, key_select, key_mutate = jax.random.split(key, 3)
         active = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
@@ -343,7 +343,7 @@ class PathNet:
         )
 
     def uses(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Int[Array, "L M"]:
-        """How often each module is active: those of a path, and those that always are."""
+        """How often each module is active; with `frozen_path` "always", frozen ones are."""
         uses = uses_of(path, network.num_modules, network.duplicates)
         always = self.frozen_path == "always"
         return jnp.maximum(uses, params["frozen"].astype(uses.dtype)) if always else uses
@@ -354,12 +354,12 @@ class PathNet:
         return active_modules(uses, params["frozen"], self.num_places(network))
 
     def num_places(self, network: Modular) -> int:
-        """The most modules of a layer that can be active at once."""
+        """S, the most modules of a layer that can be active at once."""
         tasks = network.num_tasks if self.frozen_path == "always" else 1
         return min(network.num_modules, tasks * network.num_active)
 
     def chosen(self, network: Modular, params: Params, path: Int[Array, "L N"]) -> Params:
-        """`params` with this path for the current task."""
+        """`params` with the modules of this path as those of the current task."""
         uses = self.uses(network, params, path)
         return params | {"uses": params["uses"].at[params["task"]].set(uses)}
 
@@ -381,7 +381,7 @@ def network_of(problem: Problem) -> Modular:
     """The problem's modular network.
 
     Raises:
-        ValueError: it has another.
+        ValueError: the problem's network is not modular.
     """
     if not isinstance(problem.model, Modular):
         raise ValueError(
@@ -393,7 +393,7 @@ def network_of(problem: Problem) -> Modular:
 
 def two_of(key: Key[Array, ""], num: int) -> Int[Array, "2"]:
     """Two different numbers below `num`, in random order."""
-    key_first, key_apart = jax.random.split(key)
+    key_first, key_offset = jax.random.split(key)
     first = jax.random.randint(key_first, (), 0, num)
-    apart = jax.random.randint(key_apart, (), 1, num)
-    return jnp.stack([first, (first + apart) % num])
+    offset = jax.random.randint(key_offset, (), 1, num)
+    return jnp.stack([first, (first + offset) % num])

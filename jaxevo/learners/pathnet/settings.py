@@ -1,4 +1,4 @@
-"""The settings that `PathNet` holds in groups: mutation, what starts again, rounds of all paths."""
+"""The settings that `PathNet` holds in groups: mutation, resets, rounds of all paths."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ class PathMutation:
     Attributes:
         mutation_rate: probability that an entry of a path moves, in [0, 1]; None: 1 / (N L).
         mutation_range: entries move by at most this many modules, >= 0.
-        wrap: whether steps go around from the last module to the first, or end there.
+        wrap: whether steps go on from the last module to the first, and back; False: they stop.
         initial_paths: entries are drawn "independent", or "distinct" in a layer.
     """
 
@@ -47,12 +47,12 @@ class PathMutation:
 
 @pytree
 class Reinitialization:
-    """What starts again, and from which values.
+    """What is reset, and to which values.
 
     Attributes:
         reinitialize: on the next task, modules are drawn "fresh" or get their "stored" initial
             weights back.
-        reset_optimizer: whether optimisers start again at every evaluation of a path.
+        reset_optimizer: whether optimisers are reset at every evaluation of a path.
     """
 
     reinitialize: Literal["fresh", "stored"] = static(default="fresh")
@@ -64,11 +64,11 @@ class Rounds:
     """How all paths train and compete at once, in the parallel form.
 
     Attributes:
-        merge: a module follows the "mean" of the gradients of the paths that use it, or their
-            "sum", whose steps grow with the number of paths.
+        merge: a module follows the "mean" of the gradients of its paths, or their "sum". Steps
+            along the sum grow with the number of paths.
         num_rivals: how many other paths a path is compared with, >= 0. It becomes a mutated copy
             of the best of them if that one is better. 0: tournaments of disjoint pairs instead.
-        chunk_size: paths that are trained at once; None: all, and one after another on a CPU.
+        chunk_size: paths whose gradients are estimated at once; None: all, or one on a CPU.
     """
 
     merge: Literal["mean", "sum"] = static(default="mean")
@@ -80,19 +80,21 @@ class Rounds:
         require_integer("chunk_size", 1, self.chunk_size)
 
     def parents(self, key: Key[Array, ""], fitness: Float[Array, " P"]) -> Int[Array, " P"]:
-        """Whose mutated copy each path becomes; its own index where it stays as it is."""
+        """The path whose mutated copy each path becomes; its own index where it does not change."""
         size = len(fitness)
-        own = jnp.arange(size)
+        itself = jnp.arange(size)
         if size == 1:
-            return own
+            return itself
         if self.num_rivals:
-            others = jax.random.randint(key, (size, self.num_rivals), 1, size)
-            rivals = (own[:, None] + others) % size
+            # An offset from 1 to P - 1 never leads back to the path itself.
+            offsets = jax.random.randint(key, (size, self.num_rivals), 1, size)
+            rivals = (itself[:, None] + offsets) % size
             best = jnp.argmax(fitness[rivals], axis=1)
             rival = jnp.take_along_axis(rivals, best[:, None], 1)[:, 0]
-            return jnp.where(fitness[rival] > fitness, rival, own)
+            return jnp.where(fitness[rival] > fitness, rival, itself)
+        # A shuffle, cut into pairs: [3 0 | 2 1] -> 3 against 0, and 2 against 1.
         pairs = jax.random.permutation(key, size).reshape(-1, 2)
         first = jnp.argmax(fitness[pairs], axis=1)[:, None]
         winners = jnp.take_along_axis(pairs, first, 1)[:, 0]
         losers = jnp.take_along_axis(pairs, 1 - first, 1)[:, 0]
-        return own.at[losers].set(winners)
+        return itself.at[losers].set(winners)

@@ -1,12 +1,11 @@
-"""Training of paths through the modules that they share: one path alone, or all paths in step.
+"""Training of paths through the modules that they share: one path alone, or all paths together.
 
-One path alone: its active modules are gathered, trained for T batches as a small network of their
-own, and put back. Differs: the source adds the change at each entry of the path. Here a path
-names every active module once, so that the trained modules are written as they are.
+One path alone (`train_one`): its active modules are gathered, trained for T batches as a small
+network, and put back.
 
-All in step: each path estimates a gradient on its own batch. The gradients of the paths that use a
-module are averaged or summed. This is the synchronous counterpart of workers that apply their
-gradients when they are ready.
+All paths together (`train_all`): at each step, every path estimates a gradient on its own batch.
+The gradients of the paths that use a module are averaged or summed. In the source, workers apply
+their gradients asynchronously, each when it is ready.
 
 Source: Fernando et al. (2017), arXiv 1701.08734.
 """
@@ -36,18 +35,18 @@ from jaxevo.models.paths import ActiveModules
 
 
 class Shared(NamedTuple):
-    """What all paths share."""
+    """The parameters and optimisers that all paths share."""
 
-    params: Params  # of the whole network
-    optimizer: Any  # {"modules": a state for each module, "readout": of this task's}
+    params: Params  # the whole network
+    optimizer: Any  # {"modules": a state for each module, "readout": that of this task's read-out}
 
 
 class Slice(NamedTuple):
-    """How an evaluation of a path went: its T batches, or those of each of P paths."""
+    """The outcome of one evaluation, T batches, of one path or of each of P paths."""
 
-    fitness: Float[Array, "*P"]  # mean score of its batches; -inf if an update was not finite
-    loss: Float[Array, "*P"]  # mean
-    num_nonfinite: Int[Array, "*P"]  # updates that were left out
+    fitness: Float[Array, "*P"]  # mean score over the batches; -inf if an update was not finite
+    loss: Float[Array, "*P"]  # mean loss over the batches
+    num_nonfinite: Int[Array, "*P"]  # updates that were skipped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +55,10 @@ class Trainer:
 
     Attributes:
         problem: a task and the whole network.
-        estimator: it estimates the gradient of a path's modules.
+        estimator: how the gradient of a path's modules is estimated.
         transform: an optimiser from `per_module`.
         num_batches: T, the batches of one evaluation.
-        reset_optimizer: whether the optimisers start again at every evaluation.
+        reset_optimizer: whether the optimisers are reset at every evaluation.
     """
 
     problem: Problem
@@ -82,14 +81,18 @@ class Trainer:
         """Trains the active modules of one path, and the read-out.
 
         Returns:
-            What all paths share, the updates that each module has had, and how it went.
+            The shared parameters and optimisers, the updates that each module has had, and the
+            outcome.
         """
         # One layer of M = 7 modules, a path that names 3, 5, 3, and S = 3 places for its modules:
         #
         #     whole network   0 1 2 3 4 5 6
-        #     gathered        3 5 M           M: a place that is left over
+        #     gathered        3 5 M           M: an unused place
         #     trained         3'5'M
         #     put back        0 1 2 3'4 5'6   what goes to M is dropped, as are frozen modules
+        #
+        # Each module has one place, so that trained weights are written as they are. The source
+        # adds the change at each entry of the path instead.
         chex.assert_shape(updates, (self.network.num_layers, self.network.num_modules))
         inner = self.inner_problem(active)
         key_carry, key_batches = jax.random.split(key)
@@ -113,14 +116,14 @@ class Trainer:
         )
         result = slice_of(*seen)
         targets = targets_of(active, self.network.num_modules)
-        whole = with_readout(shared.params, params["readout"]) | {
+        new_params = with_readout(shared.params, params["readout"]) | {
             "modules": scatter_modules(shared.params["modules"], params["modules"], targets)
         }
         optimizer |= {
             "modules": scatter_modules(shared.optimizer["modules"], optimizer["modules"], targets)
         }
         updates = counted(updates, targets, self.num_batches - result.num_nonfinite)
-        return Shared(whole, optimizer), updates, result
+        return Shared(new_params, optimizer), updates, result
 
     def train_all(
         self,
@@ -131,18 +134,19 @@ class Trainer:
         merge: Literal["mean", "sum"],
         chunk_size: int,
     ) -> tuple[Shared, Int[Array, "L M"], Slice]:
-        """Trains the active modules of P paths in step, and the read-out.
+        """Trains the active modules of P paths together, step by step, and the read-out.
 
         Args:
             key: the key of this evaluation.
-            shared: the parameters and optimisers before it.
+            shared: the parameters and optimisers before the evaluation.
             updates: the updates that each module has had.
-            active: its arrays lead with the axis of paths, [P, L, S].
+            active: the active modules of all paths, [P, L, S].
             merge: whether a module follows the mean of its paths' gradients, or their sum.
             chunk_size: paths whose gradients are estimated at once.
 
         Returns:
-            What all paths share, the updates that each module has had, and how it went, [P].
+            The shared parameters and optimisers, the updates that each module has had, and the
+            outcomes, [P].
         """
         chex.assert_shape(updates, (self.network.num_layers, self.network.num_modules))
         chex.assert_rank(active.modules, 3)
@@ -181,32 +185,33 @@ class Trainer:
         self,
         key: Key[Array, ""],
         carry: Carry,
-        whole: Params,
+        network_params: Params,
         active: ActiveModules,
         inner: Problem,
         t: Int[Array, ""],
     ) -> tuple[Any, Any]:
-        """What one path adds to the sums over paths, and what is kept of each path.
+        """One path's terms in the sums over paths, and what is kept for each path.
 
         Returns:
-            The sums' terms: gradients of all M modules, which are 0 off the path; the read-out's
-            gradient; 1 for each module that this path moves; 1. All are 0 if the gradient is not
-            finite. What is kept: the carry, the score, the loss, and whether all was finite.
+            The terms: gradients of all M modules, which are 0 off the path; the read-out's
+            gradient; 1 for each module that this path moves; 1 for the path. All terms are 0 if
+            the gradient is not finite. Kept are the carry, the score, the loss, and whether the
+            gradient is finite.
         """
         num_modules = self.network.num_modules
-        params = self.network.gathered(whole, active)
+        params = self.network.gathered(network_params, active)
         key_estimate, batch = self.draw(key, inner, t)
         after, gradient, loss, metrics = self.estimator.estimate(
             key_estimate, carry, params, inner, batch
         )
-        used = {name: gradient[name] for name in ("modules", "readout")}
-        finite = jnp.isfinite(loss) & tree_finite((used, after))
-        used = tree_where(finite, used, tree_zeros(used))
+        gradient = {name: gradient[name] for name in ("modules", "readout")}
+        finite = jnp.isfinite(loss) & tree_finite((gradient, after))
+        gradient = tree_where(finite, gradient, tree_zeros(gradient))
         targets = jnp.where(finite, targets_of(active, num_modules), num_modules)
-        modules = add_modules(tree_zeros(whole["modules"]), used["modules"], targets)
-        none = jnp.zeros((len(targets), num_modules), jnp.int32)
-        counts = counted(none, targets, jnp.int32(1))
-        sums = modules, used["readout"], counts, finite.astype(int)
+        modules = add_modules(tree_zeros(network_params["modules"]), gradient["modules"], targets)
+        no_updates = jnp.zeros((len(targets), num_modules), jnp.int32)
+        counts = counted(no_updates, targets, jnp.int32(1))
+        sums = modules, gradient["readout"], counts, finite.astype(int)
         kept = tree_where(finite, after, carry), score(loss, metrics), loss, finite
         return sums, kept
 
@@ -216,8 +221,8 @@ class Trainer:
         """One step of every module that some path moves, down the paths' merged gradients.
 
         Returns:
-            What all paths share, the number of paths that moved each module, and whether the step
-            was finite. A step that is not finite is not taken.
+            The shared parameters and optimisers, the number of paths that moved each module, and
+            whether the step was finite. A step that is not finite is not taken.
         """
         modules, readout, counts, num_finite = sums
         if merge == "mean":
@@ -237,7 +242,7 @@ class Trainer:
         descent = descend(self.transform, gradient, shared.optimizer, params, mask)
         finite, optimizer = descent.finite, descent.optimizer
         params = tree_where(finite, descent.params, params)
-        # The optimiser of a module that no path moves keeps its state: Adam's moments would decay.
+        # The optimiser of a module that no path moves keeps its state; else Adam's moments decay.
         moves &= finite
         optimizer = {
             "modules": tree_masked(
@@ -249,8 +254,8 @@ class Trainer:
                 finite & (num_finite > 0), optimizer["readout"], shared.optimizer["readout"]
             ),
         }
-        whole = with_readout(shared.params, params["readout"]) | {"modules": params["modules"]}
-        return Shared(whole, optimizer), counts, finite
+        new_params = with_readout(shared.params, params["readout"]) | {"modules": params["modules"]}
+        return Shared(new_params, optimizer), counts, finite
 
     def draw(
         self, key: Key[Array, ""], inner: Problem, t: Int[Array, ""]
@@ -260,7 +265,7 @@ class Trainer:
         return key_estimate, inner.sample(key_batch, t)
 
     def inner_problem(self, active: ActiveModules) -> Problem:
-        """The same task for a network of the active modules alone."""
+        """The same task, for a network of the active modules alone."""
         return Problem(self.problem.task, self.network.pathway(active.modules.shape[-1]))
 
 
@@ -270,17 +275,18 @@ class Trainer:
 def per_module(transform: optax.GradientTransformation) -> optax.GradientTransformation:
     """`transform` for every module by itself, and for the read-out.
 
-    Its state for params {"modules", "readout", ...} is {"modules", "readout"}. By layer, its leaves
-    have the axis of modules where the params have it, and are [M] for one number per module.
+    The state for params {"modules", "readout", ...} is {"modules", "readout"}. Its leaves have the
+    axis of modules where the params have it, and are [M] for one number per module.
     """
-    # The axis of modules is the last but one of a kernel, [in, M, out], and of a bias, [M, out].
-    # A state's leaf that is like a weight keeps it there; a count, [], becomes [M].
+    # `transform` is vmapped over the axis of modules. This axis is the last but one of a kernel,
+    # [in, M, out], and of a bias, [M, out]. It stays there in a state's leaf that is like a weight,
+    # such as a moment; one number for each module, such as a count, becomes [M].
 
     def axes(layer):
-        one = jax.tree.map(
+        one_module = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((*leaf.shape[:-2], leaf.shape[-1]), leaf.dtype), layer
         )
-        state = jax.eval_shape(transform.init, one)
+        state = jax.eval_shape(transform.init, one_module)
         return jax.tree.map(lambda leaf: -2 if leaf.ndim else 0, state)
 
     def init(params):
@@ -296,8 +302,8 @@ def per_module(transform: optax.GradientTransformation) -> optax.GradientTransfo
         after = {"modules": {}, "readout": None}
         for name, layer in params["modules"].items():
             of_state = axes(layer)
-            one = jax.vmap(transform.update, (-2, of_state, -2), (-2, of_state))
-            moves["modules"][name], after["modules"][name] = one(
+            each = jax.vmap(transform.update, (-2, of_state, -2), (-2, of_state))
+            moves["modules"][name], after["modules"][name] = each(
                 updates["modules"][name], state["modules"][name], layer
             )
         moves["readout"], after["readout"] = transform.update(
@@ -336,19 +342,19 @@ def targets_of(active: ActiveModules, num_modules: int) -> Int[Array, "L S"]:
 def counted(
     updates: Int[Array, "L M"], targets: Int[Array, "L S"], num: Int[Array, ""]
 ) -> Int[Array, "L M"]:
-    """`updates`, and `num` more for the targets."""
+    """`updates` plus `num` at the targets."""
     layers = jnp.broadcast_to(jnp.arange(len(targets))[:, None], targets.shape)
     return counted_up(updates, jnp.zeros_like(updates).at[layers, targets].add(num, mode="drop"))
 
 
 def score(loss: Float[Array, ""], metrics: dict[str, Any]) -> Float[Array, ""]:
-    """What a path is judged by: accuracy, else the return, else minus the loss."""
+    """A path's score on one batch: accuracy, else the return, else minus the loss."""
     return jnp.asarray(metrics.get("accuracy", metrics.get("return", -loss)))
 
 
 def slice_of(
     scores: Float[Array, "T *P"], losses: Float[Array, "T *P"], finite: Bool[Array, "T *P"]
 ) -> Slice:
-    """How an evaluation went, from its T batches."""
+    """The outcome of an evaluation, from its T batches."""
     fitness = jnp.where(finite.all(0) & jnp.isfinite(scores).all(0), scores.mean(0), -jnp.inf)
     return Slice(fitness, losses.mean(0), (~finite).sum(0, dtype=jnp.int32))
