@@ -93,6 +93,10 @@ class NNXModel:
                     setattr(part, _SPEC, spec)  # static: part of the graph
         return graph, nnx.split(module)[0], state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickles and copies hold: hooked classes are made again where they are needed."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     def _construct(self, rngs: nnx.Rngs) -> nnx.Module:
         return self.constructor(rngs=rngs, **dict(self.settings))
 
