@@ -18,7 +18,7 @@ from jaxevo.core import (
     Supervised,
 )
 from jaxevo.core.noise import fold_in
-from jaxevo.core.problem import OffersGoal
+from jaxevo.core.offers import OffersGoal
 from jaxevo.core.tree import tree_size, tree_zeros
 from jaxevo.core.words import lower_is_better
 
@@ -80,7 +80,7 @@ def add_in_turn(total: Any, summands: Any) -> Any:
 
 
 def add_at_once(total: Any, summands: Any) -> Any:
-    """The same as one sum, which is faster where `summands` are products with little in them."""
+    """`total` plus one sum of `summands`, which is faster where these are small products."""
     return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
 
 
@@ -138,7 +138,7 @@ def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:
     below = jnp.searchsorted(ordered, losses, side="left")
     up_to = jnp.searchsorted(ordered, losses, side="right")
     rank = (below + up_to - 1) / 2
-    middle = (losses.size - 1) / 2  # taken off first: a plateau is then exactly 0 in any rounding
+    middle = (losses.size - 1) / 2  # it is taken off first, so that a plateau is exactly 0
     return ((rank - middle) / max(losses.size - 1, 1)).astype(losses.dtype)
 
 

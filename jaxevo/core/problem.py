@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxevo.core.offers import KeepsStatistics, OffersOutcome
 from jaxevo.core.pytrees import pytree, static
 
 Params = Any  # a plain nested dict of arrays
@@ -63,64 +64,10 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class OffersExamplesLast(Protocol):
-    """A task or a model that has a second form, whose examples stand on the last axis.
-
-        inputs, targets, outputs:  [B, 1]  ->  [1, B]
-
-    Some pairs of task and model run faster so. The second form of a task has the same losses, and
-    that of a model takes the same params. A subclass that changes either must not inherit it.
-    """
-
-    def examples_last(self) -> Any:
-        """The second form; None where these settings have none."""
-
-
-@runtime_checkable
-class OffersBaselines(Protocol):
-    """A task that knows which levels a learner has to beat."""
-
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Held-out metrics by the name of each baseline; empty where none applies."""
-        ...
-
-
-@runtime_checkable
-class OffersSwitches(Protocol):
-    """A task that changes at steps that are known before a run."""
-
-    @property
-    def switches(self) -> tuple[int, ...]:
-        """The steps at which the task changes."""
-        ...
-
-
-@runtime_checkable
-class OffersScene(Protocol):
-    """A control task whose episodes can be drawn: `jaxevo.plotting.episodes` has the pictures."""
-
-    @property
-    def scene(self) -> str | None:
-        """The scene's name, such as "maze"; None where these settings have no picture."""
-        ...
-
-
-@runtime_checkable
-class KeepsStatistics(Protocol):
-    """A model that keeps statistics of the observations that it has met."""
-
-    def moments(self, observations: Any, mask: Any) -> Any:
-        """The moments of the observations that count."""
-
-    def absorb(self, params: Params, moments: Any) -> Params:
-        """`params` whose statistics hold `moments` too; their leading axes are summed."""
-
-
-@runtime_checkable
 class Task(Protocol):
     """What is to be learned. `held_out` is the test split, as a task of its own.
 
-    It may also have `solved_when` (`OffersGoal`), and `metric_directions`, such as
+    `jaxevo.core.offers` has what it may offer beside. It may also have `metric_directions`, such as
     {"perplexity": "falls"}. A metric by which runs are ranked or stopped needs the latter, unless
     the metric is in `jaxevo.core.words.DIRECTIONS`. With `metric_ranges`, such as
     {"perplexity": (1.0, inf)}, intervals stay within what can be.
@@ -129,19 +76,6 @@ class Task(Protocol):
     def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
 
     def held_out(self) -> Any: ...
-
-
-@runtime_checkable
-class OffersGoal(Protocol):
-    """A task that counts as solved from some level of a metric on.
-
-    Learners that count evaluations say at which of them a network first met it on a batch.
-    """
-
-    @property
-    def solved_when(self) -> tuple[str, float] | None:
-        """A metric and its level, such as ("accuracy", 1.0)."""
-        ...
 
 
 @runtime_checkable
@@ -184,15 +118,6 @@ class ControlTask(Task, Protocol):
     def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
     def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
-
-
-@runtime_checkable
-class OffersOutcome(Protocol):
-    """An environment whose episodes say more than their return, such as whether a goal was met."""
-
-    def outcome(self, env_state: Any) -> dict[str, Any]:
-        """What an episode's last state says; its means over episodes are metrics."""
-        ...
 
 
 @pytree(kw_only=False)

@@ -23,7 +23,7 @@ class Quirks(NamedTuple):
     loss_at_mean: str | None = None  # it stands at one network, whose loss its state keeps here
     std_init_power: float = 1.0  # a member's standard deviation is std_init ** (1 / this)
     members_per_number: float = float("inf")  # N must stay below this times the searched numbers
-    start: Literal["mean", "means", "population"] = "mean"  # what `init` takes; means: one each
+    start: Literal["mean", "means", "population"] = "mean"  # `init` takes this
     several: bool = False  # it has several populations
     scheduled: bool = False  # its standard deviation is a function of the generation, not a number
     sampled: bool = False  # it draws networks as the model does

@@ -237,7 +237,7 @@ class EvosaxStrategy:
 
     @property
     def _structure(self) -> tuple[str, int, int, bool]:
-        x64 = jax.dtypes.canonicalize_dtype(float) == np.float64  # of evosax's default numbers
+        x64 = jax.dtypes.canonicalize_dtype(float) == np.float64  # evosax's default numbers follow
         return self.strategy, self.population_size, self.num_populations, x64
 
     def _evosax(self, layout: "_Layout") -> tuple[Built, Any]:

@@ -132,7 +132,7 @@ class NNXModel:
         return self.mask(params)
 
     def examples_last(self) -> Model | None:
-        """`jaxevo.core.problem.OffersExamplesLast` says what this is; the module class decides."""
+        """`jaxevo.core.offers.OffersExamplesLast` says what this is; the module class decides."""
         offer = getattr(self.constructor, "examples_last", None)
         return offer(self) if offer is not None and type(self) is NNXModel else None
 

@@ -66,7 +66,7 @@ class MLP(nnx.Module):
             if self.norms:
                 x = self.norms[i](x)
             x = ACTIVATIONS[self.activation](x)
-            # after the first layer, which changes the width, a skip over every `residual` layers
+            # The first layer changes the width. After it, each skip spans `residual` layers.
             if self.residual and i % self.residual == 0:
                 x = skip = x if skip is None else x + skip
         return self.readout(x)

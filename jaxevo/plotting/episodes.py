@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxevo.core import Control, Episode, Params, Problem
-from jaxevo.core.problem import OffersScene
+from jaxevo.core.offers import OffersScene
 from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze
 from jaxevo.plotting.style import check_one_network, save
 

@@ -25,7 +25,7 @@ from jaxevo.core import (
     statistics,
 )
 from jaxevo.core.descent import CosineDecay
-from jaxevo.core.problem import OffersGoal
+from jaxevo.core.offers import OffersGoal
 from jaxevo.core.statistics import interval
 from jaxevo.core.words import lower_is_better, range_of
 from jaxevo.tasks import baselines

@@ -111,7 +111,7 @@ class Examples(ExampleTask):
         return {"majority class": majority_class(self)}
 
     def examples_last(self) -> "ExamplesLast | None":
-        """See `jaxevo.core.problem.OffersExamplesLast`: curves, x -> y, have this form.
+        """See `jaxevo.core.offers.OffersExamplesLast`: curves, x -> y, have this form.
 
         The mean over K outputs of one example is that over K examples with one output.
         """

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxevo.core import SequenceTask, require, require_integer
-from jaxevo.core.problem import OffersBaselines
+from jaxevo.core.offers import OffersBaselines
 
 BLOCK = 4096  # vectors of hidden states that are held at once
 

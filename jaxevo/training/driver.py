@@ -31,7 +31,7 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.noise import KEY_RULE
-from jaxevo.core.problem import OffersSwitches
+from jaxevo.core.offers import OffersSwitches
 from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better

@@ -193,8 +193,8 @@ def apply(
             ("allow").
 
     Returns:
-        The outputs. Then, by layer, the inputs that its `linear` was last called with (a tuple for
-        a layer of several kernels). Then, by layer, its pre-activation.
+        (outputs, inputs, pre-activations), the last two by layer. The inputs are what the layer's
+        `linear` was last called with, a tuple where it has several kernels.
 
     Raises:
         HiddenLayer: a layer is called inside a transform within the network.

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from jaxevo.core import Batch, Metrics, Model, Params, Problem, Supervised, noise
 from jaxevo.core.noise import Source
+from jaxevo.core.offers import OffersExamplesLast
 from jaxevo.core.population import (
     finite_mean,
     finite_or_inf,
@@ -30,7 +31,6 @@ from jaxevo.core.population import (
     members_at_once,
     trained_leaves,
 )
-from jaxevo.core.problem import OffersExamplesLast
 from jaxevo.core.tree import tree_row, tree_where
 
 MAX_TIES = 0.01  # Above this fraction of attempts without any change of loss, users are warned.

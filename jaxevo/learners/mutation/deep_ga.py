@@ -33,6 +33,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import fold_in
+from jaxevo.core.offers import KeepsStatistics
 from jaxevo.core.population import (
     evaluated_until,
     finite_mean,
@@ -42,7 +43,6 @@ from jaxevo.core.population import (
     members_at_once,
     solves,
 )
-from jaxevo.core.problem import KeepsStatistics
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
