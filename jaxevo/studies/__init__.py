@@ -1,4 +1,4 @@
-"""Studies of several runs: they return data and write tables, and draw nothing."""
+"""Studies of several runs: they return data and write tables; `jaxevo.plotting` draws them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Several learners on one task: same seeds, same first networks, equal budget, one table."""
+"""A comparison of learners on one task, with the same seeds, first networks and budget."""
 
 import csv
 import dataclasses
@@ -39,9 +39,9 @@ Budget = Literal["samples", "steps", "passes", "seconds"]
 BUDGETS = ("samples", "steps", "passes", "seconds")
 CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
 
-TUNING_SEEDS = 2  # their keys are none of the reported ones
-NUM_RECORDS = 50  # at most
-PILOT_SECONDS = 0.5  # that a learner's speed is measured over, or a twentieth of its budget
+TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
+NUM_RECORDS = 50  # the most records of a run
+PILOT_SECONDS = 0.5  # a learner's speed is measured for as long, or for 1/20 of its budget if less
 
 
 class Comparison(NamedTuple):
@@ -49,9 +49,10 @@ class Comparison(NamedTuple):
 
     Attributes:
         table: one dict for each learner, best first; `pandas.DataFrame(table)` reads it. Where
-            all count evaluations until solved, the best solved most runs, then soonest.
+            all learners count evaluations until solved, those that solved most seeds come first,
+            and of these the ones that took fewest evaluations.
         runs: the run of each learner, by name, with its records over seeds.
-        problems: what each learner was trained on, by name.
+        problems: the problem of each learner, by name.
         metric: the held-out metric that ranks the table.
     """
 
@@ -62,7 +63,7 @@ class Comparison(NamedTuple):
 
     @property
     def curves(self) -> dict[str, list[dict[str, Any]]]:
-        """The records of each learner with the samples and passes up to them."""
+        """The records of each learner, with the samples and passes spent up to each."""
         return {
             name: [row | _spent(result, row["step"]) for row in result.rows]
             for name, result in self.runs.items()
@@ -84,21 +85,22 @@ def compare(
     """Trains every learner with the same seeds and first networks, at equal budget.
 
     A learner that draws a population of its own (`draws_population`) does so from the same seed.
-    One that counts evaluations until its task is solved ends once all seeds have solved it; its
-    row tells `solved`, the fraction of them, and the median number of `evaluations`.
+    Some learners count evaluations until their task is solved; their run ends once all seeds have
+    solved it. Their rows have `solved`, the fraction of such seeds, and `evaluations`, the median
+    number.
 
     Args:
-        key: of the whole comparison.
-        entries: by name, (learner, problem), or a function of the number of steps that returns
-            them, where a schedule is to fit the budget. Problems share one held-out split.
-        amount: of the budget that each learner may spend, > 0.
-        budget: "samples" drawn from the task, "steps", "passes" (forward and backward, a pass
-            over one batch counting one), or "seconds" of training after compilation, records
-            included, by the speed of a short run of the same program beforehand.
-        num_seeds: independent repetitions, side by side in one program, >= 1.
-        tune: learning rates to try for each learner, on a log grid from a tenth to ten times its
-            own, with the held-out loss of 2 other seeds deciding; 0: its own. A learner without
-            one has its `sigma` tuned. Equal for all.
+        key: the key of the whole comparison.
+        entries: by name, (learner, problem), or a function that returns these from the number of
+            steps, so that a schedule can fit the budget. Problems share one held-out split.
+        amount: how much of the budget each learner may spend, > 0.
+        budget: what is equal for all: "samples" drawn from the task, "steps", "passes" or
+            "seconds". A pass is forward or backward, over one batch. Seconds are those of training
+            and records, without compilation; a short run of the same program measures the speed.
+        num_seeds: independent repetitions, run together in one program, >= 1.
+        tune: how many learning rates to try for each learner; 0 takes its own. They are on a log
+            grid from a tenth to ten times its own, and the held-out loss of 2 other seeds decides.
+            A learner without a learning rate has its `sigma` tuned.
         reference: an entry that the others are tested against by evaluations until solved
             (`p_mann_whitney`) and by the fraction solved (`p_barnard`); None: no test.
         folder: a new folder for `table.csv`, `curves.jsonl` and `summary.json`, which are
@@ -193,7 +195,7 @@ def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Compariso
 
 
 def _write(comparison: Comparison, levels: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Leaves the table as CSV, the curves as JSON lines, and what else pictures need as JSON."""
+    """Writes the table as CSV, the curves as JSON lines, and the rest for pictures as JSON."""
     table = io.StringIO()
     columns = dict.fromkeys(name for row in comparison.table for name in row)
     writer = csv.DictWriter(table, list(columns), lineterminator="\n")
@@ -231,10 +233,10 @@ def _tests(name: str, reference: str, runs: Mapping[str, RunResult]) -> dict[str
     """How a learner's evaluations until solved differ from the reference's."""
     if name == reference or not all(_solving(runs[n]) for n in (name, reference)):
         return {}
-    own, others = (np.asarray(runs[n].state.solved_at) for n in (name, reference))
+    of_learner, of_reference = (np.asarray(runs[n].state.solved_at) for n in (name, reference))
     return {
-        "p_mann_whitney": statistics.mann_whitney(own, others),
-        "p_barnard": statistics.barnard(own, others),
+        "p_mann_whitney": statistics.mann_whitney(of_learner, of_reference),
+        "p_barnard": statistics.barnard(of_learner, of_reference),
     }
 
 
@@ -245,14 +247,17 @@ def _spent(result: RunResult, step: int) -> dict[str, int]:
 
 
 def price_of_step(cost: Cost, budget: Budget) -> int:
-    """What one step takes from a budget of samples, steps or passes."""
+    """How much of a budget of samples, steps or passes one step takes."""
     if budget == "samples":
         return cost.samples
     return 1 if budget == "steps" else cost.forward_passes + cost.backward_passes
 
 
 def _steps_within(seconds: float, pilot: Program) -> int:
-    """Steps that `pilot`, which is used up, would take in this time with all their records."""
+    """The number of steps that fit this time, with their records, by the speed of `pilot`.
+
+    The function trains `pilot`, which is of no further use.
+    """
     pilot.advance(1)
     for _ in range(2):  # the first call of a program is slow
         started = time.perf_counter()
@@ -260,12 +265,13 @@ def _steps_within(seconds: float, pilot: Program) -> int:
         pilot.sound()
         pilot.evaluate()
         record = time.perf_counter() - started
+    # Runs of 2, 4, 8, ... steps, until one takes long enough to measure the speed.
     length, taken, done = 1, 0.0, 0
     while taken < min(PILOT_SECONDS, seconds / 20) or done < length:
         length *= 2
         taken, done = pilot.advance(length)
     step = taken / done
-    # n steps take n * step + min(n, NUM_RECORDS) * record
+    # n steps take n * step + min(n, NUM_RECORDS) * record seconds; this is solved for n.
     return int(max(seconds / (step + record), (seconds - NUM_RECORDS * record) / step))
 
 
@@ -279,16 +285,16 @@ def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Pa
 
 
 def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tuple[Any, dict]:
-    """The learner with the best of `tune` rates, and what was chosen."""
+    """The learner with the best of `tune` rates, and a note on the choice for its row."""
     field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
     owner = learner if hasattr(learner, field) else learner.operator
-    own = getattr(owner, field)
+    default = getattr(owner, field)
     results = []
     for factor in np.logspace(-1, 1, tune) if tune > 1 else [1.0]:
-        if isinstance(own, CosineDecay):
-            value = dataclasses.replace(own, initial_value=own.initial_value * factor)
+        if isinstance(default, CosineDecay):
+            value = dataclasses.replace(default, initial_value=default.initial_value * factor)
         else:
-            value = own * factor
+            value = default * factor
         candidate = dataclasses.replace(owner, **{field: value})
         if owner is not learner:
             candidate = dataclasses.replace(learner, operator=candidate)

@@ -1,11 +1,12 @@
-"""Neuroevolution beside the gradient descent that it amounts to: prediction, runs, agreement.
+"""Neuroevolution compared with the gradient descent that its mean is predicted to follow.
 
     learner = Metropolis(sigma=2.5e-4, population_size=1000)
     measurement = correspondence.measure(key, learner, problem, params, time=2.0)
     measurement.agreement.correlation[-1]
 
-Both sides share one time t. It is the learning rate times the steps of gradient descent, and
-`time_per_attempt` times the attempts of each member.
+Both sides share one common time. For gradient descent it is the learning rate times the steps; for
+a member it is `time_per_attempt` times the attempts.
+
 Source: Whitelam, Selin, Park and Tamblyn, arXiv 2008.06643.
 """
 
@@ -54,14 +55,14 @@ __all__ = [
 
 
 class Prediction(NamedTuple):
-    """Where gradient descent leads, at records of which the first is the start.
+    """The path of gradient descent, at T records of which the first is the start.
 
     Attributes:
-        num_attempts: mutation attempts that the record stands for, [T].
+        num_attempts: mutation attempts that correspond to each record, [T].
         params: networks, [T, ...].
-        loss: their losses, [T].
-        acceptance: predicted fraction of attempts that the network accepts, [T].
-        steepness: s = beta sigma |gradient| there, [T]; infinite at infinite beta.
+        loss: losses of the networks, [T].
+        acceptance: predicted fraction of attempts that are accepted at the network, [T].
+        steepness: s = beta sigma |gradient| at the network, [T]; infinite at infinite beta.
     """
 
     num_attempts: Int[Array, " T"]
@@ -91,8 +92,8 @@ def predict(
         beta: inverse temperature, >= 0, in 1 / loss.
         num_records: records after the first, >= 1.
         record_every: attempts between records, >= 1.
-        mode: "exact" for every beta, or one of its limits: "finite_beta" (small beta sigma
-            |gradient|), "normalised" (large).
+        mode: formula of the drift: "exact" holds for every beta, "finite_beta" for small
+            beta sigma |gradient|, and "normalised" for large.
         substeps: Euler steps for each attempt, >= 1.
         batch: the batch that the loss is measured on. None takes the task's first, which is all
             the data with `batch_size=None`.
@@ -170,10 +171,10 @@ def langevin(
 
 
 class Agreement(NamedTuple):
-    """How near a population is to its prediction, by record.
+    """How close a population is to its prediction, by record.
 
     <x> is the mean network, x the network of the prediction, and x_0 the start. All measures are
-    over floating weights.
+    over floating-point weights.
 
     Attributes:
         delta: mean over weights of (x - <x>)^2, [T]: the measure of the source.
@@ -181,7 +182,8 @@ class Agreement(NamedTuple):
         correlation: Pearson's correlation of <x> - x_0 and x - x_0, [T]; NaN at the start.
         loss_gap: (mean loss of the members - loss of x) / loss of x, [T].
         loss_of_mean_gap: (loss of <x> - loss of x) / loss of x, [T]. Both gaps must be small for
-            a good correspondence: members that part ways keep their losses and lose their mean.
+            a good correspondence. Where members diverge, each keeps a low loss, but their mean
+            network does not.
     """
 
     delta: Float[Array, " T"]
@@ -245,7 +247,7 @@ def measure(
     num_kept: int = 25,
     resync_every: int | None = None,
 ) -> Measurement:
-    """Runs a population and the prediction for its sigma and beta from one network, and compares.
+    """Runs a population and its prediction from one network, and compares them.
 
     Args:
         learner: `Metropolis` with one number each as sigma and beta, or another population
@@ -254,9 +256,8 @@ def measure(
         time: common time to run to, > 0. It is rounded to whole attempts between records.
         num_records: records after the first, >= 1.
         mode: formula of the prediction, see `predict`.
-        num_kept: members that are recorded whole, >= 0.
-        resync_every: records after which all members are set to the prediction; None never sets
-            them.
+        num_kept: members whose networks are recorded, >= 0.
+        resync_every: records after which all members are set to the prediction; None: never.
 
     Raises:
         ValueError: a bad number, or a sigma or beta that is not one number.
@@ -293,14 +294,17 @@ def measure(
 
 
 def delta_by_members(members: Params, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """Delta of means of n = 1, 2, 4, ... members: it falls like variance / n to the squared bias.
+    """Delta of the mean of n = 1, 2, 4, ... members.
+
+    Delta is the mean over weights of (x - <x>)^2, see `Agreement`. It falls like variance / n, down
+    to the squared bias.
 
     Args:
-        members: [N, ...], such as `Trajectory.members`.
-        params: the prediction at the same time.
+        members: networks, [N, ...], such as `Trajectory.members`.
+        params: the network of the prediction at the same time.
 
     Returns:
-        The numbers n, and Delta for each: its mean over all disjoint groups of n members.
+        The numbers n, and for each the mean of Delta over all disjoint groups of n members.
     """
     rows, expected = (np.asarray(x, np.float64) for x in (_vectors(members), _vector(params)))
     counts = 2 ** np.arange(int(np.log2(len(rows))) + 1)
@@ -324,7 +328,7 @@ def delta_by_sigma(
     mode: Mode = "exact",
     num_kept: int = 0,
 ) -> list[Measurement]:
-    """What `measure` returns for each sigma, to the same time, by one compiled program.
+    """The result of `measure` for each sigma, to the same time, by one compiled program.
 
     The source's test needs no gradient: where the mean curves of sigma and sigma / 2 coincide in
     common time, the correspondence holds.
@@ -345,7 +349,7 @@ def delta_by_sigma(
 
 
 def _vectors(networks: Params) -> Float[Array, "T D"]:
-    """The floating weights of [T] networks, each as one row."""
+    """The floating-point weights of [T] networks, each as one row."""
     leaves = jax.tree.leaves(tree_floats(networks))
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
 

@@ -1,8 +1,9 @@
 """How well an estimated gradient points along the true one, by the number of draws averaged.
 
 Averages of an unbiased estimate tend to the gradient: cosine 1, norm ratio 1. Averages of a biased
-estimate level off elsewhere. Node perturbation with gamma 0 credits a step with its own loss only,
-and tends to the gradient cut at every step. So cut gradients are references, too.
+estimate tend to something else. Node perturbation with gamma 0, for example, credits a step with
+its own loss only, and tends to the gradient that is cut at every step. Cut gradients are therefore
+references too.
 """
 
 import functools
@@ -23,7 +24,7 @@ from jaxevo.estimators.backprop import Backprop
 
 
 class Alignment(NamedTuple):
-    """Averages of estimates beside back-propagation.
+    """Averages of estimates, compared with back-propagation.
 
     Axes are R repeats, D numbers of draws, K references.
 
@@ -33,8 +34,8 @@ class Alignment(NamedTuple):
         norm_ratio: the norm of the average over the norm of the reference, [R, D, K].
         leaf_cosine: the cosine of each leaf of the params, by path, [R, D, K].
         num_draws: the number of estimates in each of the D averages.
-        references: the names of the K references: "full", then "k=1" and so on for gradients cut
-            every k steps.
+        references: the names of the K references: "full", and then "k=1" and so on for gradients
+            that are cut every k steps.
     """
 
     cosine: Float[Array, "R D K"]
@@ -76,8 +77,8 @@ def alignment(
         chunk_size: the number of estimates made at once, >= 1.
 
     Raises:
-        ValueError: a number is bad, the estimator or the problem is of another kind, or the batch
-            continues the hidden states of the batch before it.
+        ValueError: a number is bad; the estimator or the problem is of another kind; or the batch
+            continues the hidden states of an earlier batch.
     """
     core.check_key(key)
     if not isinstance(estimator, core.Estimator):
@@ -102,8 +103,8 @@ def alignment(
     if isinstance(problem, core.Sequence):
         if not np.all(batch.reset):
             raise ValueError(
-                "batch must start all its hidden states anew, and its reset is not set "
-                "everywhere: take batch._replace(reset=jnp.ones_like(batch.reset))"
+                "batch must reset all its hidden states, and its reset is not set everywhere: "
+                "take batch._replace(reset=jnp.ones_like(batch.reset))"
             )
         references += tuple(f"k={k}" for k in truncations)
         cuts += truncations
@@ -147,21 +148,24 @@ def _measure(
     references = jax.lax.map(cut_every, cuts)
 
     def repeat(key):
+        # Draws 0 to 1023 in chunks; the running total is read at each of `num_draws`:
+        #     0 .. 1 .. 4 .. 16 .. 64 .. 256 .. 1024
         def to_next(total, span):
             begin, end = span
 
             def add(i, total):
                 draws = begin + i * chunk_size + jnp.arange(chunk_size)
                 each = jax.vmap(lambda draw: gradient(estimator, fold_in(key, draw), carry))(draws)
-                each = tree_where(draws < end, each, tree_zeros(each))  # the last chunk is cut
+                # The last chunk of a span may reach beyond its end.
+                each = tree_where(draws < end, each, tree_zeros(each))
                 return jax.tree.map(lambda total, new: total + new.sum(0), total, each)
 
             total = jax.lax.fori_loop(0, -((begin - end) // chunk_size), add, total)
             return total, _compared(jax.tree.map(lambda leaf: leaf / end, total), references)
 
-        nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), references)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), references)
         begins = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
-        return jax.lax.scan(to_next, nothing, (begins, ends))[1]
+        return jax.lax.scan(to_next, zeros, (begins, ends))[1]
 
     return jax.lax.map(repeat, keys)
 
@@ -175,12 +179,12 @@ def _compared(
         return {p: jnp.sum(a[p] * b[p], axis=tuple(range(1, b[p].ndim))) for p in b}
 
     average = jax.tree.map(lambda leaf: leaf[None], average)
-    inner, theirs = products(average, references), products(references, references)
-    ours = products(average, average)
+    inner = products(average, references)
+    squares, reference_squares = products(average, average), products(references, references)
 
-    def cosine(inner, ours, theirs):
-        return inner / (jnp.sqrt(ours) * jnp.sqrt(theirs))
+    def cosine(inner, square, reference_square):
+        return inner / (jnp.sqrt(square) * jnp.sqrt(reference_square))
 
-    whole = [sum(parts.values()) for parts in (inner, ours, theirs)]
-    by_leaf = {path: cosine(inner[path], ours[path], theirs[path]) for path in inner}
-    return cosine(*whole), jnp.sqrt(whole[1] / whole[2]), by_leaf
+    totals = [sum(parts.values()) for parts in (inner, squares, reference_squares)]
+    by_leaf = {path: cosine(inner[path], squares[path], reference_squares[path]) for path in inner}
+    return cosine(*totals), jnp.sqrt(totals[1] / totals[2]), by_leaf

@@ -1,8 +1,11 @@
-"""The replicates of a transfer study, as one jitted program for each thing that they all do.
+"""The replicates of a transfer study: one jitted program runs all R of them.
 
 A replicate is one seed on one sequence of tasks. The leaves of its problem that differ between
 replicates lead with an axis [R]; those that all share, such as the images, are not copied. Each
-replicate is trained to its own criterion.
+replicate stops when it reaches the criterion of its task.
+
+There are four programs: `begin` (the first states), `advance` (training), `held_out` (measures on
+the test split) and `outputs` (on earlier tasks).
 """
 
 import functools
@@ -22,9 +25,9 @@ class Replicates(NamedTuple):
     problem of replicate r  =  joined(structure, shared, [leaf[r] for leaf in own])
     """
 
-    shared: list[Any]
-    own: list[Any]
-    structure: Any  # hashable: the tree, and which leaves are shared
+    shared: list[Any]  # leaves that are the same for all
+    own: list[Any]  # leaves that differ, [R, ...]
+    structure: Any  # hashable: the tree structure, and which leaves are shared
 
     @classmethod
     def of(cls, problems: list[Problem]) -> "Replicates":
@@ -48,7 +51,7 @@ _STATIC = ("structure", "chunk_size")
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
-    """Every replicate's state at the start of a task: its first state, or what follows `origin`."""
+    """Every replicate's state at the start of a task: a first state, or the one after `origin`."""
 
     def one(member):
         key, own, state = member
@@ -62,19 +65,19 @@ def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def advance(keys, learner, shared, own, states, last, *, structure, chunk_size):
-    """Trains every replicate up to its criterion, or to the generation `last`."""
+    """Trains every replicate until it reaches its criterion or the generation `last`."""
 
     def one(member):
         key, own, state = member
         problem = joined(structure, shared, own)
 
-        def going(state):
+        def unfinished(state):
             return ~state.done & (state.step < last)
 
         def generation(state):
             return learner.step(jax.random.fold_in(key, state.step), state, problem)[0]
 
-        return jax.lax.while_loop(going, generation, state)
+        return jax.lax.while_loop(unfinished, generation, state)
 
     return map_members(one, (keys, own, states), chunk_size)
 
@@ -89,15 +92,15 @@ def held_out(params, shared, own, *, structure, chunk_size):
         if test is None:
             return {}
         evaluation = test.evaluate(params, test.sample(jax.random.key(0), 0))
-        found = {"loss": evaluation.loss} | evaluation.metrics
-        return {f"held_out/{name}": value for name, value in found.items()}
+        values = {"loss": evaluation.loss} | evaluation.metrics
+        return {f"held_out/{name}": value for name, value in values.items()}
 
     return map_members(one, (own, params), chunk_size)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def outputs(params, task, shared, own, *, structure, chunk_size):
-    """Every replicate's outputs on an earlier task, by the path and read-out that learned it."""
+    """Every replicate's outputs on an earlier task, by that task's path and read-out."""
 
     def one(member):
         own, params = member

@@ -1,4 +1,4 @@
-"""How a network's children do: how far outputs move, and how much of its performance is kept."""
+"""Robustness to mutations: how far a child's outputs move, and how much performance it keeps."""
 
 from typing import Any, NamedTuple
 
@@ -14,11 +14,12 @@ from jaxevo.views.sensitivity import divergence, responses
 
 
 class Offspring(NamedTuple):
-    """Children of one network, and itself, on one batch.
+    """Measures of n children of one network, and of the network itself, on one batch.
 
     Attributes:
-        divergence: how far each child's outputs are from its parent's, on what the parent met, [n].
-        metrics: each child's metrics, `loss` among them, [n].
+        divergence: how far each child's outputs are from its parent's, on inputs that the parent
+            met, [n].
+        metrics: each child's metrics, with `loss`, [n].
         parent: the parent's metrics.
     """
 
@@ -29,11 +30,12 @@ class Offspring(NamedTuple):
     def retained(self, metric: str, floor: float = 0.0) -> Float[Array, ""]:
         """The mean fraction of the parent's performance above `floor` that children keep.
 
-        A child no better than `floor` keeps nothing, and one better than its parent all.
+        A child that is no better than `floor` keeps nothing, and one that is better than its parent
+        keeps all.
 
         Args:
-            metric: one of `metrics`.
-            floor: its level that is worth nothing, such as that of guessing.
+            metric: name of one of `metrics`.
+            floor: the level of the metric that is worth nothing, such as that of guessing.
 
         Source: Lehman et al., arXiv 1712.06563, robustness of solutions.
         """
@@ -56,7 +58,7 @@ def offspring(
         operator: a `Mutation`, such as the `operator` of a learner.
         params: the parent.
         num_children: n, >= 1.
-        chunk_size: children at once; None: as many as fit a CPU core's cache.
+        chunk_size: children evaluated at once; None: as many as fit a CPU core's cache.
 
     Raises:
         ValueError: a bad number.
@@ -66,19 +68,19 @@ def offspring(
     key_batch, key_met, key_children = jax.random.split(key, 3)
     batch = problem.sample(key_batch, jnp.int32(0))
     evaluation = problem.evaluate(params, batch)
-    everything = operator.common_experiences(problem, batch) or experiences_of(problem, evaluation)
-    met = sampled(key_met, everything, operator.num_experiences, problem)
-    assert met is not None  # as everything was not
+    all_met = operator.common_experiences(problem, batch) or experiences_of(problem, evaluation)
+    met = sampled(key_met, all_met, operator.num_experiences, problem)
+    assert met is not None  # `sampled` returns None for None alone.
     head = HEADS[operator.head]
     before = responses(problem.model, params, met.inputs, head)
 
     def child(index):
         key_child = fold_in(key_children, index, operator.noise)
-        made = operator.mutate(key_child, problem.model, params, *met)
-        after = responses(problem.model, made.params, met.inputs, head)
-        found = problem.evaluate(made.params, batch)
-        return divergence(before, after, met.mask), {"loss": found.loss} | found.metrics
+        mutated = operator.mutate(key_child, problem.model, params, *met)
+        after = responses(problem.model, mutated.params, met.inputs, head)
+        measured = problem.evaluate(mutated.params, batch)
+        return divergence(before, after, met.mask), {"loss": measured.loss} | measured.metrics
 
     size = members_at_once(num_children, chunk_size, problem, batch)
-    moved, metrics = map_members(child, jnp.arange(num_children), size)
-    return Offspring(moved, metrics, {"loss": evaluation.loss} | evaluation.metrics)
+    divergences, metrics = map_members(child, jnp.arange(num_children), size)
+    return Offspring(divergences, metrics, {"loss": evaluation.loss} | evaluation.metrics)

@@ -1,4 +1,4 @@
-"""Trajectories of a population: mean, spread and loss at records, and a few members whole.
+"""Trajectories of a population: means, variances and losses at records, and a few networks.
 
 Nothing else is kept, so that memory grows with the records and not with the attempts between them.
 """
@@ -26,9 +26,9 @@ class Trajectory(NamedTuple):
         num_attempts: attempts of each member before the record, [T].
         mean: mean network of the members, [T, ...].
         variance: variance of each weight over members, [T, ...].
-        kept: the first few members, [T, num_kept, ...].
+        kept: the networks of the first members, [T, num_kept, ...].
         loss: mean of the members' losses, [T].
-        loss_of_mean: loss of the mean network, [T]. It is far above `loss` where members part ways.
+        loss_of_mean: loss of the mean network, [T]. It is far above `loss` where members diverge.
         acceptance: fraction of attempts accepted since the record before, [T]; NaN at the first.
         ties: fraction of attempts that left the loss exactly as it was, [T]; NaN at the first.
         members: all members at the end, [N, ...].
@@ -64,14 +64,14 @@ def record(
     Args:
         learner: `Metropolis`, `AdaptiveMonteCarlo`, `Langevin`, or another population learner
             whose metrics hold `acceptance` and `ties`.
-        params: where all members start, or one network for each, [N, ...].
+        params: the one network that all members start from, or one for each, [N, ...].
         num_records: records after the first, >= 1.
         record_every: attempts between records, >= 1.
-        num_kept: members that are recorded whole, >= 0.
-        restarts: networks at the records, [1 + num_records, ...], such as those of `predict`.
-            Every `restart_every` records, and after the record is taken, all members are set to
-            its network. The source calls this re-synchronisation.
-        restart_every: records between restarts, >= 1; None never restarts.
+        num_kept: members whose networks are recorded, >= 0.
+        restarts: a network for each record, [1 + num_records, ...], such as those of `predict`.
+            Every `restart_every` records, after the record is taken, all members are set to that
+            record's network. Whitelam et al. (arXiv 2008.06643) call this re-synchronisation.
+        restart_every: records between restarts, >= 1; None: no restarts.
 
     Raises:
         ValueError: a bad number, or one of the last two without the other.
@@ -153,7 +153,7 @@ def _recorded(
 
 
 def start_batch(learner: Any, state: State, problem: Problem) -> Batch:
-    """The batch that a learner's losses are measured on, as the task gives it."""
+    """The batch that a learner's losses are measured on, as the task draws it."""
     seed = getattr(state, "seed", None)
     key = jax.random.key(0) if seed is None else chain.seed_key(seed)
     return problem.sample(key, jnp.int32(0))

@@ -1,9 +1,9 @@
-"""What a transfer study returns, and the files that it leaves in its folder.
+"""The result of a transfer study, and the files in its folder.
 
 rows.jsonl    a row for each method, task and replicate
 use.jsonl     which modules the first replicate's population uses, over the generations
 table.csv     a line for each method and later task, with intervals
-summary.json  what the pictures need beside them
+summary.json  further values that pictures need
 """
 
 import csv
@@ -18,18 +18,18 @@ from jaxevo.training.folder import for_json, read_json
 
 
 class Transfer(NamedTuple):
-    """What `transfer` returns.
+    """The result of `transfer`.
 
     Attributes:
-        rows: one dict for each method, task and replicate: `generations` and `batches` to the
-            criterion or the end, `reached`, `fitness`, and `held_out/...`. By layer: `distinct`
-            modules of the path, and their `overlap` with the first task's path. Of the network:
-            the `frozen` share, and the `updates` of each module. `retained` tells whether the
-            outputs on earlier tasks kept their bits.
+        rows: one dict for each method, task and replicate. `generations` and `batches` count the
+            training up to the criterion or the end, and `reached` says which it was. There are
+            `fitness` and `held_out/...`. By layer there are the `distinct` modules of the path,
+            their `overlap` with the first task's path, the `frozen` share, and the `updates` of
+            each module. `retained` says whether outputs on earlier tasks kept their bits.
         table: one dict for each method and task after the first, see `transfer_measures.summary`.
-        use: module use of the first replicate's population and mean entropy per layer, over the
+        use: module use of the first replicate's population, and mean entropy by layer, over the
             generations of each phase.
-        interrupted: whether it was stopped before the end; go on by `resume_from`.
+        interrupted: whether the study was stopped before the end; `resume_from` continues it.
         folder: where the files are, or None.
         chance_overlap: modules that two random paths share on average, over all layers; None
             where frozen modules are on every path.
@@ -61,10 +61,10 @@ def write_transfer(study: Transfer, folder: pathlib.Path) -> None:
 
 
 def load_transfer(folder: str | pathlib.Path) -> Transfer:
-    """The result of a study that is on disk.
+    """Reads the result of a study from its folder.
 
     Raises:
-        FileNotFoundError: no study was made there.
+        FileNotFoundError: the folder holds no study.
     """
     path = pathlib.Path(folder)
     read_json(path / "config.json")

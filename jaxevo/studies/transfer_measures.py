@@ -1,8 +1,9 @@
-"""What a transfer study says: costs beside each control's, with intervals by paired resampling.
+"""Measures of a transfer study: PathNet's costs and scores compared with each control's.
 
-A replicate's PathNet and controls share their tasks and seed, so that ratios are taken between
-sums or means over the same replicates. Intervals draw whole sequences of tasks, with all their
-seeds and methods, with replacement. A study of one sequence draws its seeds instead.
+A replicate's PathNet and controls share their tasks and seed, so that ratios and differences are
+taken over the same replicates. Intervals are bootstrap intervals: they draw whole sequences of
+tasks with replacement, each with all its seeds and methods. A study of one sequence draws its seeds
+instead.
 """
 
 import math
@@ -20,20 +21,24 @@ Rows = Sequence[Mapping[str, Any]]
 def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[dict[str, Any]]:
     """One dict for each method and task after the first.
 
-    `generations` and `batches` are means over replicates. A replicate that did not reach the
-    criterion counts with all that it spent; `reached` is the share of those that did. The method's
-    cost over PathNet's is `speedup_...`, a ratio of means; `mean_ratio_batches`, a mean of ratios;
-    and `total_speedup_batches`, a ratio of means with the first task's cost in both.
-    `held_out/...` and `fitness` are means; `gain_...` is PathNet's mean less the method's. Each
-    has `_low` and `_high`, the ends of its 95 % interval.
+    A dict holds these values; each but `reached` also has `_low` and `_high`, the ends of its 95 %
+    interval.
+
+        generations, batches     means over replicates, whether or not they reached the criterion
+        reached                  the share of replicates that reached it
+        held_out/..., fitness    means over replicates
+        speedup_...              the method's mean cost over PathNet's
+        mean_ratio_batches       the mean over replicates of the method's cost over PathNet's
+        total_speedup_batches    as `speedup_batches`, with the first task's cost in both
+        gain_...                 PathNet's mean minus the method's
 
     Args:
         rows: the rows of `jaxevo.transfer`.
-        num_resamples: how often the sequences are drawn again, >= 1.
-        seed: the seed of these draws.
+        num_resamples: the number of bootstrap samples, >= 1.
+        seed: the seed of these samples.
 
     Raises:
-        ValueError: no rows of PathNet on a later task.
+        ValueError: there are no rows of PathNet on a later task.
     """
     require_integer("num_resamples", 1, num_resamples)
     tasks = sorted({row["task"] for row in rows if row["task"] and row["method"] == "pathnet"})
@@ -47,7 +52,7 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
         for method in methods:
             theirs = columns(rows, method, task)
             if len(theirs["batches"]) != len(own["batches"]):
-                continue  # a study that was stopped on the way
+                continue  # The study was stopped in the middle of this method.
             line = {
                 "task": task,
                 "method": method,
@@ -63,9 +68,9 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
                     line |= with_interval(ratio_of_means, pair, own, f"speedup_{name}", *settings)
                 pair = [theirs["batches"], own["batches"]]
                 line |= with_interval(mean_of_ratios, pair, own, "mean_ratio_batches", *settings)
-                whole = [first["batches"] + each for each in pair]
+                with_first = [first["batches"] + each for each in pair]
                 line |= with_interval(
-                    ratio_of_means, whole, own, "total_speedup_batches", *settings
+                    ratio_of_means, with_first, own, "total_speedup_batches", *settings
                 )
                 for name in scores:
                     pair = [own[name], theirs[name]]
@@ -83,8 +88,8 @@ def columns(rows: Rows, method: str, task: int) -> dict[str, np.ndarray]:
         for name, value in (chosen[0] if chosen else {}).items()
         if isinstance(value, (int, float))
     ]
-    found = {name: np.array([row[name] for row in chosen], float) for name in names}
-    return found or {name: np.zeros(0) for name in ("batches", "generations", "reached")}
+    arrays = {name: np.array([row[name] for row in chosen], float) for name in names}
+    return arrays or {name: np.zeros(0) for name in ("batches", "generations", "reached")}
 
 
 def score_of(row: Mapping[str, Any]) -> str:
@@ -129,15 +134,15 @@ def resampled(
     num_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of a measure of paired arrays, [R] each.
+    """The 95 % bootstrap interval of a measure of paired arrays, [R] each.
 
     Args:
         measure: a function of the arrays.
-        sequences: [R], which replicates belong together and are drawn together.
+        sequences: the sequence of each replicate, [R]; a sequence's replicates are drawn together.
 
     Returns:
-        The percentiles 2.5 and 97.5 over resamples. If there is one sequence, its replicates are
-        drawn one by one, and tell nothing about other tasks. NaN where there is one replicate.
+        The percentiles 2.5 and 97.5 over resamples. With one sequence, its replicates are drawn one
+        by one, and the interval says nothing about other tasks. NaN if there is one replicate.
     """
     groups = [np.flatnonzero(sequences == name) for name in np.unique(sequences)]
     if len(groups) == 1:

@@ -1,7 +1,7 @@
-"""The phases of a transfer study: one method on one task, by all replicates at once.
+"""The phases of a transfer study: a phase is one method on one task, by all replicates at once.
 
 The states of all replicates lead with an axis [R]. A phase begins with a fresh state, or with the
-state that an earlier phase has left:
+last state of an earlier phase:
 
     pathnet            task 0 ---> task 1 ---> task 2
                           |
@@ -36,10 +36,13 @@ class Phase(NamedTuple):
 
 
 class Phases:
-    """All phases of a study, and the states of the phase under way.
+    """All phases of a study, and the states of the current phase.
 
-    `states` holds the replicates' states: "current", those with which the phase began ("origin"),
-    and those that PathNet had at the end of the first task ("first").
+    `states` holds states of all replicates:
+
+        "current"   the states now
+        "origin"    the last states of the phase that this one continues; else its first states
+        "first"     PathNet's last states on the first task
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Phases:
         return jax.vmap(split)(self.keys)
 
     def limit(self, phase: Phase) -> int:
-        """Generations that a phase may take: as many batches for one path as for several."""
+        """The most generations of a phase. All methods may take as many batches as PathNet."""
         evaluations = self.max_generations * self.learner.paths_per_generation
         return evaluations // self.learner_of(phase.method).paths_per_generation
 
@@ -121,7 +124,7 @@ class Phases:
             self.states["first"] = current
 
     def advance(self, phase: Phase, last: int) -> None:
-        """Trains every replicate up to its criterion, or to the generation `last`."""
+        """Trains every replicate until it reaches its criterion or the generation `last`."""
         problems = self.problems[phase.task]
         self.states["current"] = replicates.advance(
             self.keys_of(phase)[1],
@@ -135,7 +138,7 @@ class Phases:
         )
 
     def progress(self, phase: Phase) -> tuple[int, int]:
-        """The generation, and the replicates still at work."""
+        """The generation, and the number of replicates that are still training."""
         state = self.current
         working = jnp.sum(~state.done & (state.generations < self.limit(phase)))
         return int(state.step.max()), int(working)
@@ -155,7 +158,7 @@ class Phases:
         }
 
     def finish(self, phase: Phase) -> list[dict[str, Any]]:
-        """Ends a phase; returns a row for each replicate."""
+        """Ends a phase, and returns a row for each replicate."""
         state = self.current
         problems = self.problems[phase.task]
         held_out = replicates.held_out(
@@ -199,9 +202,9 @@ class Phases:
 
     def retained(self, phase: Phase) -> np.ndarray:
         """Whether each replicate's outputs on all earlier tasks have kept their bits, [R]."""
-        same = np.ones(self.num_replicates, bool)
+        kept_bits = np.ones(self.num_replicates, bool)
         if phase.method != "pathnet":
-            return same
+            return kept_bits
         for task in range(phase.task):
             problems = self.problems[task]
             before, after = (
@@ -218,13 +221,16 @@ class Phases:
                 for state in (self.states["origin"], self.current)
             )
             equal = before.view(np.uint8) == after.view(np.uint8)
-            same &= equal.reshape(self.num_replicates, -1).all(1)
-        return same
+            kept_bits &= equal.reshape(self.num_replicates, -1).all(1)
+        return kept_bits
 
-    # --------------------------------------------------------------------------- the whole
+    # --------------------------------------------------------------------------- the study
 
     def chance_overlap(self) -> float | None:
-        """Modules that two random paths share; None where frozen modules are on every path."""
+        """The expected number of modules that two random paths share.
+
+        It is None where frozen modules are on every path.
+        """
         if self.learner.frozen_path == "always":
             return None
         network = self.network
@@ -242,8 +248,10 @@ class Phases:
             learner = self.learner_of(method)
             return jax.eval_shape(begin, self.keys, learner, problems.shared, problems.own, None)
 
-        whole, current = begun("pathnet"), begun(phase.method)
+        # "origin" has the shapes of the method that made it: fine-tuning begins with PathNet's
+        # states on task 1, and with its own on later tasks.
+        pathnet, current = begun("pathnet"), begun(phase.method)
         chained = phase.method == "fine-tuning" and phase.task > 1
         alone = phase.method == "independent-fixed"
-        origin = current if chained or alone else whole
-        return {"current": current, "origin": origin, "first": whole}
+        origin = current if chained or alone else pathnet
+        return {"current": current, "origin": origin, "first": pathnet}

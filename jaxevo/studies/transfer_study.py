@@ -5,9 +5,9 @@ controls: a fresh PathNet; one random path, trained alone; and the path that lea
 before, trained on with nothing frozen.
 
 A replicate is one seed on one sequence of tasks. Its PathNet and its controls have the same tasks,
-so that they are compared in pairs. A phase is one method on one task. All replicates of a phase are
-one jitted program (`replicates`), which ends each of them at its criterion, and they share their
-data. The phases run one after the other (`transfer_phases`), with checkpoints between.
+so that they are compared in pairs. A phase is one method on one task. One jitted program
+(`replicates`) runs all replicates of a phase, which share their data, and stops each of them at the
+criterion. The phases run one after the other (`transfer_phases`), with checkpoints between them.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ from jaxevo.training import checkpoint
 from jaxevo.training.driver import check_unchanged, stoppable
 from jaxevo.training.folder import RunFolder, for_json
 
-CALL_SECONDS = 10.0  # one jitted call takes about as long at most: Ctrl-C waits for its end
+CALL_SECONDS = 10.0  # about the longest time of one jitted call, whose end Ctrl-C waits for
 
 
 def transfer(
@@ -57,27 +57,27 @@ def transfer(
 ) -> Transfer:
     """Trains `learner` and its controls on sequences of tasks, paired by sequence and seed.
 
-    It draws nothing: `jaxevo.plotting.draw_transfer(folder)` makes the pictures.
+    The function draws nothing: `jaxevo.plotting.draw_transfer(folder)` makes the pictures.
 
     Args:
-        key: the key of the whole study. A replicate's draws depend on it and the replicate's
+        key: the key of the whole study. A replicate's draws depend on this key and the replicate's
             number.
-        learner: its `threshold` is the criterion that ends a task.
+        learner: the PathNet of the study; its `threshold` is the criterion that ends a task.
         sequences: problems to be learned in turn. All sequences have one length, model and
             structure: they differ in arrays and numbers only, and what they share is not copied.
         num_seeds: independent repetitions of each sequence, >= 1.
         max_generations: the most generations of PathNet on one task, >= 1. A control that trains
-            one path may take as many mini-batches, and so more generations: twice as many beside
-            tournaments of two, P times as many beside rounds of P paths.
+            one path may take as many mini-batches, and so more generations. These are twice as
+            many for tournaments of two paths, and P times as many for rounds of P paths.
         methods: "pathnet", from which fine-tuning starts, and then any others of `METHODS`.
-        chunk_size: replicates that are trained at once; None: all, and one after another on a
-            CPU.
-        record_every: generations between two looks at module use, >= 1.
+        chunk_size: replicates that are trained at once; None: all, or one on a CPU.
+        record_every: generations between two records of module use, >= 1.
         folder: a new folder for config.json, the files of `transfer_files`, and checkpoints.
         resume_from: the folder of a study that was stopped; all else must be the same.
-        config: what `config.json` is to hold beside the study's own description.
+        config: further entries of `config.json`, besides the study's own description.
         save_seconds: the least time between two checkpoints of a phase.
-        on_chunk: called with the phase, the generation and the replicates still at work.
+        on_chunk: called with the phase, the generation, and the number of replicates that are
+            still training.
 
     Raises:
         ValueError: a bad number, sequences of different length, more tasks than the network has
@@ -133,7 +133,7 @@ def transfer(
 
 
 class _Study:
-    """A study while it runs: its place among the phases, and what the finished ones have left."""
+    """A study while it runs: the current phase, and the rows of finished phases."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _Study:
         self.files, self.save_seconds, self.on_chunk = files, save_seconds, on_chunk
         self.rows: list[dict[str, Any]] = []
         self.use: list[dict[str, Any]] = []
-        self.position, self.under_way = 0, False  # the phase, and whether it has begun
+        self.position, self.under_way = 0, False  # index of the phase, and whether it has begun
         self.saved = time.perf_counter()
 
     def run(self, interrupted: Any) -> Transfer:
@@ -178,9 +178,10 @@ class _Study:
         return self.result(bool(interrupted) and self.position < len(phases.phases))
 
     def look(self, phase: Phase) -> tuple[int, int]:
-        """Records module use; returns the generation and the replicates still at work."""
+        """Records module use; returns the generation, and how many replicates are training."""
         generation, working = self.phases.progress(phase)
-        # The clock decides where calls end, so what is recorded must not hang on it.
+        # The clock decides where calls end. Records must not depend on the clock, so they are taken
+        # at multiples of `record_every` and at the end of the phase alone.
         if phase.method == "pathnet" and not (working and generation % self.record_every):
             self.use.append(self.phases.use(phase))
         if self.on_chunk is not None:
@@ -199,11 +200,11 @@ class _Study:
 
     # ---------------------------------------------------------------------- checkpoints
 
-    # A checkpoint's number is position * 10**6 + generation, so that the last one is the latest.
-    # Generation 0 is the end of a phase: the states are then those of the phase before.
+    # A checkpoint's number is position * 10**6 + generation, so that the highest is the latest.
+    # Generation 0 means that a phase has ended: the states are those of the one before `position`.
 
     def save(self, generation: int) -> None:
-        """Saves what it takes to go on: the states, and the rows so far."""
+        """Saves the states and the rows so far, from which the study can be resumed."""
         self.saved = time.perf_counter()
         if self.files is None:
             return
@@ -225,7 +226,7 @@ class _Study:
             return
         position, generation = divmod(known[-1], 10**6)
         phase = self.phases.phases[position if generation else position - 1]
-        found = checkpoint.restore(folder, self.phases.abstract(phase))
-        self.phases.states = dict(found.tree)
-        self.position, self.under_way = found.notes["position"], found.notes["under_way"]
-        self.rows, self.use = found.notes["rows"], found.notes["use"]
+        saved = checkpoint.restore(folder, self.phases.abstract(phase))
+        self.phases.states = dict(saved.tree)
+        self.position, self.under_way = saved.notes["position"], saved.notes["under_way"]
+        self.rows, self.use = saved.notes["rows"], saved.notes["use"]

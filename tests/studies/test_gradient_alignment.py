@@ -151,7 +151,7 @@ def test_frozen_weights_do_not_count():
 def test_a_batch_and_the_carry_of_the_estimator_may_be_given():
     problem, params = in_time()
     batch = problem.sample(KEY, 1)
-    with pytest.raises(ValueError, match="batch must start all its hidden states anew"):
+    with pytest.raises(ValueError, match="batch must reset all its hidden states"):
         alignment(KEY, Backprop(), problem, params, batch=batch)
     batch = batch._replace(reset=jnp.ones_like(batch.reset))
     carry = (jnp.full((3, 6), 55.0),)  # of no matter: all start anew
