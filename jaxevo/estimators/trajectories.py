@@ -1,8 +1,8 @@
 """Two trajectories of one network under noise, and how they differ at each time step.
 
-The method says how differences are taken. "jvp" takes the limit of small noise exactly: the second
-trajectory is a tangent (a derivative along the noise), so that no two losses are subtracted. The
-other methods run the network twice. With e and e' unit noise:
+The method says how differences are taken. "jvp" takes the limit of small noise exactly. Its second
+trajectory is a tangent, which is a derivative along the noise, and no two losses are subtracted.
+The other methods run the network twice. With e and e' unit noise:
 
     method         first (base)    second (perturbed)    difference of noise
     "finite"       clean           + sigma e             sigma e

@@ -2,7 +2,7 @@
 
 Averages of an unbiased estimate tend to the gradient: cosine 1, norm ratio 1. Averages of a biased
 estimate tend to something else. Node perturbation with gamma 0, for example, credits a step with
-its own loss only, and tends to the gradient that is cut at every step. Cut gradients are therefore
+its own loss only. It tends to the gradient that is cut at every step, so that cut gradients are
 references too.
 """
 

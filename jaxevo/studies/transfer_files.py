@@ -23,9 +23,10 @@ class Transfer(NamedTuple):
     Attributes:
         rows: one dict for each method, task and replicate. `generations` and `batches` count the
             training up to the criterion or the end, and `reached` says which it was. There are
-            `fitness` and `held_out/...`. By layer there are the `distinct` modules of the path,
-            their `overlap` with the first task's path, the `frozen` share, and the `updates` of
-            each module. `retained` says whether outputs on earlier tasks kept their bits.
+            `fitness` and `held_out/...`. By layer there are the `distinct` modules of the path and
+            their `overlap` with the first task's path. There are also the `frozen` share of each
+            layer and the `updates` of each module. `retained` says whether outputs on earlier
+            tasks kept their bits.
         table: one dict for each method and task after the first, see `transfer_measures.summary`.
         use: module use of the first replicate's population, and mean entropy by layer, over the
             generations of each phase.

@@ -145,8 +145,8 @@ def changed(
 ) -> tuple[Matrices, Float[Array, ""]]:
     """The matrices after one step of their rule, and the mean square of C off its diagonal.
 
-    `activities` are X [m, n], and C averages over the m rows. For the rule "CD", C D is computed as
-    X^T (X D) / m - diag(mean x^2) D in O(m n^2), so that C [n, n] is never made.
+    `activities` are X [m, n], and C averages over the m rows. The rule "CD" computes C D as
+    X^T (X D) / m - diag(mean x^2) D, in O(m n^2). C itself, [n, n], is never made.
     """
     chex.assert_rank(list(activities.values()), 2)
     new, energy = {}, []

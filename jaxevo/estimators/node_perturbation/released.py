@@ -1,8 +1,8 @@
 """Node perturbation as its authors run it: the update of their released code.
 
-A clean and a noisy trajectory run side by side. Let e be the noise that is added to the
-pre-activations a of a layer, x the layer's input, and dl the loss difference of one step. With
-da = a(noisy) - a(clean), the updates are
+A clean and a noisy trajectory run side by side. Let e be the noise on the pre-activations a of a
+layer, x the layer's input, and dl the loss difference of one step. With da = a(noisy) - a(clean),
+the updates are
 
     NP     sum over steps of  (dl / sigma) e^T x
     ANP    sum over steps of  sqrt(N) dl da^T x / ||da||^2
@@ -10,9 +10,9 @@ da = a(noisy) - a(clean), the updates are
 The norm is taken over a layer's units in the whole batch, and dl is one number for the batch. N
 counts all units, with the network's inputs. Noise is never credited with later losses.
 
-This is not a gradient step. Hidden weights move about sqrt(N) / (B H) times as far as a gradient
-step of the same rate would move them, and read-outs about sqrt(N) / (B K) times. The read-out thus
-learns about H / K times as fast as the hidden layer.
+This is not a gradient step. With B samples, H hidden units and K outputs, hidden weights move about
+sqrt(N) / (B H) times as far as a gradient step would move them. Read-outs move about
+sqrt(N) / (B K) times as far, and so learn about H / K times as fast as the hidden layer.
 
 Source: github.com/jesusgf96/NP_RNNs (October 2024), the code of Fernandez, Keemink and van Gerven
 (2024), arXiv 2405.08967. Some options below are from the same group's feed-forward code (decorbp

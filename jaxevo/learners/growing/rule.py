@@ -77,9 +77,9 @@ class Birth:
     """How a newborn starts.
 
     Attributes:
-        newborn: "random" draws a newborn's weights. "split" copies the node of the highest score:
-            the copy takes over a part of that node's outgoing weights, and the network's function
-            stays as it is. "split" is not for multipliers.
+        newborn: "random" draws a newborn's weights. "split" copies the node of the highest score,
+            and the copy takes over a part of that node's outgoing weights. The network then
+            computes what it did. "split" is not for multipliers.
         newborn_scale: standard deviation of a random newborn's incoming weights, > 0.
         birth_norm: the score of a newborn as a fraction of the threshold, >= 0. It is 0.5 in the
             source's code and 1 in its text; 0 leaves the network's function as it is.

@@ -249,7 +249,7 @@ class PathNet:
         (shared, updates), slices = jax.lax.scan(
             evaluate, (state.shared, state.updates), (keys, contestants)
         )
-        first = jnp.argmax(slices.fitness)  # of equal paths the first wins
+        first = jnp.argmax(slices.fitness)  # the first one wins a tie
         winner, loser = contestants[first], contestants[-1 - first]
         path = state.population[winner]
         population = state.population

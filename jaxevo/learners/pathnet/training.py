@@ -193,10 +193,14 @@ class Trainer:
         """One path's terms in the sums over paths, and what is kept for each path.
 
         Returns:
-            The terms: gradients of all M modules, which are 0 off the path; the read-out's
-            gradient; 1 for each module that this path moves; 1 for the path. All terms are 0 if
-            the gradient is not finite. Kept are the carry, the score, the loss, and whether the
-            gradient is finite.
+            The terms, which are all 0 if the gradient is not finite:
+
+                gradients of all M modules, with zeros off the path
+                gradient of the read-out
+                1 for each module that this path moves, [L, M]
+                1 for the path
+
+            Kept are the carry, the score, the loss, and whether the gradient is finite.
         """
         num_modules = self.network.num_modules
         params = self.network.gathered(network_params, active)

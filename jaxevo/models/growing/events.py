@@ -245,8 +245,8 @@ def _newborn(
              -         ->        0 0 0        ->      . . 0
              c                   c c c                . . c
 
-    With several blocks (the gates of a cell), each pair of a block of this axis and a block of the
-    other one has its own draws. `rest` are further axes of the kernel, as a convolution has.
+    Axes may have several blocks (the gates of a cell). Each pair of a block of this axis and a
+    block of the other one has its own draws. `rest` are further axes, as a convolution has.
     """
     if axis.role == "multiplier":
         return jnp.asarray(rule.threshold, leaf.dtype)
