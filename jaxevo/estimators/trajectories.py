@@ -189,8 +189,8 @@ def perturbed_step(
         base = run(states.base, {})
         difference = jax.vmap(lambda new: differences(new, base.output))(perturbed.output)
         activities = _minus(perturbed.preactivations, base.preactivations)
-        seen = Differences(difference, activities, noise, base.inputs, base.output)
-        return Trajectories(base.carry, perturbed.carry), seen
+        step_differences = Differences(difference, activities, noise, base.inputs, base.output)
+        return Trajectories(base.carry, perturbed.carry), step_differences
     # "antithetic" runs its base on the same unit noise with the other sign, "two_noisy" on its own.
     if method == "antithetic":
         base_noise, factor = _scaled(-sigma, units[0]), 0.5
@@ -227,8 +227,8 @@ def _tangents(
     base, carry, differences, activities = jax.vmap(along, out_axes=(None, 0, 0, 0))(
         states.perturbed, unit
     )
-    seen = Differences(differences, activities, unit, base.inputs, base.output)
-    return Trajectories(base.carry, carry), seen
+    step_differences = Differences(differences, activities, unit, base.inputs, base.output)
+    return Trajectories(base.carry, carry), step_differences
 
 
 def _scaled(factor: Scalar, tree: Any) -> Any:

@@ -109,7 +109,7 @@ class WeightPerturbation:
             return (states, differences + difference, jax.tree.map(jnp.add, metrics, more)), None
 
         metrics = self.no_metrics(timeline, params, states, noise)
-        total = states, jnp.zeros(self.num_draws), metrics
+        total = states, jnp.zeros(self.num_draws), metrics  # one sum of loss differences per draw
         times = jnp.arange(timeline.num_steps)
         (states, differences, metrics), _ = jax.lax.scan(one, total, times)
         return states, _along(differences, _difference(noise)), metrics
@@ -247,6 +247,9 @@ class WeightPerturbation:
             return timeline.differences(new, old, now.sample).sum()
 
         if self.method == "jvp":
+            # One derivative along the noise of the weights and the tangent of the hidden state:
+            #     (weights, state)  ->  (next state, output)
+            #     (noise, tangent)  ->  (next tangent, change of the output)
             weights = tree_floats(params)
 
             def along(tangent, unit):

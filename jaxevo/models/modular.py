@@ -156,6 +156,7 @@ class Modular:
     def trainable(self, params: Params) -> Mask:
         task = params["task"]
         moves = (params["uses"][task] > 0) & ~params["frozen"]
+        # [tasks, 1] for biases [tasks, K], and [tasks, 1, 1] for kernels [tasks, H, K]
         current = (jnp.arange(self.num_tasks) == task)[:, None]
         return {
             "modules": by_module(moves, params["modules"]),

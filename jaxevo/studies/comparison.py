@@ -121,8 +121,9 @@ def compare(
             "entries must map names to (learner, problem), such as {'bptt': (learner, problem)}, "
             f"got {entries!r}"
         )
-    known = ("None", *entries)
-    require("reference", f"one of {', '.join(known)}", reference, lambda name: name in entries)
+    choices = ", ".join(("None", *entries))
+    require("reference", f"one of {choices}", reference, lambda name: name in entries)
+    # First the number of steps of every learner, so that a bad entry is refused before a long run.
     key_params, key_run, key_tune = jax.random.split(key, 3)
     steps, pilot_compile_seconds, networks = {}, {}, {}
     for name, entry in entries.items():

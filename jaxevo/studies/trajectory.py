@@ -137,7 +137,7 @@ def _recorded(
         state, *sums = jax.lax.fori_loop(0, record_every, attempt, (state, zero, zero))
         recorded = row(state, *(total / record_every for total in sums))
         if restarts is not None:
-
+            # The clock goes on: keys of later attempts depend on the step.
             def restarted():
                 key = jax.random.fold_in(key_restart, index)
                 network = tree_row(restarts, index)

@@ -160,8 +160,10 @@ class _Study:
             generation, working = self.look(phase)
             while working and not interrupted:
                 started = time.perf_counter()
-                mark = (generation // self.record_every + 1) * self.record_every
-                phases.advance(phase, min(generation + stride, mark, phases.limit(phase)))
+                # A call ends at the next record at the latest, and is halved if it takes long.
+                next_record = (generation // self.record_every + 1) * self.record_every
+                last = min(generation + stride, next_record, phases.limit(phase))
+                phases.advance(phase, last)
                 generation, working = self.look(phase)
                 seconds = time.perf_counter() - started
                 if seconds > CALL_SECONDS and stride > 1:
@@ -221,10 +223,10 @@ class _Study:
         """Goes back to the last checkpoint, if there is one."""
         assert self.files is not None
         folder = self.files.checkpoints
-        known = checkpoint.steps(folder.absolute())
-        if not known:
+        numbers = checkpoint.steps(folder.absolute())
+        if not numbers:
             return
-        position, generation = divmod(known[-1], 10**6)
+        position, generation = divmod(numbers[-1], 10**6)
         phase = self.phases.phases[position if generation else position - 1]
         saved = checkpoint.restore(folder, self.phases.abstract(phase))
         self.phases.states = dict(saved.tree)

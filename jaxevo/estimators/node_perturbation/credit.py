@@ -141,6 +141,8 @@ def in_blocks(
     later = no_run() if one_block else jax.lax.cond(gamma > 0, first_run, no_run)
 
     def add_block(total, start, length, later):
+        # Signals [T, D, B, ...] times credits [T, D, B], summed over draws, give [T, B, ...]. One
+        # product with the inputs then contracts time and samples.
         carry, gradient, metrics = total
         carry, steps = jax.lax.scan(step, carry, start + jnp.arange(length))
         credits = discounted(steps.losses, gamma, later)
@@ -148,8 +150,8 @@ def in_blocks(
             name: _averaged(credits if name in delayed else steps.losses, signal)
             for name, signal in steps.signals.items()
         }
-        more = contract(params, steps.inputs, signals | steps.errors)
-        gradient = jax.tree.map(jnp.add, gradient, more)
+        of_block = contract(params, steps.inputs, signals | steps.errors)
+        gradient = jax.tree.map(jnp.add, gradient, of_block)
         metrics = jax.tree.map(lambda m, new: m + new.sum(0), metrics, steps.metrics)
         return carry, gradient, metrics
 
@@ -204,12 +206,13 @@ def by_traces(
             traces,
             products(new.inputs, traced),
         )
-        more = contract(params, new.inputs, at_once | new.errors)
+        # dl [D, B] times traces [D, B, *weights], summed over draws and samples: [*weights]
+        untraced = contract(params, new.inputs, at_once | new.errors)
         gradient = jax.tree.map(
             lambda g, e, m: g + jnp.tensordot(new.losses, e, ([0, 1], [0, 1])).astype(g.dtype) + m,
             gradient,
             traces,
-            more,
+            untraced,
         )
         metrics = jax.tree.map(jnp.add, metrics, new.metrics)
         return (carry, gradient, traces, metrics), None

@@ -163,13 +163,14 @@ class NodePerturbation:
         self, plan: Plan, key: Key[Array, ""], params: Params, carry: StepCarry, t: Any
     ) -> tuple[StepCarry, Contribution]:
         """One time step of both trajectories, and what it contributes to the gradient."""
+        # The key depends on t alone, so that a second run of the window draws the same noise.
         timeline, now = plan.timeline, plan.timeline.at(t)
         key_step = fold_in(key, t, self.noise)
         keys = jax.random.split(key_step) if self.method == "two_noisy" else [key_step]
         settings = self.num_draws, self.distribution, self.noise, plan.apart
         units = tuple(plan.of_learning(draw(key, plan.noisy, *settings)) for key in keys)
         run = functools.partial(plan.forward, params, carry.matrices, now)
-        trajectories, seen = perturbed_step(
+        trajectories, differences = perturbed_step(
             self.method,
             run,
             lambda new, old: timeline.differences(new, old, now.sample),
@@ -178,28 +179,28 @@ class NodePerturbation:
             (units[0], units[-1]),
             self.sigma,
         )
-        loss = timeline.losses(seen.output, now.sample).sum()
-        metrics = {"loss": loss} | timeline.metrics(seen.output, now.sample)
-        matrices, sums, more = self.decorrelation.step(
-            plan.layers, carry.matrices, carry.correlations, seen.inputs
+        loss = timeline.losses(differences.output, now.sample).sum()
+        metrics = {"loss": loss} | timeline.metrics(differences.output, now.sample)
+        matrices, sums, correlation = self.decorrelation.step(
+            plan.layers, carry.matrices, carry.correlations, differences.inputs
         )
         contribution = Contribution(
-            seen.losses,
-            plan.with_twins(self.signals(plan, seen)),
+            differences.losses,
+            plan.with_twins(self.signals(plan, differences)),
             plan.readout_errors(run, carry.trajectories, now),
-            seen.inputs,
-            metrics | more,
+            differences.inputs,
+            metrics | correlation,
         )
         return StepCarry(trajectories, matrices, sums), contribution
 
-    def signals(self, plan: Plan, seen: Differences) -> dict[str, Array]:
+    def signals(self, plan: Plan, differences: Differences) -> dict[str, Array]:
         """Values that credit multiplies, by layer, [D, B, ...].
 
         They are on the scale of a gradient and divided by K.
         """
-        signals, extent = seen.noise, "sample_step_layer" if self.rule == "inp" else "none"
+        signals, extent = differences.noise, "sample_step_layer" if self.rule == "inp" else "none"
         if self.rule == "anp":
-            signals, extent = plan.activities(seen), self.normalization
+            signals, extent = plan.activities(differences), self.normalization
         if extent == "none":
             factors = dict.fromkeys(signals, 1 / variance(self.method, self.sigma))
         elif extent == "sample_sequence":  # a window's length is known only at its end
@@ -236,6 +237,7 @@ class NodePerturbation:
             length = functools.partial(plan.noisy_length, self.num_draws)
             count = plan.num_nodes * num_steps
             step = normalized_by_window(step, first, num_steps, length, count)
+        # Noise on layers that reach the hidden state changes the losses of later steps too.
         delayed = frozenset(wired.layer for wired in plan.layers if wired.reaches_carry)
         accumulate = self.accumulation(plan)
         if accumulate == "per_sequence":
@@ -264,7 +266,7 @@ class NodePerturbation:
         return folded(carry.matrices, plan.layers, params)
 
     def cost(self, problem: Supervised) -> Cost:
-        counted = []
+        counted = []  # filled while `count` is traced, since a plan is made from shapes
         batch = abstract_batch(problem)
 
         def count(key, batch):

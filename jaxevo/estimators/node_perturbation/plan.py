@@ -133,7 +133,12 @@ class Plan:
         carry: Carry,
         noise: Mapping[str, Array],
     ) -> ForwardPass:
-        """One step of the network, with noise on its nodes and its activities decorrelated."""
+        """One step of the network, with noise on its nodes and its activities decorrelated.
+
+        The node view calls `hook` in place of each layer:
+
+            x  ->  D x  ->  linear(D x)  ->  + noise, which gives the pre-activation
+        """
         names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
 
         def hook(layer, x, linear):
@@ -166,12 +171,12 @@ class Plan:
 
         return {layer: silenced(layer, value) for layer, value in values.items()}
 
-    def activities(self, seen: Differences) -> dict[str, Array]:
+    def activities(self, differences: Differences) -> dict[str, Array]:
         """Activity differences of the noisy layers; those of twins are added up."""
-        values: dict[str, Array] = {w.layer: seen.activities[w.layer] for w in self.noisy}
+        values: dict[str, Array] = {w.layer: differences.activities[w.layer] for w in self.noisy}
         for wired in self.layers:
             if wired.twin is not None and wired.twin in values:
-                values[wired.twin] = values[wired.twin] + seen.activities[wired.layer]
+                values[wired.twin] = values[wired.twin] + differences.activities[wired.layer]
         return self.of_learning(values)
 
     def with_twins(self, signals: dict[str, Array]) -> dict[str, Array]:

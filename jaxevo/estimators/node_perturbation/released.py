@@ -118,15 +118,17 @@ class ReleasedNodePerturbation:
             lambda d: isinstance(d, Decorrelation),
         )
 
-    def signals(self, plan: Plan, seen: Differences) -> dict[str, Array]:
+    def signals(self, plan: Plan, differences: Differences) -> dict[str, Array]:
         """Values that a step's loss difference multiplies, by layer, [D, B, ...]."""
         if self.rule == "np":
             scale = 1 / (self.sigma if self.noise_scale == "inverse_sigma" else self.sigma**2)
-            return scaled(seen.noise, dict.fromkeys(seen.noise, scale))
+            return scaled(differences.noise, dict.fromkeys(differences.noise, scale))
         if self.rule == "inp":
-            lengths = measured(seen.noise, plan.sizes, "sample_step_layer")
-            return scaled(seen.noise, {layer: quotient(*both) for layer, both in lengths.items()})
-        changes = plan.activities(seen)
+            lengths = measured(differences.noise, plan.sizes, "sample_step_layer")
+            return scaled(
+                differences.noise, {layer: quotient(*both) for layer, both in lengths.items()}
+            )
+        changes = plan.activities(differences)
         lengths = measured(changes, plan.sizes, self.normalization)
         factors = {
             layer: quotient(self.count(plan, num_measured), square)
@@ -149,7 +151,7 @@ class ReleasedNodePerturbation:
         timeline, now = plan.timeline, plan.timeline.at(t)
         key_step = fold_in(key, t, self.noise)
         unit = plan.of_learning(draw(key_step, plan.noisy, 1, "gaussian", self.noise, plan.apart))
-        trajectories, seen = perturbed_step(
+        trajectories, differences = perturbed_step(
             "finite",
             functools.partial(plan.forward, params, matrices, now),
             lambda noisy, clean: timeline.differences(noisy, clean, now.sample),
@@ -158,14 +160,16 @@ class ReleasedNodePerturbation:
             (unit, unit),
             self.sigma,
         )
-        change = seen.losses
+        change = differences.losses
         if self.loss_share == "batch":
             change = jnp.broadcast_to(change.sum(1, keepdims=True), change.shape)
-        metrics = {"loss": timeline.losses(seen.output, now.sample).sum()}
-        metrics |= timeline.metrics(seen.output, now.sample)
-        matrices, sums, more = self.decorrelation.step(plan.layers, matrices, sums, seen.inputs)
-        signals = plan.with_twins(self.signals(plan, seen))
-        contribution = Contribution(change, signals, {}, seen.inputs, metrics | more)
+        metrics = {"loss": timeline.losses(differences.output, now.sample).sum()}
+        metrics |= timeline.metrics(differences.output, now.sample)
+        matrices, sums, correlation = self.decorrelation.step(
+            plan.layers, matrices, sums, differences.inputs
+        )
+        signals = plan.with_twins(self.signals(plan, differences))
+        contribution = Contribution(change, signals, {}, differences.inputs, metrics | correlation)
         return StepCarry(trajectories, matrices, sums), contribution
 
     def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
@@ -196,7 +200,7 @@ class ReleasedNodePerturbation:
         return folded(carry.matrices, plan.layers, params)
 
     def cost(self, problem: Supervised) -> Cost:
-        counted = []
+        counted = []  # filled while `count` is traced, since a plan is made from shapes
         batch = abstract_batch(problem)
 
         def count(key, batch):

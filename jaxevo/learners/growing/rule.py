@@ -237,14 +237,16 @@ class Growth:
         groups, rule = self.groups(problem), self.rule
         alive, score = alive_in(params), scores(groups, params)
         key_newborn, key = jax.random.split(key)
+        # First the events of all groups are drawn, then all weights change at once: a kernel
+        # between two groups may lose a row and gain a column.
         frozen, events = frozen_groups(problem, groups), {}
         for i, group in enumerate(groups):
             name = group.name
             order = self.order(score[name], ledger.births[name])
             event = draw_events(fold_in(key, i), alive[name], score[name], rule, order=order)
             if name in frozen:
-                nobody = jnp.zeros_like(event.born)
-                event = event._replace(kept=alive[name], born=nobody, blocked=jnp.array(False))
+                no_births = jnp.zeros_like(event.born)
+                event = event._replace(kept=alive[name], born=no_births, blocked=jnp.array(False))
             events[name] = event
         change = Change(
             {name: event.kept for name, event in events.items()},

@@ -160,6 +160,7 @@ class DeepGA:
         num = self.population_size
         batch = problem.sample(keys[0], state.step)
         parents, state = self.parents(state, problem)
+        # Member 0 is the elite, unchanged; the others are mutants of a random parent.
         parent_of = jax.random.randint(keys[1], (num,), 0, self.num_parents).at[0].set(0)
         children = self.children(keys[2], keys[3], parents, parent_of, state, problem, batch)
 
@@ -277,7 +278,7 @@ class DeepGA:
     ) -> Callable[[Int[Array, ""]], Mutated]:
         """A function that makes a member of the generation from its index; 0 is the elite."""
 
-        def met_by(parent):
+        def experiences_of(parent):
             experiences = state.experiences
             if not isinstance(problem, Supervised):
                 return tree_row(experiences, parent) or ()
@@ -286,8 +287,9 @@ class DeepGA:
 
         def measured(parent):
             params = tree_row(parents, parent)
-            return self.operator.sensitivity(problem.model, params, *met_by(parent))
+            return self.operator.sensitivity(problem.model, params, *experiences_of(parent))
 
+        # T sensitivities are measured, not N: the children of a parent share one.
         sensitivities = None
         if self.operator.shares:
             chunk_size = members_at_once(self.num_parents, self.chunk_size, problem, batch)
@@ -299,7 +301,7 @@ class DeepGA:
                 fold_in(key, index, self.operator.noise),
                 problem.model,
                 tree_row(parents, parent),
-                *met_by(parent),
+                *experiences_of(parent),
                 sensitivity=tree_row(sensitivities, parent),
             )
             return made._replace(params=tree_where(index == 0, tree_row(parents, 0), made.params))

@@ -131,11 +131,11 @@ class SafeMutation:
         self, key: Key[Array, ""], losses: Float[Array, " N"]
     ) -> tuple[Int[Array, ""], Int[Array, ""]]:
         """The parent of one child, and the member whose place the child takes."""
-        key_own, key_other = jax.random.split(key)
-        drawn = distinct(key_own, self.tournament_size, self.population_size)
+        key_parent, key_victim = jax.random.split(key)
+        drawn = distinct(key_parent, self.tournament_size, self.population_size)
         others = drawn
         if self.victim == "own_tournament":
-            others = distinct(key_other, self.tournament_size, self.population_size)
+            others = distinct(key_victim, self.tournament_size, self.population_size)
         best = jnp.argmin(losses[drawn][::-1])  # reversed: of equal losses the last drawn counts
         worst = jnp.argmax(losses[others][::-1])
         return drawn[::-1][best], others[::-1][worst]
@@ -158,6 +158,8 @@ class SafeMutation:
             jnp.arange(self.population_size),
             members_at_once(self.population_size, self.chunk_size, problem, batch),
         )
+        # Experiences are one batch for all, those of each member [N, ...], of the last member, or
+        # a common pool of all members.
         experiences = first.experiences
         if experiences is None:
             experiences = self.operator.common_experiences(problem, batch)

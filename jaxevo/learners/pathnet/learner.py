@@ -157,6 +157,7 @@ class PathNet:
             )
             return new, slices.num_nonfinite.sum(dtype=jnp.int32)
 
+        # Once the threshold is reached, the state stays as it is.
         if self.threshold is None:
             new, num_nonfinite = generation(state)
         else:
@@ -216,6 +217,7 @@ class PathNet:
             params |= {"frozen": jnp.zeros_like(params["frozen"])}
             population = jnp.broadcast_to(state.path, (self.num_paths, *state.path.shape))
         else:
+            # Modules of this task's path join the frozen ones; all others get other weights.
             frozen = params["frozen"] | (params["uses"][task] > 0)
             fresh = state.first_modules or network.draw_modules(key_modules)
             params |= {

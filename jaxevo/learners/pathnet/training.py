@@ -108,13 +108,12 @@ class Trainer:
             follower, report = guarded_step(
                 key_estimate, self.estimator, self.transform, follower, inner, batch
             )
-            seen = score(report.loss, report.metrics), report.loss, report.finite
-            return follower, seen
+            return follower, (score(report.loss, report.metrics), report.loss, report.finite)
 
-        (params, optimizer, _), seen = jax.lax.scan(
+        (params, optimizer, _), reports = jax.lax.scan(
             one_batch, Follower(params, optimizer, carry), jnp.arange(self.num_batches)
         )
-        result = slice_of(*seen)
+        result = slice_of(*reports)
         targets = targets_of(active, self.network.num_modules)
         new_params = with_readout(shared.params, params["readout"]) | {
             "modules": scatter_modules(shared.params["modules"], params["modules"], targets)
@@ -156,6 +155,8 @@ class Trainer:
         if self.reset_optimizer:
             shared = shared._replace(optimizer=shared_optimizer(self.transform, shared.params))
 
+        # Nothing is copied for a path but its gathered modules: all P paths read the shared
+        # parameters, and the sum over paths of their gradients moves these once for each t.
         def first_carry(key, active):
             return self.estimator.init(key, self.network.gathered(shared.params, active), inner)
 
@@ -171,15 +172,15 @@ class Trainer:
             members = jnp.arange(num_paths), active, carries
             sums, kept = sum_members(one_path, members, chunk_size)
             shared, counts, finite = self.follow(shared, sums, merge)
-            carries, *seen = kept
-            seen[2] &= finite
-            return (shared, counted_up(updates, counts * finite), carries), tuple(seen)
+            carries, *reports = kept  # the score, the loss and whether all was finite, by path
+            reports[2] &= finite
+            return (shared, counted_up(updates, counts * finite), carries), tuple(reports)
 
         carries = jax.vmap(first_carry)(keys_of(key_carries, num_paths), active)
-        (shared, updates, _), seen = jax.lax.scan(
+        (shared, updates, _), reports = jax.lax.scan(
             one_batch, (shared, updates, carries), jnp.arange(self.num_batches)
         )
-        return shared, updates, slice_of(*seen)
+        return shared, updates, slice_of(*reports)
 
     def contribution(
         self,
