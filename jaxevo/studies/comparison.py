@@ -182,6 +182,7 @@ def compare(
 
 
 def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
+    """The comparison with its rows in order, best first."""
     metric = rows[0]["metric"]
     task = next(iter(problems.values())).task
     sign = 1 if lower_is_better(metric, task) else -1
@@ -216,6 +217,7 @@ def _write(comparison: Comparison, levels: Mapping[str, Any], folder: pathlib.Pa
 
 
 def _networks_for(learner: Learner, networks: Params) -> Params | None:
+    """The first networks of a learner; None where it draws a population of its own."""
     return None if isinstance(learner, DrawsPopulation) and learner.draws_population else networks
 
 
@@ -326,6 +328,7 @@ def _ranking_metric(problem: Problem) -> str:
 
 
 def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
+    """The row of one learner: its ranking metric over seeds, and what the run cost."""
     last, num_steps = result.rows[-1], result.summary["steps"]
     names = [name.removeprefix("held_out/") for name in last if name.startswith("held_out/")]
     metric = next((name for name in names if name != "loss"), "loss")

@@ -135,6 +135,7 @@ def _predicted(problem, params, batch, sigma, beta, record_every, substeps, *, n
         loss, flow = loss_and_flow(params)
         return Prediction(index * record_every, params, loss, flow.acceptance, flow.steepness)
 
+    # start, record 0 | record_every * substeps Euler steps, record 1 | ...
     def to_record(params, index):
         params = jax.lax.fori_loop(0, record_every * substeps, euler, params)
         return params, record(params, index)

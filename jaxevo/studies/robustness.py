@@ -69,17 +69,18 @@ def offspring(
     batch = problem.sample(key_batch, jnp.int32(0))
     evaluation = problem.evaluate(params, batch)
     all_met = operator.common_experiences(problem, batch) or experiences_of(problem, evaluation)
-    met = sampled(key_met, all_met, operator.num_experiences, problem)
-    assert met is not None  # `sampled` returns None for None alone.
+    experiences = sampled(key_met, all_met, operator.num_experiences, problem)
+    assert experiences is not None  # `sampled` returns None for None alone.
     head = HEADS[operator.head]
-    before = responses(problem.model, params, met.inputs, head)
+    before = responses(problem.model, params, experiences.inputs, head)
 
     def child(index):
         key_child = fold_in(key_children, index, operator.noise)
-        mutated = operator.mutate(key_child, problem.model, params, *met)
-        after = responses(problem.model, mutated.params, met.inputs, head)
+        mutated = operator.mutate(key_child, problem.model, params, *experiences)
+        after = responses(problem.model, mutated.params, experiences.inputs, head)
         measured = problem.evaluate(mutated.params, batch)
-        return divergence(before, after, met.mask), {"loss": measured.loss} | measured.metrics
+        metrics = {"loss": measured.loss} | measured.metrics
+        return divergence(before, after, experiences.mask), metrics
 
     size = members_at_once(num_children, chunk_size, problem, batch)
     divergences, metrics = map_members(child, jnp.arange(num_children), size)

@@ -132,6 +132,7 @@ def _recorded(
         state, metrics = learner.step(jax.random.fold_in(key_run, state.step), state, problem)
         return state, acceptance + metrics["acceptance"], ties + metrics["ties"]
 
+    # start, record 0 | attempts, record 1, restart? | attempts, record 2, restart? | ...
     def to_record(state: State, index: Any):
         zero = jnp.zeros((), float)
         state, *sums = jax.lax.fori_loop(0, record_every, attempt, (state, zero, zero))

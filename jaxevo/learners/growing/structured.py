@@ -97,6 +97,7 @@ class StructuredLearner:
         inner, metrics = jax.lax.scan(advance, state.learner, jnp.arange(self.every))
         metrics = {name: _over_steps(name, values) for name, values in metrics.items()}
 
+        # Penalty and events of each member; the learner's `edit` then puts the networks back.
         def round_of_events(growth, member):
             index, params, ledger = member
             params = growth.penalised(params, problem)

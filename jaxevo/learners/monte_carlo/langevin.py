@@ -93,6 +93,7 @@ class Langevin:
     def step(
         self, key: Key[Array, ""], state: LangevinState, problem: Problem
     ) -> tuple[LangevinState, Metrics]:
+        # Every step sees one batch, the task's first; a task is expected to give all its data.
         batch = problem.sample(jax.random.key(0), jnp.int32(0))
         chunk_size = members_at_once(self.population_size, None, problem, batch)
 

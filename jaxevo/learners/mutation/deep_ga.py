@@ -297,14 +297,15 @@ class DeepGA:
 
         def child(index):
             parent = parent_of[index]
-            made = self.operator.mutate(
+            mutated = self.operator.mutate(
                 fold_in(key, index, self.operator.noise),
                 problem.model,
                 tree_row(parents, parent),
                 *experiences_of(parent),
                 sensitivity=tree_row(sensitivities, parent),
             )
-            return made._replace(params=tree_where(index == 0, tree_row(parents, 0), made.params))
+            params = tree_where(index == 0, tree_row(parents, 0), mutated.params)
+            return mutated._replace(params=params)
 
         return child
 
@@ -322,12 +323,13 @@ class DeepGA:
         def meet(member):
             index, params = member
             evaluation = problem.evaluate(params, batch)
-            met = self.operator.own_experiences(problem, evaluation)
-            key_met = fold_in(key, index, self.operator.noise)
-            met = sampled(key_met, met, self.operator.num_experiences, problem)
+            experiences = self.operator.own_experiences(problem, evaluation)
+            key_member = fold_in(key, index, self.operator.noise)
+            num = self.operator.num_experiences
+            experiences = sampled(key_member, experiences, num, problem)
             if evaluation.moments is not None:
                 params = problem.absorb(params, evaluation.moments)
-            return params, met
+            return params, experiences
 
         members = (jnp.arange(self.num_parents), networks)
         return map_members(

@@ -169,9 +169,9 @@ class SafeMutation:
             experiences = pooled(experiences, problem)
             experiences = sampled(key_pool, experiences, self.pool_size, problem)
         solved_at = jnp.where(jnp.any(first.solved), self.population_size, jnp.inf).astype(float)
-        kept = None if self.generational else batch
+        fixed_batch = None if self.generational else batch
         return SafeMutationState(
-            first.params, first.loss, kept, experiences, solved_at, jnp.int32(0)
+            first.params, first.loss, fixed_batch, experiences, solved_at, jnp.int32(0)
         )
 
     def step(

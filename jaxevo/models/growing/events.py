@@ -273,8 +273,8 @@ def _newborn(
         norm = rule.birth_norm * rule.threshold * receivers / group.num_outputs
         draw = draw * (norm / jnp.maximum(jnp.abs(draw).sum(), 1e-30))
 
-    # From the order of the draw to that of the leaf:
-    # "Own" is `axis`, and "other" is the axis across it.
+    # From the order of the draw to that of the leaf, where "own" is `axis` and "other" is the axis
+    # across it:
     #     [other slots, other blocks, own blocks, *rest]   as drawn
     #     [other slots, other blocks, own axis, *rest]     each own block repeated for its C slots
     #     [own axis, *rest, other blocks, other slots]
