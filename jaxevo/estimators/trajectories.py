@@ -2,7 +2,7 @@
 
 The method says how differences are taken. "jvp" takes the limit of small noise exactly. Its second
 trajectory is a tangent, which is a derivative along the noise, and no two losses are subtracted.
-The other methods run the network twice. With e and e' unit noise:
+The other methods run the network twice. In the table, e and e' are unit noise:
 
     method         first (base)    second (perturbed)    difference of noise
     "finite"       clean           + sigma e             sigma e

@@ -2,7 +2,8 @@
 
 A path names N of the M modules in each of L layers, [L, N], and may name one twice. Its `uses`,
 [L, M], count how often each module is active. `ActiveModules` lists each active module once, in S
-places for each layer, so that a network of the active modules has a fixed shape. With M = 5:
+places for each layer, so that a network of the active modules has a fixed shape. One layer with
+M = 5 and N = S = 3 may have
 
     path [3, 1, 3]   ->   uses [0 1 0 2 0], or with "once" [0 1 0 1 0]   ->   modules [1, 3, 5]
 

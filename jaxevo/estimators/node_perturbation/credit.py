@@ -175,9 +175,9 @@ def by_traces(
 ) -> WindowGradient:
     """The gradient by a trace E for each draw and sample, which has the shape of the weights.
 
-    At each step E <- gamma E + u x^T, with u the signal and x the input of a layer. Then
-    dl[t] E is added to the gradient. Signals of layers that are not `delayed` are multiplied by
-    the loss difference of their own step, without a trace.
+    Let u be the signal and x the input of a layer. Each step sets E <- gamma E + u x^T, and then
+    adds dl[t] E to the gradient. Signals of layers that are not `delayed` are multiplied by the
+    loss difference of their own step, without a trace.
     """
     abstract = _abstract(step, carry)
     shape = abstract.losses.shape

@@ -5,8 +5,8 @@ D <- D - rate C D (rule "CD"), or by D <- D - rate C (rule "C").
 
 Source: Fernandez, Keemink and van Gerven (2024), their code of October 2024; their code before that
 month has the rule "C". Differs: the hidden state is kept as x, and is multiplied by the D of the
-step that reads it. The released code multiplies it by the D of the step that made it. The two
-differ where D changes at every step.
+step that reads x. The released code multiplies x by the D of the step that made x. The two differ
+where D changes at every step.
 """
 
 from typing import Any, Literal

@@ -1,7 +1,7 @@
 """Adaptive Monte Carlo (aMC): Metropolis whose steps learn a drift and shrink where they fail.
 
 Each chain mutates all trained weights at once, w' = w + e with e ~ N(mu, sigma^2), and accepts the
-mutation unless the loss rises. After an acceptance mu <- mu + epsilon (e - mu). The drift mu is an
+mutation unless the loss rises. An acceptance sets mu <- mu + epsilon (e - mu). The drift mu is an
 average of accepted steps: momentum without a gradient. After n_s rejections in a row sigma shrinks,
 and mu is set to 0.
 

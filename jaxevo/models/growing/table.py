@@ -6,7 +6,7 @@ network's own shapes, says which axes of which leaves hold a group's slots.
 
 Dense and convolution kernels are [..., senders, receivers], and biases are [receivers]. The last
 axis of a leaf has the role "in": it holds what each node receives. The axis before it has the role
-"out": it holds what each node sends. For slot i of the hidden layer of an MLP:
+"out": it holds what each node sends. Slot i of the hidden layer of an MLP has these weights:
 
     kernel, layer 0 [D, C]    bias [C]      kernel, read-out [C, K]
        .  .  i  .             . . i .           .  .  .
