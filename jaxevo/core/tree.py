@@ -102,22 +102,33 @@ def tree_size(tree: Tree) -> int:
 
 
 def leaf_name(keys: tuple[Any, ...]) -> str:
-    """The path of a leaf, "/" between its keys; a slash within a key is written "%2F"."""
+    """A name that no other leaf has: "/" between keys; a slash in a key is written "%2F"."""
     parts = [jax.tree_util.keystr((key,), simple=True) for key in keys]
     return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:
-    """The leaves of `tree` by path: `{"hidden/0/kernel": ...}`."""
+    """The leaves of `tree` by path: `{"hidden/0/kernel": ...}`.
+
+    A dict whose keys are such paths has the same names as the nested dict.
+
+    Raises:
+        ValueError: two leaves have one path, as in `{"a/b": x, "a": {"b": y}}`.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {leaf_name(keys): leaf for keys, leaf in leaves}
+    named = {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
+    if len(named) < len(leaves):
+        names = [jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in leaves]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"params must have one path for each leaf, and two are {twice}")
+    return named
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The plain nested dict whose `named_leaves` are `leaves`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
-        *parents, name = (part.replace("%2F", "/").replace("%25", "%") for part in path.split("/"))
+        *parents, name = path.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxevo.core.tree import named_leaves
+from jaxevo.core.tree import leaf_name
 
 KEEP = 3  # newest checkpoints of a run that stay on disk
 
@@ -156,7 +156,8 @@ def _empty(leaf: Any) -> Any:
 
 def shapes(tree: Any) -> dict[str, str]:
     """Dtype and shape of each leaf, by path."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(tree).items()}
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {leaf_name(keys): f"{leaf.dtype}{list(leaf.shape)}" for keys, leaf in leaves}
 
 
 def require_shapes(where: Any, got: Mapping[str, str], wanted: Mapping[str, str]) -> None:
