@@ -174,7 +174,7 @@ def test_one_child_at_a_time_is_a_plain_loop(variant):
     for t in range(8):
         key = jax.random.key(t)
         _, key_draw, key_children = jax.random.split(key, 3)
-        drawn = distinct(jax.random.split(jax.random.split(key_draw, 1)[0])[0], 3, 6).tolist()
+        drawn = distinct(jax.random.split(fold_in(key_draw, 0))[0], 3, 6).tolist()
         parent = min(reversed(drawn), key=lambda i: losses[i])
         victim = max(reversed(drawn), key=lambda i: losses[i])
         key_mutate = jax.random.split(fold_in(key_children, jnp.int32(0)), 3)[1]
