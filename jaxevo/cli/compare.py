@@ -32,8 +32,11 @@ jaxevo compare TASK --help shows the options, --help-all explains all of them.
 SECONDS = 20.0  # the budget of each learner where it is one of seconds
 
 
-def compare(words: list[str]) -> int:
-    """`jaxevo compare TASK`."""
+def compare(words: list[str], resume_from: str | None = None, asked: Any = None) -> int:
+    """`jaxevo compare TASK`; with `asked`, a comparison's config, `jaxevo resume FOLDER`."""
+    given: dict[str, Any] = dict(asked or {})
+    if asked is not None:
+        words = [given.pop("task"), *words]
     names = leading_names(words, 1)
     if not names:
         if wants_help(words, COMPARE_USAGE.format(**names_by_kind())):
@@ -47,6 +50,7 @@ def compare(words: list[str]) -> int:
         lambda model, _: offered(task, model),
         prog=f"jaxevo compare {task}",
         about=f"{entry.summary}: several learners at equal budget",
+        given=given,
     )
     require_seeds(values["seeds"], values["seed"])
     # one network and one data set for all; the window of a stream is each learner's own
@@ -56,7 +60,12 @@ def compare(words: list[str]) -> int:
         for label, name, inner in learner_list(values["learners"])
     }
     built = {label: build(None) for label, build in builders.items()}
-    return compared(task, values, builders, built)
+    own = {name: value for name, value in values.items() if name not in ("out", "config")}
+    config = {"compare": {"task": task} | own | shared}
+    if resume_from is not None:
+        return compared(task, values, builders, built, {"resume_from": resume_from})
+    with new_folder(values["out"], f"compare-{task}") as folder:
+        return compared(task, values, builders, built, {"folder": folder, "config": config})
 
 
 def offered(task: str, model: str | None) -> tuple[list[Setting], dict[str, Any]]:
@@ -69,7 +78,13 @@ def offered(task: str, model: str | None) -> tuple[list[Setting], dict[str, Any]
     return [setting for setting in found if setting.owner != "learner"], defaults
 
 
-def compared(task: str, values: dict[str, Any], builders: dict[str, Any], built: Any) -> int:
+def compared(
+    task: str,
+    values: dict[str, Any],
+    builders: dict[str, Any],
+    built: Any,
+    place: dict[str, Any],
+) -> int:
     """Runs the comparison, prints its table and draws it."""
     import jax
     from rich.console import Console
@@ -81,7 +96,7 @@ def compared(task: str, values: dict[str, Any], builders: dict[str, Any], built:
 
     amount = amount_of(values, built)
     console = Console(stderr=True)
-    folder = pathlib.Path(values["out"] or new_folder(f"compare-{task}"))
+    folder = pathlib.Path(place.get("folder") or place["resume_from"])
     result = comparison.compare(
         jax.random.key(values["seed"]),
         {label: pair(build) for label, build in builders.items()},
@@ -90,7 +105,7 @@ def compared(task: str, values: dict[str, Any], builders: dict[str, Any], built:
         num_seeds=values["seeds"],
         tune=values["tune"],
         reference="control" if "control" in builders else None,
-        folder=folder,
+        **place,
         on_start=lambda name, steps: console.print(
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
@@ -105,7 +120,7 @@ def compared(task: str, values: dict[str, Any], builders: dict[str, Any], built:
 
 def amount_of(values: dict[str, Any], built: dict[str, Any]) -> float:
     """The budget of each learner; by default what the cheapest learner's own steps cost."""
-    from jaxevo.studies.comparison import BUDGETS, price_of_step
+    from jaxevo.studies.comparison_plan import BUDGETS, price_of_step
 
     budget = values["budget"]
     if budget not in BUDGETS:

@@ -5,7 +5,7 @@ import pathlib
 
 from jaxevo import registry
 from jaxevo.cli.options import mistake, parse
-from jaxevo.cli.runs import need_folder, stored_run, transfer_of, wants_help
+from jaxevo.cli.runs import need_folder, stored_run, study_of, wants_help
 from jaxevo.registry.entries import Setting
 
 WHICH = Setting("which", str, "final", "The network: final, or best on the held-out split.", "run")
@@ -86,12 +86,16 @@ def show(words: list[str]) -> int:
     config = read_json(pathlib.Path(folder) / "config.json")
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
-    if transfer_of(folder) is not None:
+    if study_of(folder, "transfer") is not None:
         from jaxevo.cli.tables import transfer_table
         from jaxevo.studies import load_transfer
 
         if table := load_transfer(folder).table:
             console.print(transfer_table("result", table))
+        return 0
+    if study_of(folder, "compare") is not None:
+        table = pathlib.Path(folder) / "table.csv"
+        print(table.read_text(encoding="utf-8") if table.is_file() else "no learner is done")
         return 0
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")

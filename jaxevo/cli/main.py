@@ -1,15 +1,17 @@
 """The command line: it parses, calls and prints. jax is imported when a command needs it."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from jaxevo.cli.compare import compare
 from jaxevo.cli.help import asks_help
 from jaxevo.cli.inspect import doctor, evaluate, list_names, show
 from jaxevo.cli.options import mistake
-from jaxevo.cli.runs import leading_names, transfer_of
+from jaxevo.cli.runs import leading_names, study_of
 from jaxevo.cli.train import resume, train
 from jaxevo.cli.transfer import transfer
+from jaxevo.core.streams import patient_output
 from jaxevo.core.words import nearest
 
 USAGE = """usage: jaxevo [-h] [--version] COMMAND ...
@@ -35,7 +37,22 @@ commands:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, or 2 after a mistake of one clear line."""
+    """Runs one command and returns its exit code.
+
+    It is 0, 2 after a mistake of one clear line, 3 where a loss or network is no longer finite,
+    or 128 and the number of the signal that ended the command.
+    """
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"jaxevo: {message}\n"
+    try:
+        with patient_output():
+            return command(arguments)
+    finally:
+        warnings.formatwarning = before
+
+
+def command(arguments: Sequence[str] | None) -> int:
+    """Runs one command; a mistake becomes one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "list": list_names,
@@ -56,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"jaxevo {__version__}")
             return 0
-        command, *rest = words
-        if command not in commands:
-            near = nearest(command, commands)
-            mistake(f"command must be one of {', '.join(commands)}, got {command!r}{near}")
-        return commands[command](rest)
+        name, *rest = words
+        if name not in commands:
+            near = nearest(name, commands)
+            mistake(f"command must be one of {', '.join(commands)}, got {name!r}{near}")
+        return commands[name](rest)
     except (ValueError, OverflowError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -70,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def resume_any(words: list[str]) -> int:
-    """`jaxevo resume FOLDER` of a run or of a transfer study."""
-    for folder in leading_names(words, 1):
-        asked = None if asks_help(words) else transfer_of(folder)
-        if asked is not None:
-            return transfer(words[1:], resume_from=folder, asked=asked)
+    """`jaxevo resume FOLDER` of a run or of a study."""
+    for folder in leading_names(words, 1) if not asks_help(words) else ():
+        for kind, go_on in (("compare", compare), ("transfer", transfer)):
+            asked = study_of(folder, kind)
+            if asked is not None:
+                return go_on(words[1:], resume_from=folder, asked=asked)
     return resume(words)
 
 

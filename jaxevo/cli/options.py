@@ -124,6 +124,9 @@ def read_config(path: str) -> dict[str, Any]:
             "seeds": values["seeds"],
         }
         values = {n: v for n, v in values.items() if n not in ("learner", "task", "num_steps")}
+    for kind in ("compare", "transfer"):  # a study's config.json
+        if isinstance(values.get(kind), dict):
+            values = {n: v for n, v in values[kind].items() if n not in ("learner", "task")}
     return values
 
 

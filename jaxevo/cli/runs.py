@@ -1,9 +1,10 @@
 """What several commands share: names, settings, help, the folders of runs."""
 
+import contextlib
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxevo import registry
@@ -183,7 +184,7 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     from jaxevo.training.folder import read_json, require_entries
 
     path = pathlib.Path(folder) / "config.json"
-    config: dict[str, Any] = {"stop_at": None} | read_json(path)
+    config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | read_json(path)
     if "settings" not in config:
         mistake(
             f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
@@ -193,6 +194,7 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     require_entries(path, settings, learner=str, task=str, model=str, num_steps=int)
     require_entries(path, settings, preset=str | None)
     require_entries(path, config, seed=int, seeds=int, stop_at=str | None)
+    require_entries(path, config, on_nonfinite=str)
     require_seeds(config["seeds"], config["seed"])
     learner, task, model, preset, num_steps = (
         settings.pop(name) for name in ("learner", "task", "model", "preset", "num_steps")
@@ -209,18 +211,47 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     return StoredRun(learner, task, model, preset, num_steps, typed, config)
 
 
-def transfer_of(folder: str) -> Any:
-    """What a transfer study in this folder was asked for; None where there is another run."""
-    from jaxevo.training.folder import read_json
+def study_of(folder: str, kind: str) -> Any:
+    """What a study in this folder was asked for; None where it is of another kind.
+
+    Args:
+        folder: a run's or a study's.
+        kind: "transfer" or "compare".
+    """
+    from jaxevo.training.folder import read_json, require_entries
 
     path = pathlib.Path(folder) / "config.json"
-    return read_json(path).get("transfer") if path.is_file() else None
+    found = read_json(path) if path.is_file() else {}
+    if kind not in found:
+        return None
+    require_entries(path, found, **{kind: dict | list})
+    if isinstance(found[kind], dict):
+        names = ("task",) if kind == "compare" else ("learner", "task")
+        require_entries(path, found[kind], **dict.fromkeys(names, str))
+    return found[kind]
 
 
-def new_folder(name: str) -> pathlib.Path:
-    """runs/<name>, or the first of runs/<name>-2, -3, ... that does not exist."""
-    paths = (pathlib.Path("runs", name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(path for path in paths if not path.exists())
+@contextlib.contextmanager
+def new_folder(out: str | None, name: str) -> Iterator[pathlib.Path]:
+    """The folder `out`, or the first of runs/<name>, runs/<name>-2, ... that does not exist.
+
+    It is made at once, so that of several processes each gets its own. After a mistake it goes
+    if it is empty.
+    """
+    if out is not None:
+        yield pathlib.Path(out)
+        return
+    for i in itertools.count(1):
+        path = pathlib.Path("runs", name if i == 1 else f"{name}-{i}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    try:
+        yield path
+    finally:
+        for empty in (path, path.parent):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
 
 
 def drawn(draw: Callable[..., Any], *arguments: Any) -> None:

@@ -37,7 +37,7 @@ def settings_table(title: str, config: Mapping[str, Any]) -> Table:
         if isinstance(value, Mapping) and name != "run":
             for inner, item in value.items():
                 table.add_row(escape(inner), escape(str(item)))
-        elif name != "run":
+        elif name not in ("run", "sha256"):
             text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(escape(name), escape(text))
     return table
@@ -193,6 +193,8 @@ def summary_table(
     if summary.get("temp_bytes") is not None:
         temp, state = (summary[name] / 1e6 for name in ("temp_bytes", "state_bytes"))
         table.add_row("memory", f"{temp:.2f} MB temporary, {state:.2f} MB state")
+    if summary.get("nonfinite"):
+        table.add_row("not finite", escape(summary["nonfinite"]))
     if summary["interrupted"]:
         table.add_row("interrupted", "yes: what was done so far is kept")
     return table

@@ -1,6 +1,7 @@
 """`jaxevo train` and `jaxevo resume`."""
 
 import pathlib
+import sys
 from typing import Any
 
 from jaxevo import registry
@@ -34,6 +35,8 @@ jaxevo train LEARNER TASK --help shows the options, --help-all explains all of t
 """
 
 
+DIVERGED = 3  # the exit code where a loss or a network is not finite at the end
+
 # What `jaxevo train` runs where nobody says what.
 DEMONSTRATION = ["anp", "mackey-glass", "--beside", "bptt-truncated"]
 
@@ -62,10 +65,10 @@ def train(words: list[str]) -> int:
     if beside is not None:
         beside = registry.build(beside, task, model=model)
     require_seeds(values["seeds"], values["seed"])
-    folder = values["out"] or new_folder(f"{learner.replace(':', '-')}-{task}")
-    config = {name: values[name] for name in ("seed", "seeds", "stop_at")}
+    config = {name: values[name] for name in ("seed", "seeds", "stop_at", "on_nonfinite")}
     config["settings"] = built.settings
-    return trained(built, values, config, beside=beside, folder=folder)
+    with new_folder(values["out"], f"{learner.replace(':', '-')}-{task}") as folder:
+        return trained(built, values, config, beside=beside, folder=folder)
 
 
 def resume(words: list[str]) -> int:
@@ -81,7 +84,7 @@ def resume(words: list[str]) -> int:
     given = parse(
         [steps._replace(default=run.num_steps), *offered],
         words[1:],
-        given={"stop_at": run.config["stop_at"]},
+        given={name: run.config[name] for name in ("stop_at", "on_nonfinite")},
         prog=f"jaxevo resume {folder}",
         what="resume",
     )
@@ -112,6 +115,7 @@ def trained(
             config=config,
             target=target_of(values["stop_at"]),
             save_seconds=values["save_seconds"],
+            on_nonfinite=values["on_nonfinite"],
             sinks=sinks_of(values, pathlib.Path(where.get("folder") or where["resume_from"])),
             on_start=display.compiled,
             on_record=display,
@@ -119,6 +123,9 @@ def trained(
             **where,
         )
     summary = result.summary
+    if values["quiet"]:
+        for reason in (*summary.get("damaged_checkpoints", ()), *summary.get("damaged_files", ())):
+            print(f"jaxevo: {reason}", file=sys.stderr)
     levels = {}
     if beside is not None and not summary["interrupted"]:
         levels = {beside.settings["learner"]: trained_beside(beside, values)}
@@ -126,7 +133,9 @@ def trained(
     if result.folder is not None:
         draw_result(built, result, values["seeds"])
     print(result.folder)
-    return 128 + summary["signal"] if summary["interrupted"] else 0
+    if summary["interrupted"]:
+        return 128 + summary["signal"]
+    return DIVERGED if summary["diverged"] and values["on_nonfinite"] != "continue" else 0
 
 
 def sinks_of(values: dict[str, Any], path: pathlib.Path) -> list[Any]:

@@ -60,10 +60,11 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
     built = registry.build(learner, task, model=values["model"], **settings)
     own = {name: value for name, value in values.items() if name not in ("out", "config")}
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
-    place = {"resume_from": resume_from}
-    if resume_from is None:
-        place = {"folder": values["out"] or new_folder(f"transfer-{learner}-{task}")}
-    return studied(built, values, sequences_of(built, values, settings), config, place)
+    sequences = sequences_of(built, values, settings)
+    if resume_from is not None:
+        return studied(built, values, sequences, config, {"resume_from": resume_from})
+    with new_folder(values["out"], f"transfer-{learner}-{task}") as folder:
+        return studied(built, values, sequences, config, {"folder": folder})
 
 
 def studied(

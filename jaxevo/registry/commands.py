@@ -4,7 +4,7 @@ A setting of a learner, task or model that has one of these names gets its owner
 Importing this file imports only the standard library.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from jaxevo.registry.entries import REQUIRED, Setting
 
@@ -24,6 +24,12 @@ DECIDING = (_MODEL, _PRESET, _CONFIG)
 
 FOLDER = (
     _OUT,
+    _run(
+        "on_nonfinite",
+        Literal["stop", "skip", "rollback", "continue"],
+        "stop",
+        "What is done once the losses or the network are no longer finite.",
+    ),
     _run("quiet", bool, False, "Print the folder and nothing else."),
     _run("record_every", int | None, None, "Steps between records; None: a hundredth of all."),
     _run("save_seconds", float, 60.0, "Checkpoints are at least this many seconds apart."),

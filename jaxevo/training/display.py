@@ -4,12 +4,13 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxevo.core.statistics import interval, interval_text
+from jaxevo.core.streams import Patient
 from jaxevo.core.words import range_of
 
 PLAIN_SECONDS = 5.0  # between two lines where there is no terminal
@@ -22,7 +23,9 @@ class Display:
     """
 
     def __init__(self, num_steps: int, console: Console | None = None):
-        self.console = console or Console(file=sys.stderr)
+        if console is None and sys.stderr is not None:
+            console = Console(file=cast(TextIO, Patient(sys.stderr)))
+        self.console = console or Console(quiet=True)
         self.num_steps = num_steps
         self.shown = -math.inf
         self.last: tuple[int, float] = (0, 0.0)

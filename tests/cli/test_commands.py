@@ -300,6 +300,10 @@ def test_compare_leaves_a_table_and_a_picture_and_repeats(in_empty_folder, capsy
     assert (in_empty_folder / "a" / "comparison.png").stat().st_size > 1000
     lines = (in_empty_folder / "a" / "curves.jsonl").read_text().splitlines()
     assert len({json.loads(line)["learner"] for line in lines}) == 3
+    assert main(["compare", "sine", "--config", "a/config.json", "--out", "c"]) == 0
+    assert table("c") == table("a")
+    assert main(["resume", "a"]) == 0 and table("a") == table("b")
+    assert main(["show", "a"]) == 0
 
 
 @pytest.mark.parametrize(("given", "windows"), [([], (50, None)), (["--window", "50"], (50, 50))])
