@@ -54,7 +54,7 @@ from flax import nnx
 
 import jaxevo
 from jaxevo import plotting, registry
-from jaxevo.studies.comparison import price_of_step
+from jaxevo.studies.comparison_plan import price_of_step
 
 QUICK = os.environ.get("JAXEVO_QUICK") == "1"  # a short run, to test this notebook
 

@@ -1,13 +1,14 @@
 """A comparison of learners on one task, with the same seeds, first networks and budget."""
 
+import contextlib
 import csv
-import dataclasses
 import io
 import json
 import pathlib
-import time
+import re
+import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,32 +17,31 @@ from jaxtyping import Array, Key
 from jaxevo.core import (
     Cost,
     CountsUntilSolved,
-    DrawsPopulation,
     Learner,
-    Params,
     Problem,
     require,
     require_integer,
     statistics,
 )
-from jaxevo.core.descent import CosineDecay
 from jaxevo.core.offers import OffersGoal
 from jaxevo.core.statistics import interval
 from jaxevo.core.words import lower_is_better, range_of
+from jaxevo.studies.comparison_plan import (
+    BUDGETS,
+    NUM_RECORDS,
+    Budget,
+    Entry,
+    Plan,
+    built,
+    tuned,
+)
 from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.driver import RunResult, run
-from jaxevo.training.folder import for_json
-from jaxevo.training.program import Program
+from jaxevo.training.folder import RunFolder, for_json
+from jaxevo.training.refusals import check_unchanged
 
-Entry = tuple[Learner, Problem] | Callable[[int], tuple[Learner, Problem]]
-Budget = Literal["samples", "steps", "passes", "seconds"]
-BUDGETS = ("samples", "steps", "passes", "seconds")
 CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
-
-TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
-NUM_RECORDS = 50  # the most records of a run
-PILOT_SECONDS = 0.5  # a learner's speed is measured for as long, or for 1/20 of its budget if less
 
 
 class Comparison(NamedTuple):
@@ -80,6 +80,8 @@ def compare(
     tune: int = 0,
     reference: str | None = None,
     folder: str | pathlib.Path | None = None,
+    resume_from: str | pathlib.Path | None = None,
+    config: Mapping[str, Any] | None = None,
     on_start: Callable[[str, int], None] | None = None,
 ) -> Comparison:
     """Trains every learner with the same seeds and first networks, at equal budget.
@@ -105,11 +107,14 @@ def compare(
             (`p_mann_whitney`) and by the fraction solved (`p_barnard`); None: no test.
         folder: a new folder for `table.csv`, `curves.jsonl` and `summary.json`, which are
             written again after each learner; `plotting.draw_comparison` draws their pictures.
+            Each learner has a run's folder in `runs/`.
+        resume_from: the folder of a comparison that was stopped; all else must be the same.
+        config: what `config.json` is to hold beside the comparison's own description.
         on_start: called with the name and the number of steps before a learner is trained.
 
     Raises:
-        ValueError: no entries, a bad number, a budget too small for one step, or a problem
-            without a held-out split.
+        ValueError: no entries, a bad number, a budget too small for one step, a problem
+            without a held-out split, or a resumed comparison that differs.
         FileExistsError: `folder` holds files.
     """
     require("amount", "finite and > 0", amount, lambda a: 0 < a < float("inf"))
@@ -123,62 +128,93 @@ def compare(
         )
     choices = ", ".join(("None", *entries))
     require("reference", f"one of {choices}", reference, lambda name: name in entries)
-    # First the number of steps of every learner, so that a bad entry is refused before a long run.
-    key_params, key_run, key_tune = jax.random.split(key, 3)
-    steps, pilot_compile_seconds, networks = {}, {}, {}
-    for name, entry in entries.items():
-        learner, problem = _built(entry, 1)
-        if problem.held_out() is None:
-            raise ValueError(f"entries must have a held-out split, and {name}'s problem has none")
-        lower_is_better(_ranking_metric(problem), problem.task)  # refuses one without a direction
-        if problem.model not in networks:
-            networks[problem.model] = _first_networks(key_params, problem, num_seeds)
-        if budget == "seconds":
-            first = _networks_for(learner, networks[problem.model])
-            pilot = Program(key_run, learner, problem, num_seeds, first)
-            pilot_compile_seconds[name] = pilot.compile_seconds
-            steps[name] = _steps_within(amount, pilot)
-        else:
-            steps[name] = int(amount // price_of_step(learner.cost(problem), budget))
-        if steps[name] < 1:
-            raise ValueError(f"amount must pay for one step of {name}, got {amount:g} {budget}")
-    path, levels = None, {}
-    if folder is not None:
-        path = _new_folder(folder)
-        _, problem = _built(next(iter(entries.values())), 1)
-        levels = baselines(problem.task)
+    description = {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "entries": list(entries),
+        "amount": amount,
+        "budget": budget,
+        "num_seeds": num_seeds,
+        "tune": tune,
+        "reference": reference,
+    }
+    if resume_from is not None and folder is not None:
+        raise ValueError("folder must be None where resume_from is given: it goes on there")
+    plan = Plan.of(key, entries, num_seeds)
+    files = None
+    if resume_from is not None:
+        files = RunFolder.open(resume_from)
+        check_unchanged(files.config["run"], description)
+    with contextlib.ExitStack() as stack:
+        if files is not None:
+            stack.enter_context(files.held())
+            plan.load(files)
+        plan.count_steps(amount, budget)
+        if folder is not None:
+            files = RunFolder.create(folder, {**(config or {}), "run": description})
+            stack.enter_context(files.held())
+        return _compared(plan, files, tune, reference, on_start)
 
+
+def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) -> Comparison:
+    """Trains one learner after the other; a run that is there already is gone on with."""
+    levels = {}
+    if files is not None:
+        plan.save(files)
+        _, problem = built(next(iter(plan.entries.values())), 1)
+        levels = baselines(problem.task)
     runs, rows, problems = {}, [], {}
-    for name, num_steps in steps.items():
-        learner, problem = _built(entries[name], num_steps)
+    for number, (name, num_steps) in enumerate(plan.steps.items(), 1):
+        learner, problem = built(plan.entries[name], num_steps)
         if on_start is not None:
             on_start(name, num_steps)
-        tuned = {}
+        chosen = {}
         if tune:
-            learner, tuned = _tuned(key_tune, learner, problem, num_steps, tune)
+            learner, chosen, factor = tuned(
+                plan.key_tune, learner, problem, num_steps, tune, plan.factors.get(name)
+            )
+            plan.factors[name] = factor
+            if files is not None:
+                plan.save(files)
         problems[name] = problem
+        folder, earlier = _place_of(files, number, name)
         runs[name] = result = run(
-            key_run,
+            plan.key_run,
             learner,
             problem,
             num_steps=num_steps,
             record_every=-(-num_steps // NUM_RECORDS),
-            num_seeds=num_seeds,
-            params=_networks_for(learner, networks[problem.model]),
+            num_seeds=plan.num_seeds,
+            params=plan.first_networks(learner, problem),
             on_nonfinite="continue",
             target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
             progress=False,
+            folder=folder,
+            resume_from=earlier,
         )
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
-        row = {"learner": name} | _row(result, learner.cost(problem)) | tuned
-        row["compile_seconds"] += pilot_compile_seconds.get(name, 0.0)
+        for kind in ("damaged_checkpoints", "damaged_files"):
+            for reason in result.summary.get(kind, ()):
+                warnings.warn(f"{result.folder}: {reason}", stacklevel=3)
+        row: dict[str, Any] = {"learner": name} | _row(result, learner.cost(problem)) | chosen
+        row["compile_seconds"] += plan.compile_seconds.get(name, 0.0)
         rows.append(row)
         if reference is not None and reference in runs:
             rows = [row | _tests(row["learner"], reference, runs) for row in rows]
-        if path is not None:
-            _write(_ranked(rows, runs, problems), levels, path)
+        if files is not None:
+            _write(_ranked(rows, runs, problems), levels, files.path)
     return _ranked(rows, runs, problems)
+
+
+def _place_of(
+    files: RunFolder | None, number: int, name: str
+) -> tuple[pathlib.Path | None, pathlib.Path | None]:
+    """The folder in which a learner's run is to be, or the one in which it is already."""
+    if files is None:
+        return None, None
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")[:60]
+    path = files.path / "runs" / f"{number}-{words}"
+    return (None, path) if (path / "config.json").is_file() else (path, None)
 
 
 def _ranked(rows: list[dict[str, Any]], runs: dict, problems: dict) -> Comparison:
@@ -216,11 +252,6 @@ def _write(comparison: Comparison, levels: Mapping[str, Any], folder: pathlib.Pa
     write_whole(folder / "summary.json", json.dumps(for_json(summary), indent=2) + "\n")
 
 
-def _networks_for(learner: Learner, networks: Params) -> Params | None:
-    """The first networks of a learner; None where it draws a population of its own."""
-    return None if isinstance(learner, DrawsPopulation) and learner.draws_population else networks
-
-
 def _counts_until_solved(learner: Learner, problem: Problem) -> bool:
     if not isinstance(problem.task, OffersGoal) or not problem.task.solved_when:
         return False
@@ -247,84 +278,6 @@ def _spent(result: RunResult, step: int) -> dict[str, int]:
     """Passes and samples up to a step."""
     spent = {name: count * step for name, count in result.summary["cost_per_step"].items()}
     return spent | {"passes": spent["forward_passes"] + spent["backward_passes"]}
-
-
-def price_of_step(cost: Cost, budget: Budget) -> int:
-    """How much of a budget of samples, steps or passes one step takes."""
-    if budget == "samples":
-        return cost.samples
-    return 1 if budget == "steps" else cost.forward_passes + cost.backward_passes
-
-
-def _steps_within(seconds: float, pilot: Program) -> int:
-    """The number of steps that fit this time, with their records, by the speed of `pilot`.
-
-    The function trains `pilot`, which is of no further use.
-    """
-    pilot.advance(1)
-    for _ in range(2):  # the first call of a program is slow
-        started = time.perf_counter()
-        pilot.take_metrics(1)
-        pilot.sound()
-        pilot.evaluate()
-        record = time.perf_counter() - started
-    # Runs of 2, 4, 8, ... steps, until one takes long enough to measure the speed.
-    length, taken, done = 1, 0.0, 0
-    while taken < min(PILOT_SECONDS, seconds / 20) or done < length:
-        length *= 2
-        taken, done = pilot.advance(length)
-    step = taken / done
-    # n steps take n * step + min(n, NUM_RECORDS) * record seconds; this is solved for n.
-    return int(max(seconds / (step + record), (seconds - NUM_RECORDS * record) / step))
-
-
-def _built(entry: Entry, num_steps: int) -> tuple[Learner, Problem]:
-    learner, problem = entry(num_steps) if callable(entry) else entry
-    return learner, problem
-
-
-def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Params:
-    return jax.jit(jax.vmap(problem.model.init))(jax.random.split(key, num_seeds))
-
-
-def _tuned(key, learner: Any, problem: Problem, num_steps: int, tune: int) -> tuple[Any, dict]:
-    """The learner with the best of `tune` rates, and a note on the choice for its row."""
-    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
-    owner = learner if hasattr(learner, field) else learner.operator
-    default = getattr(owner, field)
-    results = []
-    for factor in np.logspace(-1, 1, tune) if tune > 1 else [1.0]:
-        if isinstance(default, CosineDecay):
-            value = dataclasses.replace(default, initial_value=default.initial_value * factor)
-        else:
-            value = default * factor
-        candidate = dataclasses.replace(owner, **{field: value})
-        if owner is not learner:
-            candidate = dataclasses.replace(learner, operator=candidate)
-        result = run(
-            key,
-            candidate,
-            problem,
-            num_steps=num_steps,
-            record_every=num_steps,
-            num_seeds=TUNING_SEEDS,
-            progress=False,
-        )
-        if result.summary["interrupted"]:
-            raise KeyboardInterrupt
-        loss = float(np.mean(result.summary["held_out/loss"]))
-        results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
-    _, factor, best = min(results, key=lambda result: result[0])
-    return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}
-
-
-def _ranking_metric(problem: Problem) -> str:
-    """The metric that a table is ranked by: the first of the test split's, else the loss."""
-
-    def evaluate(test, key):
-        return test.evaluate(test.init(key), test.sample(key, 0)).metrics
-
-    return next(iter(jax.eval_shape(evaluate, problem.held_out(), jax.random.key(0))), "loss")
 
 
 def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
@@ -355,11 +308,3 @@ def _row(result: RunResult, cost: Cost) -> dict[str, Any]:
         row["solved"] = statistics.solved_fraction(solved_at)
         row["evaluations"] = statistics.median_evaluations(solved_at)
     return row
-
-
-def _new_folder(folder: str | pathlib.Path) -> pathlib.Path:
-    path = pathlib.Path(folder)
-    if path.exists() and any(path.iterdir()):
-        raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -10,8 +10,10 @@ so that they are compared in pairs. A phase is one method on one task. One jitte
 criterion. The phases run one after the other (`transfer_phases`), with checkpoints between them.
 """
 
+import contextlib
 import pathlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +36,7 @@ from jaxevo.studies.transfer_measures import summary
 from jaxevo.studies.transfer_phases import METHODS, Phase, Phases
 from jaxevo.training import checkpoint
 from jaxevo.training.driver import check_unchanged, stoppable
-from jaxevo.training.folder import RunFolder, for_json
+from jaxevo.training.folder import RunFolder, for_json, from_json
 
 CALL_SECONDS = 10.0  # about the longest time of one jitted call, whose end Ctrl-C waits for
 
@@ -126,7 +128,10 @@ def transfer(
         files = RunFolder.create(folder, {**(config or {}), "run": description})
     phases = Phases(key, learner, sequences, num_seeds, max_generations, methods, chunk_size)
     study = _Study(phases, record_every, files, save_seconds, on_chunk)
-    with stoppable() as interrupted:
+    with contextlib.ExitStack() as stack:
+        if files is not None:
+            stack.enter_context(files.held())
+        interrupted = stack.enter_context(stoppable())
         if resume_from is not None:
             study.restore()
         return study.run(interrupted)
@@ -175,8 +180,8 @@ class _Study:
                 self.position += 1
                 self.under_way = False
                 self.save(0)
-        if self.under_way and (generation := int(phases.current.step.max())):
-            self.save(generation)
+        if self.under_way:
+            self.save(int(phases.current.step.max()))
         return self.result(bool(interrupted) and self.position < len(phases.phases))
 
     def look(self, phase: Phase) -> tuple[int, int]:
@@ -185,7 +190,10 @@ class _Study:
         # The clock decides where calls end. Records must not depend on the clock, so they are taken
         # at multiples of `record_every` and at the end of the phase alone.
         if phase.method == "pathnet" and not (working and generation % self.record_every):
-            self.use.append(self.phases.use(phase))
+            found = self.phases.use(phase)
+            place = ("task", "generation")  # a study that goes on looks again where it stopped
+            if not self.use or any(found[name] != self.use[-1][name] for name in place):
+                self.use.append(found)
         if self.on_chunk is not None:
             self.on_chunk(phase, generation, working)
         return generation, working
@@ -196,14 +204,14 @@ class _Study:
         path = None if self.files is None else self.files.path
         chance = self.phases.chance_overlap()
         study = Transfer(self.rows, table, self.use, interrupted, path, chance)
-        if path is not None:
+        if path is not None and self.phases.states:
             write_transfer(study, path)
         return study
 
     # ---------------------------------------------------------------------- checkpoints
 
     # A checkpoint's number is position * 10**6 + generation, so that the highest is the latest.
-    # Generation 0 means that a phase has ended: the states are those of the one before `position`.
+    # Where no phase is under way, the states are those of the phase before.
 
     def save(self, generation: int) -> None:
         """Saves the states and the rows so far, from which the study can be resumed."""
@@ -220,15 +228,24 @@ class _Study:
         checkpoint.save(self.files.checkpoints, number, self.phases.states, notes)
 
     def restore(self) -> None:
-        """Goes back to the last checkpoint, if there is one."""
+        """Goes back to the last checkpoint that is whole, if there was ever one."""
         assert self.files is not None
-        folder = self.files.checkpoints
-        numbers = checkpoint.steps(folder.absolute())
-        if not numbers:
-            return
-        position, generation = divmod(numbers[-1], 10**6)
-        phase = self.phases.phases[position if generation else position - 1]
-        saved = checkpoint.restore(folder, self.phases.abstract(phase))
-        self.phases.states = dict(saved.tree)
-        self.position, self.under_way = saved.notes["position"], saved.notes["under_way"]
-        self.rows, self.use = saved.notes["rows"], saved.notes["use"]
+
+        def wanted(notes):
+            position = notes["position"] - (not notes["under_way"])  # of the phase that left it
+            return self.phases.abstract(self.phases.phases[position])
+
+        try:
+            found = checkpoint.restore(self.files.checkpoints, wanted)
+        except FileNotFoundError as error:
+            try:
+                self.files.start_again()
+            except FileNotFoundError:
+                raise error from None
+            found = None
+        else:
+            self.phases.states = dict(found.tree)
+            self.position, self.under_way = found.notes["position"], found.notes["under_way"]
+            self.rows, self.use = from_json(found.notes["rows"]), found.notes["use"]
+        for reason in (*(found.damaged if found else ()), *self.files.damaged):
+            warnings.warn(f"{self.files.path}: {reason}", stacklevel=3)

@@ -215,13 +215,18 @@ def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
     if odd := sorted(there ^ set(files)):
         raise ValueError(f"{odd[0]} is {'missing' if odd[0] in files else 'not its own'}")
     for name, (size, digest) in files.items():
-        file = path / name
-        if file.is_symlink() or file.stat().st_size != size:
-            raise ValueError(f"{name} has another size")
-        with file.open("rb") as handle:
-            if hashlib.file_digest(handle, "sha256").hexdigest() != digest:
-                raise ValueError(f"{name} has changed")
+        if fault := _fault(path / name, size, digest):
+            raise ValueError(f"{name} {fault}")
     return manifest
+
+
+def _fault(file: pathlib.Path, size: int, digest: str) -> str | None:
+    """What is wrong with a file, or None where it is as the manifest lists it."""
+    if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
+        return "has another size"
+    with file.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    return None if found == digest else "has changed"
 
 
 def set_aside(path: pathlib.Path) -> str | None:
@@ -245,18 +250,19 @@ def _remove(folder: pathlib.Path, step: int) -> None:
     """Removes what a save has written of a step. Anything else under that name is kept."""
     manifest, path = _manifest(folder, step), folder / str(step)
     try:
-        files = list(_manifest_of(folder, step)["files"])
+        files = _manifest_of(folder, step)["files"].items()
     except (OSError, ValueError, KeyError, TypeError):  # another's file, or a damaged one
         set_aside(manifest)
         set_aside(path)
         return
     manifest.unlink()  # first, so that no manifest vouches for half a step
-    for name in files:
-        (path / name).unlink(missing_ok=True)
+    for name, (size, digest) in files:
+        if _fault(path / name, size, digest) is None:
+            (path / name).unlink()
     for directory in sorted((d for d in path.rglob("*") if d.is_dir()), reverse=True):
         with contextlib.suppress(OSError):
             directory.rmdir()
-    with contextlib.suppress(OSError):  # a file that no save wrote is in it
+    with contextlib.suppress(OSError):  # it may hold what no save has written
         path.rmdir()
     set_aside(path)
 

@@ -169,7 +169,7 @@ def run(
     if resume_from is not None:
         files = RunFolder.open(resume_from)
         if record_every is None:
-            description["record_every"] = files.config["run"]["record_every"]
+            description["record_every"] = files.record_every
         check_unchanged(files.config["run"], description)
         check_first_params(files.config.get("first_params"), params)
     elif folder is not None:

@@ -90,12 +90,18 @@ class RunFolder:
         file = path / "config.json"
         config = read_json(file)
         require_entries(file, config, run=dict)
-        require_entries(file, config["run"], record_every=int)
-        require_integer(f"record_every in {file}", 1, config["run"]["record_every"])
         folder = cls(path, config)
         if has_changed(config):
             folder.damaged.append("config.json has changed since the run began")
         return folder
+
+    @property
+    def record_every(self) -> int:
+        """Steps between the records of this run."""
+        file, asked = self.path / "config.json", self.config["run"]
+        require_entries(file, asked, record_every=int)
+        require_integer(f"record_every in {file}", 1, asked["record_every"])
+        return asked["record_every"]
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -328,7 +334,8 @@ def _digest(config: Mapping[str, Any]) -> str:
 
 def has_changed(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is not as it was written. Earlier versions wrote no digest."""
-    return "sha256" in config and config["sha256"] != _digest(config)
+    written = "sha256" in config or "first_params" in config
+    return written and config.get("sha256") != _digest(config)
 
 
 def _is_metric(value: Any) -> bool:

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import io
 import json
 import time
@@ -37,6 +38,36 @@ def test_equal_budget_same_first_networks_best_first():
     assert first["slow"] == first["good"]  # of the networks before any update
     assert result.curves["good"][-1]["samples"] == 160
     assert result.curves["good"][-1]["passes"] == 40
+
+
+def test_a_stopped_comparison_goes_on_and_can_be_repeated(tmp_path):
+    """Red where a comparison that was stopped must begin again, or ends otherwise."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(name, steps):
+        if name == "good":
+            raise StopError
+
+    entries = {"slow": (SLOW, PROBLEM), "good": (GOOD, PROBLEM)}
+    call = functools.partial(compare, jax.random.key(0), entries, amount=40, num_seeds=2)
+    with pytest.raises(StopError):
+        call(folder=tmp_path / "r", on_start=stop)
+    assert (tmp_path / "r" / "table.csv").read_text().count("\n") == 2
+    with pytest.raises(ValueError, match="amount was 40, now 41"):
+        call(amount=41, resume_from=tmp_path / "r")
+    result = call(resume_from=tmp_path / "r")
+    whole = call()
+
+    def plain(table):
+        return [{k: v for k, v in row.items() if k not in CLOCKS} for row in table]
+
+    assert plain(result.table) == plain(whole.table)
+    runs = tmp_path / "r" / "runs"
+    assert sorted(path.name for path in runs.iterdir()) == ["1-slow", "2-good"]
+    assert json.loads((tmp_path / "r" / "plan.json").read_text())["steps"] == {"slow": 5, "good": 5}
+    assert plain(call(resume_from=tmp_path / "r").table) == plain(whole.table)  # nothing to do
 
 
 def test_tuning_tries_as_many_rates_for_each_and_finds_the_better():

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import io
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from jaxevo.plotting import draw_transfer
 from jaxevo.studies import load_transfer, transfer, transfer_study
 from jaxevo.studies.transfer_phases import METHODS, Phase
 from jaxevo.tasks.binary_mnist import BinaryDigits, rows_by_label
+from jaxevo.training.folder import RunFolder
 from jaxevo.training.loop import train
 
 MODEL = modular((12,), 2, num_layers=2, num_modules=6, num_active=2, hidden=4, num_tasks=3)
@@ -130,6 +133,25 @@ def test_a_stopped_study_goes_on(tmp_path):
     drawn = {path.name for path in draw_transfer(folder)}
     assert drawn == {"network.png", "use.png", "overlap.png", "costs.png"}
     assert (folder / "table.csv").read_text().count("\n") == 1 + len(METHODS)
+
+
+def test_no_generation_is_recorded_twice(tmp_path):
+    """Red where a study that goes on looks again at the generation where it stopped."""
+
+    def interrupt(phase, generation, working):
+        if generation == 5 and not pressed:
+            pressed.append(phase)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    pressed = []
+    settings = {"num_seeds": 2, "methods": ("pathnet",)}
+    assert study(sequences(), folder=tmp_path, on_chunk=interrupt, **settings).interrupted
+    with RunFolder(tmp_path, {}).held(), pytest.raises(ValueError, match="in use by another"):
+        study(sequences(), resume_from=tmp_path, **settings)
+    found = study(sequences(), resume_from=tmp_path, **settings)
+    assert found.use == unbroken().use
+    places = [(row["task"], row["generation"]) for row in found.use]
+    assert len(places) == len(set(places))
 
 
 @pytest.mark.slow
