@@ -14,6 +14,7 @@ from jaxevo.core.problem import (
     has_carry,
 )
 from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Requires
+from jaxevo.core.sizes import MEMBER_BYTES, check_fits, require_memory
 from jaxevo.core.tree import named_leaves
 
 
@@ -42,17 +43,24 @@ def check_requirements(learner: Any, problem: Any) -> None:
                 f"{type(problem).__name__} problem; use a task that has the methods of "
                 f"jaxevo.core.{needed.__name__}Task"
             )
+    num = getattr(learner, "population_size", 1)
+    if isinstance(learner, FollowsGradient):
+        num = getattr(learner.estimator, "population_size", num)
+    if isinstance(num, int):
+        require_memory({"population_size": num}, num * MEMBER_BYTES)
     check_network(problem)
 
 
 def check_network(problem: Problem) -> None:
-    """Refuses a network whose numbers would be silently wrong: complex weights, missing outputs.
+    """Refuses a network that the machine cannot hold, or whose numbers would be silently wrong.
 
     Raises:
-        ValueError: complex weights; fewer outputs than classes; another number of outputs than
-            of actions.
+        ValueError: a network or a batch beyond the memory of the machine; complex weights; fewer
+            outputs than classes; another number of outputs than of actions.
     """
     params = jax.eval_shape(problem.init, abstract_key())
+    check_fits("the network", params)
+    check_fits("one batch of the task", abstract_batch(problem))
     for name, leaf in named_leaves(params).items():
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(

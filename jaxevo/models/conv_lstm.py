@@ -16,6 +16,7 @@ from jaxevo.models.layers import (
     ACTIVATIONS,
     in_real,
     require_activation,
+    require_depth,
     require_sizes,
     uniform,
     xavier,
@@ -103,6 +104,7 @@ def conv_lstm(
     for name, value in (("num_outputs", num_outputs), ("width", width)):
         require_integer(name, 1, value)
     require_integer("num_layers", 0, num_layers)
+    require_depth("num_layers", num_layers)
     require_activation("activation", activation)
     return from_nnx(
         ConvLSTM,

@@ -14,7 +14,13 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
-from jaxevo.models.layers import ACTIVATIONS, require_activation, require_sizes, xavier_linear
+from jaxevo.models.layers import (
+    ACTIVATIONS,
+    require_activation,
+    require_depth,
+    require_sizes,
+    xavier_linear,
+)
 from jaxevo.models.mlp import MLP
 
 
@@ -72,6 +78,7 @@ def deep(
     for name, value in (("num_outputs", num_outputs), ("width", width)):
         require_integer(name, 1, value)
     require_integer("num_layers", 0, num_layers)
+    require_depth("num_layers", num_layers)
     require_integer("residual", 0, residual)
     require_activation("activation", activation)
     require_activation("output", output)

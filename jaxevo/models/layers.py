@@ -39,6 +39,8 @@ def in_real(layer: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(layer, param_dtype=float) if is_flax else layer
 
 
+MOST_LAYERS = 512
+
 xavier = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
@@ -97,9 +99,16 @@ def require_activation(name: str, value: Any) -> None:
     require_choice(name, ACTIVATIONS, value)
 
 
+def require_depth(name: str, num_layers: int) -> None:
+    """Refuses more layers than a program can be compiled with in minutes: each is written out."""
+    rule = f"at most {MOST_LAYERS}: every layer is a part of the program, which compiles for long"
+    require(name, rule, num_layers, lambda n: n <= MOST_LAYERS)
+
+
 def require_sizes(name: str, sizes: Any, at_least: int = 0) -> None:
     """Refuses what are no widths: integers >= 1, `at_least` of them."""
     rule = "integers >= 1" + f", {at_least} of them or more" * (at_least > 0)
     # `operator.index` raises a TypeError for what is no integer, and `require` reports it.
     is_size = lambda n: operator.index(n) >= 1
     require(name, rule, sizes, lambda s: len(s) >= at_least and all(map(is_size, s)))
+    require_depth(f"{name}: how many there are", len(sizes))

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
-from jaxevo.models.layers import require_sizes, uniform
+from jaxevo.models.layers import require_depth, require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
 
@@ -294,6 +294,7 @@ def modular(
         "num_tasks": num_tasks,
     }.items():
         require_integer(name, 1, value)
+    require_depth("num_layers", num_layers)
     rule = f"an integer from 1 to num_modules, {num_modules}"
     require("num_active", rule, num_active, lambda n: 1 <= n <= num_modules and n % 1 == 0)
     require_choice("module_kinds", get_args(Kinds), module_kinds)

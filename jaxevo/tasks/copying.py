@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
+from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.levels import Levels, blind, reservoir
 from jaxevo.tasks.losses import LOSSES, right, unless_undefined
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask, mean_weights
@@ -137,6 +138,12 @@ def copying(
     """
     require_integer("num_symbols", 2, num_symbols)
     require_integer("length", 1, length)
+    require_integer("delay", 0, delay)
+    require_integer("batch_size", 1, batch_size)
+    # one-hot inputs and targets of a batch, and of what is held out
+    rows = (2 * length + delay) * max(batch_size, NUM_TEST if fresh else 1)
+    sizes = {"length": length, "delay": delay, "batch_size": batch_size, "num_symbols": num_symbols}
+    require_memory(sizes, 8 * (num_symbols + 2) * rows)
     rng = np.random.default_rng(seed)
     num_test = NUM_TEST if fresh else 1
     test_tokens, tokens = (

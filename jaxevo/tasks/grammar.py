@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.levels import Levels, entropy_floor
 from jaxevo.tasks.losses import LossName
 from jaxevo.tasks.sequences import SequenceBatch, TimedTask
@@ -164,6 +165,7 @@ def _grammar(
     require_integer("window", 1, window)
     require_integer("num_characters", window + 1, num_characters)
     require_integer("phase_steps", 1, phase_steps)
+    require_memory({"num_characters": num_characters}, 16 * len(phases) * num_characters)
     keys = dict(zip(("easy", "hard"), jax.random.split(jax.random.key(seed)), strict=True))
 
     def text(kind, key, length):

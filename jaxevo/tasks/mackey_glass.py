@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxevo.core import require
+from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.sequences import Stream
 
 WASHOUT = 100  # samples dropped at the start of each series
@@ -75,6 +76,8 @@ def mackey_glass(
     )
     for name, value in (("length", length), ("num_series", num_series), ("horizon", horizon)):
         require(name, ">= 1", value, lambda n: n >= 1)
+    num_values = 2 * num_series * (length + horizon)
+    require_memory({"length": length, "num_series": num_series}, 32 * num_values)  # Python's floats
     series = mackey_glass_series(2 * num_series, length + horizon, seed)[..., None]
     scale = series[:, :num_series].std()
     series = (series / scale).astype(np.float32)

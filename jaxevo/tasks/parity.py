@@ -10,6 +10,7 @@ from dataclasses import fields
 import numpy as np
 
 from jaxevo.core import pytree, require_integer
+from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.sequences import SequenceSet, sequences
 
 
@@ -32,6 +33,7 @@ def recurrent_parity(*, num_bits: int = 4) -> BitStrings:
         num_bits: the length of a string, >= 1. There are 2^num_bits strings.
     """
     require_integer("num_bits", 1, num_bits)
+    require_memory({"num_bits": num_bits}, 12 * num_bits * 2.0 ** min(num_bits, 1000))
     numbers = np.arange(2**num_bits)[:, None]
     bits = numbers >> np.arange(num_bits)[::-1] & 1
     labels = bits.sum(1) % 2

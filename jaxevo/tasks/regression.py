@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxevo.core import require
+from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.examples import Examples
 
 
@@ -28,6 +29,7 @@ def sine(
     require("num_points", ">= 2", num_points, lambda n: n >= 2)
     require("num_periods", "finite and > 0", num_periods, lambda n: 0 < n < float("inf"))
     require("high", f"finite and above low ({low:g})", high, lambda h: low < h < float("inf"))
+    require_memory({"num_points": num_points}, 32 * num_points)
     train, gap = np.linspace(low, high, num_points, endpoint=endpoint, retstep=True)
     test = (train[:-1] if endpoint else train) + gap / 2
 

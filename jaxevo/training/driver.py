@@ -33,6 +33,7 @@ from jaxevo.core import (
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.offers import OffersSwitches
 from jaxevo.core.pytrees import described, require_choice
+from jaxevo.core.sizes import num_bytes, require_memory
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
@@ -151,6 +152,8 @@ def run(
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
     check_requirements(learner, problem)
+    network = sum(map(num_bytes, jax.tree.leaves(jax.eval_shape(problem.init, key))))
+    require_memory({"num_seeds": num_seeds}, (num_seeds or 1) * network)
     check_target(target or {}, learner, problem)
     if params is not None:
         check_params(params, problem)

@@ -23,6 +23,7 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.pytrees import static_settings
+from jaxevo.core.sizes import check_fits
 from jaxevo.core.tree import tree_finite, tree_where
 
 FINITE = "_finite"  # beside the sums of a run: how many steps had a finite loss
@@ -95,6 +96,7 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
     key_init, key_run = split_key(key)
     if state is None:
         state = learner.init(key_init, problem, params)
+        check_fits("the learner's state", state)
 
     step = functools.partial(_step, key_run, learner, problem)
     num_records = -(-num_steps // record_every)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
+from jaxevo.core.sizes import check_fits
 from jaxevo.core.tree import tree_finite, tree_where
 from jaxevo.training.loop import (
     FINITE,
@@ -248,6 +249,7 @@ executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 def _first(key, learner, problem, params):
     state = learner.init(key, problem, params)
+    check_fits("the learner's state", state)
     has_test = problem.held_out() is not None
     best = _first_best(learner, problem, state) if has_test else None
     sums = zero_sums(learner, problem, state)

@@ -30,6 +30,7 @@ from jaxevo.models.growing.table import (
     map_paths,
     node_axes,
 )
+from jaxevo.models.layers import require_depth
 from jaxevo.models.mlp import mlp
 from jaxevo.models.recurrent import CELLS, recurrent
 
@@ -231,6 +232,7 @@ def _dynamic(
 ) -> DynamicModel:
     for name, value in (("num_layers", num_layers), ("num_nodes", num_nodes)):
         require_integer(name, 1, value)
+    require_depth("num_layers", num_layers)
     require_integer("capacity", num_nodes, capacity)
     require("weight_scale", "finite and > 0, or None", weight_scale, lambda s: 0 < s < float("inf"))
     if multipliers and family is convnet:

@@ -1,0 +1,69 @@
+"""What a machine holds: sizes beyond it are refused in one line, before memory is spent."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxevo.core.tree import named_leaves
+
+MEMBER_BYTES = 32  # the least that a member takes in a step: its key, index, loss, rank and flag
+
+
+def total_memory() -> float:
+    """Bytes that the devices hold together; infinite where a system does not tell."""
+    if jax.default_backend() == "cpu":
+        try:
+            return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        except (AttributeError, ValueError, OSError):
+            return float("inf")
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
+    return float("inf") if None in limits else float(sum(limit or 0 for limit in limits))
+
+
+def require_memory(sizes: Mapping[str, Any], num_bytes: float) -> None:
+    """Refuses sizes whose arrays are larger than all memory there is.
+
+    Args:
+        sizes: the settings that fix the size of the arrays, by name.
+        num_bytes: the least that the arrays take.
+
+    Raises:
+        ValueError: naming the settings, what they take, and what there is.
+    """
+    total = total_memory()
+    if num_bytes > total:
+        got = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise ValueError(
+            f"{' and '.join(sizes)} must fit the memory of this machine, {total / 1e9:.3g} GB, "
+            f"got {got}, which takes {num_bytes / 1e9:.3g} GB or more"
+        )
+
+
+def check_fits(what: str, tree: Any) -> None:
+    """Refuses arrays that are larger, together, than all memory there is; abstract ones are fine.
+
+    Args:
+        what: the name of the arrays, such as "the learner's state".
+
+    Raises:
+        ValueError: naming the largest array, its shape, what all take, and what there is.
+    """
+    sizes = {name: num_bytes(leaf) for name, leaf in named_leaves(tree).items()}
+    if sum(sizes.values()) > total_memory():
+        largest = max(sizes, key=lambda name: sizes[name])
+        shape = list(np.shape(named_leaves(tree)[largest]))
+        raise ValueError(
+            f"{what} must fit the memory of this machine, {total_memory() / 1e9:.3g} GB, got "
+            f"{sum(sizes.values()) / 1e9:.3g} GB; the largest array is {largest}, {shape}"
+        )
+
+
+def num_bytes(leaf: Any) -> int:
+    """The bytes of an array, which may be abstract."""
+    size = 1
+    for length in np.shape(leaf):
+        size *= int(length)  # in Python: NumPy's product would wrap
+    return size * getattr(getattr(leaf, "dtype", None), "itemsize", 8)
