@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jaxevo.core.population import trained_leaves
 from jaxevo.core.problem import Batch, Carry, Mask, Metrics, Model, Params, Problem
 from jaxevo.core.protocols import Estimator
-from jaxevo.core.pytrees import Scalar, pytree, require, static
+from jaxevo.core.pytrees import Scalar, checked, pytree, require, static
 from jaxevo.core.tree import (
     tree_fill,
     tree_finite,
@@ -81,6 +81,7 @@ def clip_by_norm(limit: Scalar) -> optax.GradientTransformation:
     return optax.GradientTransformation(clip.init, update)
 
 
+@checked
 def optimizer(
     factory: Callable[..., optax.GradientTransformation] = optax.adam,
     *,

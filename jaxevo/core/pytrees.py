@@ -7,16 +7,17 @@ arguments, so no value of `sigma` recompiles it and a sweep over values is a `ja
 import dataclasses
 import functools
 import hashlib
+import inspect
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, dataclass_transform, overload
+from typing import Any, ParamSpec, TypeVar, dataclass_transform, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxevo.core.kinds import brief, is_of_kind, is_placeholder, is_real, kind_words
 from jaxevo.core.words import nearest
 
 Scalar = float | int | np.floating | Float[Array, "..."]
@@ -26,6 +27,7 @@ Data = Array | np.ndarray
 """An array that a task is given; the task keeps it on the device."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def static(*, default: Any = dataclasses.MISSING) -> Any:
@@ -77,13 +79,22 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
             if field.metadata.get("static"):
                 check_hashable(cls, field.name, value)
             else:
-                object.__setattr__(self, field.name, normalised(value, field.name in numbers))
+                value = _leaf(cls, field.name, value, field.name in numbers)
+                object.__setattr__(self, field.name, value)
+        odd = next((f for f in fields if _is_odd(f, getattr(self, f.name))), None)
         try:
             for name, known in choices.items():
                 require_choice(name, known, getattr(self, name))
-            validate(self)
+            validate(self)  # Its rules say more than kinds do, but they may trip over another kind.
         except ValueError as error:
             raise ValueError(f"{cls.__name__}: {error}") from None
+        except Exception:
+            odd = odd or next((f for f in fields if type(getattr(self, f.name)) is object), None)
+            if odd is None:
+                raise
+        if odd is not None:
+            rule, value = kind_words(odd.type), brief(getattr(self, odd.name))
+            raise ValueError(f"{cls.__name__}: {odd.name} must be {rule}, got {value}")
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
@@ -118,6 +129,52 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     return cls
 
 
+LARGEST = {"seed": 2**32 - 1}
+LARGEST_SIZE = 2**31 - 1  # arrays are indexed by int32
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, which answers arguments of another kind than it names by one clear line.
+
+    The function's own rules come first: they say more than kinds do. Sizes that no array has are
+    refused before the function is called. A list is taken where a tuple is named.
+
+    Raises:
+        ValueError: an argument is of another kind than its annotation, or too large a size.
+    """
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def door(*args: P.args, **kwargs: P.kwargs) -> T:
+        odd = None
+        for name, value in (*zip(parameters, args, strict=False), *kwargs.items()):
+            if name not in parameters:
+                continue
+            annotation = parameters[name].annotation
+            if isinstance(value, int):
+                largest = LARGEST.get(name, LARGEST_SIZE)
+                require(name, f"at most {largest}", value, lambda n, most=largest: n <= most)
+            value = tuple(value) if isinstance(value, list) else value
+            known = literal_choices(annotation)
+            if odd is not None:
+                continue
+            if known and type(value) is not object:  # no transformation calls a function's door
+                require_choice(name, known, value)
+            elif known or not is_of_kind(annotation, value):
+                odd = f"{name} must be {kind_words(annotation)}, got {brief(value)}"
+        if odd is None:
+            return function(*args, **kwargs)
+        try:
+            function(*args, **kwargs)
+        except ValueError:
+            raise
+        except Exception:
+            raise ValueError(odd) from None
+        raise ValueError(odd)
+
+    return door
+
+
 def literal_choices(annotation: Any) -> tuple[Any, ...]:
     """The choices of `Literal[...]` or `Literal[...] | None`, with None among them if allowed.
 
@@ -131,27 +188,69 @@ def literal_choices(annotation: Any) -> tuple[Any, ...]:
     return tuple(choice for part in parts for choice in typing.get_args(part) or (None,))
 
 
+def _is_odd(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a field holds what its annotation does not name; leaves may be placeholders."""
+    if is_placeholder(value):
+        return bool(field.metadata.get("static")) and field.type is not Any
+    return not is_of_kind(field.type, value)
+
+
+def _leaf(cls: type, name: str, value: Any, is_number: bool) -> Any:
+    try:
+        return normalised(value, is_number)
+    except ValueError as error:
+        raise ValueError(f"{cls.__name__}: {name} must {error}") from None
+
+
 def normalised(value: Any, is_number: bool) -> Any:
-    """`value` as a leaf: reals get one float dtype, NumPy arrays go to the device."""
+    """`value` as a leaf: reals get one float dtype, NumPy arrays go to the device.
+
+    Raises:
+        ValueError: the device holds no such numbers; the message is what follows "must".
+    """
     dtype = jax.dtypes.canonicalize_dtype(float)
     if isinstance(value, (bool, np.bool_)):
         return np.bool_(value)
     if isinstance(value, (int, float, np.integer, np.floating)):
-        return dtype.type(value)
+        return _fitted(value, dtype)[()]
     if isinstance(value, np.ndarray):
-        value = jnp.asarray(value)
-    if is_number and isinstance(value, jax.Array) and value.dtype != dtype:
-        return value.astype(dtype)
+        value = jnp.asarray(_fitted(value, None))
+    if is_number and isinstance(value, jax.Array) and is_real(value.dtype):
+        return value.astype(dtype)  # what is not real has no place here, which its kind tells
     return value
+
+
+def _fitted(value: Any, dtype: Any) -> np.ndarray:
+    """A number or a NumPy array in `dtype`, or None: in what the device keeps of its own dtype."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError("have no mask, which would be lost, got a masked array")
+    try:
+        array = np.asarray(float(value) if isinstance(value, int) else value)
+    except OverflowError:
+        name = np.dtype(dtype).name
+        raise ValueError(f"fit {name}, got a number too large for it: {brief(value)}") from None
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise ValueError(f"be numbers, got an array of {array.dtype}")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype) if dtype is None else dtype
+    if array.dtype == dtype:
+        return array
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+        inexact = jnp.issubdtype(dtype, jnp.inexact)
+        kept = np.isfinite(cast) | ~np.isfinite(array) if inexact else cast == array
+    if not kept.all():
+        odd = array[np.unravel_index(int(np.argmin(kept)), kept.shape)]
+        raise ValueError(f"fit {np.dtype(dtype).name}, got {odd}")
+    return cast
 
 
 def check_hashable(cls: type, name: str, value: Any) -> None:
     try:
         hash(value)
-    except TypeError:
+    except Exception:
         raise ValueError(
             f"{cls.__name__}: {name} must be hashable (a number, string, tuple or function), "
-            f"got {type(value).__name__} {value!r}"
+            f"got {type(value).__name__} {brief(value)}"
         ) from None
 
 
@@ -168,17 +267,16 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
     Raises:
         ValueError: `value` is concrete and breaks the rule.
     """
-    if isinstance(value, Tracer) or value is None or type(value) is object:
+    if value is None or is_placeholder(value):
         return
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return
+    kept = None
     try:
-        fine = bool(np.all(holds(np.asarray(value) if isinstance(value, jax.Array) else value)))
-    except TypeError:  # "three" >= 1
+        kept = holds(np.asarray(value) if isinstance(value, jax.Array) else value)
+        fine = bool(np.all(kept))
+    except Exception:  # "three" >= 1, or an array of another shape
         fine = False
     if not fine:
-        shown = value.item() if isinstance(value, np.generic) else value
-        raise ValueError(f"{name} must be {rule}, got {shown!r}")
+        raise ValueError(f"{name} must be {rule}, got {brief(value, kept)}")
 
 
 def require_choice(name: str, choices: Iterable[Any], value: Any) -> None:
@@ -191,7 +289,7 @@ def require_choice(name: str, choices: Iterable[Any], value: Any) -> None:
         return
     known = ", ".join(str(choice) for choice in choices)
     near = nearest(value, map(str, choices)) if isinstance(value, str) else ""
-    raise ValueError(f"{name} must be one of {known}, got {value!r}{near}")
+    raise ValueError(f"{name} must be one of {known}, got {brief(value)}{near}")
 
 
 def require_integer(name: str, minimum: int, value: Any) -> None:

@@ -47,6 +47,8 @@ from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 from jaxevo.core.words import nearest
 from jaxevo.learners.evosax_library import Built, algorithms, build, lenient, quirks_of
 
+MOST_BUILT = 2**12  # members with which sizes are tried; even
+
 
 class EvosaxState(NamedTuple):
     params: Params  # the mean; the champion of a strategy that has no one mean
@@ -114,7 +116,7 @@ class EvosaxStrategy:
                 self.population_size,
                 lambda n: n % self.num_populations == 0,
             )
-        self._check_settings(build(*self._structure, 2, None).defaults)
+        self._check_settings(build(*self._small_structure, 2, None).defaults)
 
     def _check_settings(self, defaults: Any) -> None:
         if self.settings is None:
@@ -239,6 +241,14 @@ class EvosaxStrategy:
     def _structure(self) -> tuple[str, int, int, bool]:
         x64 = jax.dtypes.canonicalize_dtype(float) == np.float64  # evosax's default numbers follow
         return self.strategy, self.population_size, self.num_populations, x64
+
+    @property
+    def _small_structure(self) -> tuple[str, int, int, bool]:
+        """One that evosax takes or refuses as it does this one: it is built without much memory."""
+        strategy, size, num_populations, x64 = self._structure
+        if size > MOST_BUILT:
+            size = MOST_BUILT * num_populations + size % (2 * num_populations)
+        return strategy, size, num_populations, x64
 
     def _evosax(self, layout: "_Layout") -> tuple[Built, Any]:
         """evosax's strategy for a network of this size, and the numbers that it is to use."""

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.models.cells import TwoBiasLSTMCell
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import (
@@ -75,6 +76,7 @@ class ConvLSTM(nnx.Module):
         return tuple(cell.initialize_carry(input_shape, rngs) for cell in self.cells)
 
 
+@checked
 def conv_lstm(
     input_shape: tuple[int, ...],
     num_outputs: int,

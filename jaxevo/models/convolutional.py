@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import ACTIVATIONS, in_real, require_activation, require_sizes
 
@@ -51,6 +52,7 @@ class ConvNet(nnx.Module):
         return self.readout(x)
 
 
+@checked
 def convnet(
     input_shape: tuple[int, ...],
     num_outputs: int,

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
 from jaxevo.models.layers import (
     ACTIVATIONS,
@@ -49,6 +50,7 @@ class Deep(MLP):
         return ACTIVATIONS[self.output](super().__call__(x))
 
 
+@checked
 def deep(
     input_shape: tuple[int, ...],
     num_outputs: int,
@@ -118,6 +120,7 @@ class PoorlyConditioned(nnx.Module):
         return self.gains(x * jnp.broadcast_to(jnp.array(self.conditions, x.dtype), x.shape))
 
 
+@checked
 def poorly_conditioned(
     input_shape: tuple[int, ...],
     num_outputs: int,

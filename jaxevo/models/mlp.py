@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
-from jaxevo.core.pytrees import require_choice
+from jaxevo.core.pytrees import checked, require_choice
 from jaxevo.models.flax import NNXModel, from_nnx
 from jaxevo.models.layers import (
     ACTIVATIONS,
@@ -87,6 +87,7 @@ class MLP(nnx.Module):
         return UnitByUnit(model, settings["activation"]) if simple else None
 
 
+@checked
 def mlp(
     input_shape: tuple[int, ...],
     num_outputs: int,

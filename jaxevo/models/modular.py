@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.models.layers import require_depth, require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
@@ -246,6 +247,7 @@ class Pathway:
         }
 
 
+@checked
 def modular(
     input_shape: tuple[int, ...],
     num_outputs: int,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Carry, Mask, Model, Params, require
+from jaxevo.core.pytrees import checked
 from jaxevo.models.layers import require_sizes
 from jaxevo.views import nodes
 
@@ -74,6 +75,7 @@ class NormalisedModel:
         return params | {"observation": merged(both)}
 
 
+@checked
 def normalised(model: Any, input_shape: tuple[int, ...], *, clip: float = 10.0) -> NormalisedModel:
     """`model` behind running statistics of its observations.
 

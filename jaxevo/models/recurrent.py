@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
-from jaxevo.core.pytrees import require_choice
+from jaxevo.core.pytrees import checked, require_choice
 from jaxevo.models.cells import ElmanCell
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
 from jaxevo.models.layers import (
@@ -129,6 +129,7 @@ class RecurrentNet(nnx.Module):
         )
 
 
+@checked
 def recurrent(
     input_shape: tuple[int, ...],
     num_outputs: int,

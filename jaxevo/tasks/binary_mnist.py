@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_choice, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.examples import ExampleBatch, ExampleTask
 from jaxevo.tasks.files import PUBLISHED, Labelled, Split, load_images
 from jaxevo.tasks.images import block_means
@@ -95,6 +96,7 @@ class BinaryDigits(ExampleTask):
         return [[task(i) for i in rng.permutation(len(pairs))[:length]] for _ in range(num)]
 
 
+@checked
 def binary_mnist(
     *,
     digits: tuple[int, int] = (1, 3),
@@ -134,6 +136,7 @@ def binary_mnist(
     return _two_of(train, test, digits, noise, when, batch_size, seed)
 
 
+@checked
 def binary_digits(
     *,
     digits: tuple[int, int] = (1, 3),

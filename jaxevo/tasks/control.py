@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key
 
 from jaxevo.core import Data, pytree, require, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import tree_where
 from jaxevo.core.words import Direction
 
@@ -138,6 +139,7 @@ def gymnax_environment(name: str) -> Any:
     return gymnax.make(name)[0]
 
 
+@checked
 def environment(
     name: str,
     *,
@@ -195,6 +197,7 @@ def environment(
     )
 
 
+@checked
 def cartpole(
     *,
     num_episodes: int = 8,
@@ -235,6 +238,7 @@ def cartpole(
     return dataclasses.replace(task, settings=settings)
 
 
+@checked
 def cartpole_masked(
     *, num_episodes: int = 8, max_steps: int = 500, stochastic: bool = False
 ) -> Environment:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.levels import Levels, blind, reservoir
 from jaxevo.tasks.losses import LOSSES, right, unless_undefined
@@ -114,6 +115,7 @@ class Copying(TimedTask):
         return {"blind": blind(self), "reservoir, 128 units": control}
 
 
+@checked
 def copying(
     *,
     length: int = 5,

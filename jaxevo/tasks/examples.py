@@ -2,17 +2,21 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxevo.core import Data, Scalar, pytree, require, static
+from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.kinds import brief
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target
 from jaxevo.tasks.losses import LOSSES, LossName
 
+T = TypeVar("T")
 MOST_CLASSES = 2**31 - 1  # labels are kept as int32
 
 
@@ -130,6 +134,7 @@ class ExamplesLast(Examples):
         return ExampleBatch(batch.inputs.T, batch.targets.T)
 
 
+@checked
 def examples(
     inputs: Any,
     targets: Any,
@@ -152,8 +157,9 @@ def examples(
         ValueError: arrays differ in length or are not finite, or a fraction is bad.
     """
     inputs, targets, loss = checked_pair(inputs, targets)
+    require_integer("seed", 0, seed)
     if isinstance(test, tuple):
-        test_inputs, test_targets, _ = checked_pair(*test)
+        test_inputs, test_targets, _ = held_out_pair(test, checked_pair)
         check_splits((inputs, targets), (test_inputs, test_targets))
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
@@ -179,11 +185,22 @@ def checked_pair(
 ) -> tuple[np.ndarray, np.ndarray, LossName]:
     """Inputs as floats, targets as labels or float columns, and the name of the loss.
 
+    Args:
+        inputs: an array with `axis + 1` leading axes that targets have, too, none of them empty.
+        targets: likewise.
+        axis: the last of these axes.
+
     Raises:
         ValueError: an array cannot be taken as it is. It is masked, complex or not finite, its
             numbers are too large for the device's floats or labels, or its axes do not fit.
     """
     inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
+    for name, array in (("inputs", inputs), ("targets", targets)):
+        if array.ndim <= axis or array.size == 0:
+            raise ValueError(
+                f"{name} must have {axis + 1} axes or more, none of them empty, got shape "
+                f"{array.shape}"
+            )
     if inputs.shape[: axis + 1] != targets.shape[: axis + 1]:
         raise ValueError(
             f"targets must have the leading axes of inputs, {inputs.shape[: axis + 1]}, "
@@ -206,13 +223,24 @@ def checked_pair(
     return inputs, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"
 
 
+def held_out_pair(test: tuple, check: Callable[..., T]) -> T:
+    """What `check` returns of the arrays to hold out; its refusals say that these are meant."""
+    try:
+        return check(*test)
+    except ValueError as error:
+        raise ValueError(f"test: {error}") from None
+
+
 def real_numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of finite real numbers, none of which is masked."""
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
             f"{name} must have no mask, which would be lost: fill it, or leave those entries out"
         )
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception:  # ragged lists, keys, tracers: each fails in its own way
+        raise ValueError(f"{name} must be an array of numbers, got {brief(value)}") from None
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is a float to jax alone
             raise ValueError(f"{name} must be real numbers, got {array.dtype}")
@@ -245,6 +273,12 @@ def first(array: np.ndarray, odd: np.ndarray) -> str:
 
 def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
     """Refuses targets of other lengths than the inputs: jax would clamp an index past the end."""
+    for kind, array in (("inputs", inputs), ("targets", targets)):
+        shape = getattr(array, "shape", (1,) * num_axes)
+        if len(shape) < num_axes:
+            raise ValueError(
+                f"{name}_{kind} must have {num_axes} axes or more, got shape {tuple(shape)}"
+            )
     if not (hasattr(inputs, "shape") and hasattr(targets, "shape")):
         return
     if inputs.shape[:num_axes] != targets.shape[:num_axes]:

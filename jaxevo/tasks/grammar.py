@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.levels import Levels, entropy_floor
 from jaxevo.tasks.losses import LossName
@@ -195,6 +196,7 @@ def _grammar(
     )
 
 
+@checked
 def grammar_easy(
     *, p: float = 0.6, num_characters: int = 1_400_000, window: int = 40, seed: int = 0
 ) -> Grammar:
@@ -210,6 +212,7 @@ def grammar_easy(
     return _grammar(("easy",), p, num_characters, window, 1, seed)
 
 
+@checked
 def grammar_hard(
     *, num_letters: int = 6, num_characters: int = 1_200_000, window: int = 40, seed: int = 0
 ) -> Grammar:
@@ -227,6 +230,7 @@ def grammar_hard(
 def _schedule(name: str, phases: tuple[str, ...], about: str):
     """The function that makes a schedule. All schedules have the same arguments."""
 
+    @checked
     def schedule(
         *,
         p: float = 0.75,
@@ -259,6 +263,7 @@ grammar_hard_easy = _schedule(
 )
 
 
+@checked
 def characters(
     text: str | Sequence[Any] | np.ndarray | Array, *, window: int = 40, test: float = 0.1
 ) -> Grammar:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, ParamSpec
 import numpy as np
 
 from jaxevo.core import require, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.examples import Examples
 from jaxevo.tasks.files import PUBLISHED, Split, load_images
 
@@ -20,6 +21,7 @@ Standardize = Literal["image", "data"] | None
 P = ParamSpec("P")
 
 
+@checked
 def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: int = 0) -> Examples:
     """The 1,797 handwritten digits of 8x8 pixels, in [0, 1], as rows of 64 numbers.
 
@@ -140,6 +142,7 @@ def _documented(name: str, function: Callable[P, Examples]) -> Callable[P, Examp
         for field, value in data_set._asdict().items():
             text = text.replace(f"{{{field}}}", str(value))
         arguments.append(f"    {argument}: {text}")
+    function = checked(function)
     function.__doc__ = "\n\n".join([data_set.about, "\n".join(arguments), RAISES])
     function.__name__ = function.__qualname__ = name.replace("-", "_")
     return function

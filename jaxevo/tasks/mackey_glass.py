@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxevo.core import require
+from jaxevo.core.pytrees import checked
 from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.sequences import Stream
 
@@ -41,6 +42,7 @@ def mackey_glass_series(num_series: int, length: int, seed: int) -> np.ndarray:
     return stacked - stacked.mean()
 
 
+@checked
 def mackey_glass(
     *,
     direction: Literal["forecast", "released"] = "forecast",

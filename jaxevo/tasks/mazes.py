@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import tree_where
 
 GRID = 400  # cells on a side of the grid on which ways are measured
@@ -197,6 +198,7 @@ def direction(degrees: Float[Array, "*A"]) -> Float[Array, "2 *A"]:
     return jnp.stack([jnp.cos(degrees * DEGREE), jnp.sin(degrees * DEGREE)])
 
 
+@checked
 def maze(
     walls: Any, start: Any, goal: Any, *, goal_radius: float = 10.0, episode_steps: int = 400
 ) -> Maze:
@@ -235,6 +237,7 @@ def maze(
     return made
 
 
+@checked
 def hard_maze(*, episode_steps: int = 400) -> Maze:
     """The hard maze: 205 units wide, 523 cells of way, and a dead end beside the goal.
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 import numpy as np
 
 from jaxevo.core import pytree, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.sequences import SequenceSet, sequences
 
@@ -24,6 +25,7 @@ class BitStrings(SequenceSet):
         return self
 
 
+@checked
 def recurrent_parity(*, num_bits: int = 4) -> BitStrings:
     """All strings of bits, most significant first, labelled by their number of ones modulo 2.
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.files import PUBLISHED, Split, load_images
 from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class
 from jaxevo.tasks.losses import right
@@ -132,6 +133,7 @@ class PixelSequences(TimedTask):
         return {"majority class": majority_class(self)} if holds_out_targets(self) else {}
 
 
+@checked
 def permuted_mnist(
     *,
     data_dir: str | None = None,

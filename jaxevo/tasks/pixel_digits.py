@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from jaxevo.core import require, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.files import Split, load_images
 from jaxevo.tasks.permuted_mnist import LossAt, PixelSequences
 
 
+@checked
 def pixel_digits(
     *,
     source: Literal["digits", "mnist"] = "digits",

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, pytree, require_integer, static
+from jaxevo.core.pytrees import checked
 
 # "S" is the start, "*" the way that scores, "." is free and "#" is a wall.
 LAYOUT = """
@@ -101,6 +102,7 @@ class PixelMaze:
         return {"solved": jnp.all(env_state.touched == self.way)}
 
 
+@checked
 def pixel_maze(*, max_steps: int = 40) -> PixelMaze:
     """The top-down maze: 22 blocks of way, seen 3x3 blocks at a time as 64x64 pixels.
 

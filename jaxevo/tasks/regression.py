@@ -3,10 +3,12 @@
 import numpy as np
 
 from jaxevo.core import require
+from jaxevo.core.pytrees import checked
 from jaxevo.core.sizes import require_memory
 from jaxevo.tasks.examples import Examples
 
 
+@checked
 def sine(
     *,
     num_points: int = 50,

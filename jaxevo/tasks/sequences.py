@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxevo.core import Data, Scalar, pytree, require, static
+from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.examples import (
     check_aligned,
     check_splits,
     checked_pair,
     count_outputs,
+    held_out_pair,
     real_numbers,
 )
 from jaxevo.tasks.levels import (
@@ -117,11 +119,11 @@ class Stream(TimedTask):
 
     def __post_init__(self):
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
+        check_aligned("train", self.train_inputs, self.train_targets, 2)
+        check_aligned("test", self.test_inputs, self.test_targets, 2)
         if hasattr(self.train_inputs, "shape") and self.window is not None:
             length = self.train_inputs.shape[0]
             require("window", f"from 1 to {length}", self.window, lambda w: 1 <= w <= length)
-        check_aligned("train", self.train_inputs, self.train_targets, 2)
-        check_aligned("test", self.test_inputs, self.test_targets, 2)
         require("num_skipped", ">= 0", self.num_skipped, lambda n: n >= 0)
         held_out = self.train_inputs if self.test_inputs is None else self.test_inputs
         if hasattr(held_out, "shape"):
@@ -241,6 +243,7 @@ class SequenceSet(TimedTask):
         )
 
 
+@checked
 def stream(
     inputs: Any,
     targets: Any,
@@ -263,7 +266,7 @@ def stream(
     """
     inputs, targets, loss = _checked_series(inputs, targets)
     if isinstance(test, tuple):
-        test_inputs, test_targets, _ = _checked_series(*test)
+        test_inputs, test_targets, _ = held_out_pair(test, _checked_series)
         check_splits((inputs, targets), (test_inputs, test_targets), axis=1)
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
@@ -283,6 +286,7 @@ def stream(
     )
 
 
+@checked
 def sequences(
     inputs: Any,
     targets: Any,
@@ -305,8 +309,9 @@ def sequences(
         ValueError: arrays do not fit each other or are not finite, or a number is bad.
     """
     inputs, targets, mask, loss = _checked_set(inputs, targets)
+    require_integer("seed", 0, seed)
     if isinstance(test, tuple):
-        test_inputs, test_targets, test_mask, _ = _checked_set(*test)
+        test_inputs, test_targets, test_mask, _ = held_out_pair(test, _checked_set)
         check_splits((inputs, targets), (test_inputs, test_targets), axis=1)
         if not np.array_equal(mask, test_mask):
             raise ValueError(
@@ -335,7 +340,7 @@ def sequences(
 def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, LossName]:
     inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     require("inputs", "[T, B, I] or [T, I]", inputs, lambda a: a.ndim in (2, 3))
-    if inputs.ndim == 2:
+    if inputs.ndim == 2 and targets.ndim > 0:
         inputs, targets = inputs[:, None], targets[:, None]
     return checked_pair(inputs, targets, axis=1)
 

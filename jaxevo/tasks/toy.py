@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxevo.core import pytree, require
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.examples import ExampleBatch, Examples
 from jaxevo.tasks.losses import LOSSES
 
@@ -52,6 +53,7 @@ def _identity_rows(name: str, rows: Rows) -> IdentityRows:
     return IdentityRows(train_inputs=array, train_targets=array, num_outputs=2)
 
 
+@checked
 def toy_easy(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (0, 1): only the insensitive weight matters.
 
@@ -61,6 +63,7 @@ def toy_easy(*, rows: Rows = "paper") -> IdentityRows:
     return _identity_rows("easy", rows)
 
 
+@checked
 def toy_medium(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (1, 1): one mutation must suit a sensitive and an insensitive weight.
 
@@ -70,6 +73,7 @@ def toy_medium(*, rows: Rows = "paper") -> IdentityRows:
     return _identity_rows("medium", rows)
 
 
+@checked
 def toy_washout(*, rows: Rows = "paper") -> IdentityRows:
     """Two rows, (1, 1) and (-1, -1): the gradients of each output sum to exactly zero.
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxevo.core import require, require_integer
+from jaxevo.core.pytrees import checked
 from jaxevo.tasks.sequences import Stream
 
 
@@ -64,6 +65,7 @@ FORMATS = (WTH, BEIJING)
 NUM_HOURS = 35_064  # four years, one of them a leap year: the length of WTH.csv
 
 
+@checked
 def weather(
     *,
     path: str | None = None,

@@ -1,5 +1,7 @@
 """The population axis: chunks change memory, never results."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,30 @@ def test_ranks_equal_the_reference(losses):
     ranks = jax.jit(centered_ranks)(jnp.array(losses, jnp.float32))
     np.testing.assert_allclose(ranks, reference_ranks(losses), atol=1e-6)
     assert abs(ranks.sum()) < 1e-6
+
+
+ANY_LOSSES = st.lists(
+    st.one_of(st.floats(width=32, allow_subnormal=False), st.sampled_from([0.0, 1.0, -1.0])),
+    min_size=2,
+    max_size=9,
+)
+
+
+@hypothesis.given(ANY_LOSSES)
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_members_that_are_not_finite_rank_last_whatever_the_others(losses):
+    found = np.asarray(centered_ranks(jnp.array(losses, jnp.float32)))
+    np.testing.assert_allclose(found, reference_ranks(losses), atol=1e-6)
+    finite = np.isfinite(losses)
+    if finite.any() and not finite.all():
+        assert found[~finite].min() > found[finite].max()
+    kept = [loss for loss in losses if np.isfinite(loss)]
+    mean = finite_mean(jnp.array(losses, jnp.float32), jnp.array(finite))
+    if not kept:
+        assert np.isnan(mean)
+    elif abs(np.float64(kept)).max() < 1e37:
+        size = np.abs(kept).mean()
+        assert float(mean) == pytest.approx(np.mean(kept), rel=1e-5, abs=1e-5 * size + 1e-36)
 
 
 def test_plateaus_and_failures_push_in_no_direction():

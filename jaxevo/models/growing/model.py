@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Model, Params, require, require_integer
 from jaxevo.core.noise import tree_normal
+from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.models.convolutional import convnet
 from jaxevo.models.growing.capacity import compacted, on_slots, padded
@@ -253,6 +254,7 @@ def _dynamic(
     return model
 
 
+@checked
 def growing_recurrent(
     input_shape: tuple[int, ...],
     num_outputs: int,
@@ -296,6 +298,7 @@ def growing_recurrent(
     )
 
 
+@checked
 def growing_mlp(
     input_shape: tuple[int, ...],
     num_outputs: int,
@@ -337,6 +340,7 @@ def growing_mlp(
     )
 
 
+@checked
 def growing_convnet(
     input_shape: tuple[int, ...],
     num_outputs: int,

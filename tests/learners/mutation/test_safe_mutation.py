@@ -2,6 +2,8 @@
 
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -412,6 +414,36 @@ def test_bad_settings_are_refused(settings, message):
 def test_unknown_words_are_refused(name):
     with pytest.raises((ValueError, TypeCheckError)):  # by beartype, where it looks on
         SafeMutation(**{name: "other"})
+
+
+LOSSES_OF_CHILDREN = st.lists(
+    st.one_of(st.sampled_from([0.0, 1.0, 2.0]), st.floats(width=32, allow_subnormal=False)),
+    min_size=1,
+    max_size=6,
+)
+
+
+# red where a child whose loss is not finite takes anybody's place
+@hypothesis.given(
+    losses=LOSSES_OF_CHILDREN,
+    victims=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    before=st.lists(st.sampled_from([0.5, 1.0, np.inf]), min_size=4, max_size=4),
+    only_improvements=st.booleans(),
+)
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_places_are_those_of_a_plain_loop(losses, victims, before, only_improvements):
+    learner = SafeMutation(only_improvements=only_improvements, **SMALL)
+    losses, victims = np.float32(losses), np.array(victims[: len(losses)])
+    holder = {}
+    for child, (loss, victim) in enumerate(zip(losses, victims, strict=True)):
+        accepted = np.isfinite(loss) and (not only_improvements or loss < before[victim])
+        if accepted and (victim not in holder or loss <= losses[holder[victim]]):
+            holder[victim] = child
+    expected = [
+        victim if holder.get(victim) == child else 4 for child, victim in enumerate(victims)
+    ]
+    found = learner.places(jnp.array(losses), jnp.array(victims), jnp.array(before))
+    assert found.tolist() == expected
 
 
 # red where evaluations wrap at 2**31
