@@ -46,7 +46,8 @@ def test_a_closed_pipe_is_no_failure_of_the_process(in_empty_folder):
     command = [sys.executable, "-m", "jaxevo", "list"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    shown = process.stderr.read()
+    with process.stderr:
+        shown = process.stderr.read()
     assert (process.wait(60), shown) == (0, b"")
 
 

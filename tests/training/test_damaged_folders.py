@@ -83,7 +83,10 @@ def damage(folder, rng):
     return f"{kind} {file.relative_to(folder)}"
 
 
-@pytest.mark.parametrize("num_folders", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_folders",
+    [20, pytest.param(100, marks=pytest.mark.e2e), pytest.param(1000, marks=pytest.mark.slow)],
+)
 def test_damaged_folders(stopped, tmp_path, monkeypatch, num_folders):
     """Red where damage is silent, ends in a traceback, or costs a file."""
     folder, whole = stopped
