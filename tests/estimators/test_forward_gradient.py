@@ -7,6 +7,7 @@ import pytest
 
 from jaxevo import tasks
 from jaxevo.core import Problem
+from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.estimators import Backprop, ForwardGradient
 from jaxevo.models import from_functions, from_nnx, mlp, recurrent
 from tests.support.estimates import (
@@ -67,7 +68,7 @@ def test_one_estimate_is_its_directions_times_their_slopes(name):
     estimator = ForwardGradient(num_draws=2)
     gradient = true_gradient(problem, params)
     each = []
-    for key in jax.random.split(KEY, 2):
+    for key in keys_of(KEY, 2):
         direction = estimator.direction(key, params)
         slope = flat(direction) @ flat(gradient)
         each.append(jax.tree.map(lambda v, slope=slope: v * np.float32(slope), direction))
@@ -94,7 +95,7 @@ def test_state_loss_and_metrics_are_those_of_back_propagation():
         )
         assert_close(carries[0], carries[1], 1e-6)
         assert_close(rest, expected)
-        direction = ForwardGradient().direction(jax.random.split(KEY, 1)[0], params)
+        direction = ForwardGradient().direction(fold_in(KEY, 0), params)
         slope = np.float32(flat(direction) @ flat(gradient))
         assert_close(got, jax.tree.map(lambda v, slope=slope: slope * v, direction), 1e-4)
 

@@ -404,6 +404,19 @@ class GrowingFunctions(FunctionModel):
     groups: tuple[Any, ...] = ()
 
 
+def networks(learner, state):
+    """All networks of a state, or the one that it has."""
+    return learner.members(state) if isinstance(learner, Population) else state.params
+
+
+def with_networks(state, params):
+    """The state with other networks in the place of its own."""
+    if "params" in state._fields:
+        return state._replace(params=params)
+    position = state.chains.position._replace(params=params)
+    return state._replace(chains=state.chains._replace(position=position))
+
+
 def first_layer_frozen(params):
     mask = jax.tree.map(lambda _: True, params)
     path = "hidden" if "hidden" in params else "cells"
@@ -432,9 +445,10 @@ def test_untrainable_leaves_keep_their_bits(name):
     state = init(jax.random.key(0), learner, problem, params)
     after, metrics = jax.jit(learner.step)(jax.random.key(1), state, problem)
     assert metrics["num_nonfinite"] == 0
-    mask = frozen.trainable(state.params)
+    before, after = (networks(learner, each) for each in (state, after))
+    mask = frozen.trainable(before)
     moved = False
-    trees = map(jax.tree.leaves, (mask, state.params, after.params))
+    trees = map(jax.tree.leaves, (mask, before, after))
     for keep, old, new in zip(*trees, strict=True):
         same = np.asarray(old).tobytes() == np.asarray(new).tobytes()
         assert keep or same
@@ -455,9 +469,10 @@ def test_a_nan_loss_is_counted_and_changes_nothing(name):
     step = stepper(name)
     learner, problem, state = first_state(name)
     params = jax.tree.map(
-        lambda leaf: leaf.at[:].set(jnp.nan) if leaf.dtype.kind == "f" else leaf, state.params
+        lambda leaf: leaf.at[:].set(jnp.nan) if leaf.dtype.kind == "f" else leaf,
+        networks(learner, state),
     )
-    state = state._replace(params=params)
+    state = with_networks(state, params)
     after, metrics = step(jax.random.key(0), learner, state, problem)
     assert metrics["num_nonfinite"] >= 1
     chex.assert_trees_all_equal(after._replace(step=state.step), state)

@@ -19,8 +19,8 @@ from jaxevo.models import FusedCell, from_linen, from_nnx, recurrent
 KEY = jax.random.key(0)
 INPUTS, HIDDEN, OUTPUTS, SAMPLES = 4, 5, 2, 3
 RNG = np.random.default_rng(0)
-SERIES = RNG.normal(size=(60, SAMPLES, INPUTS))
-TARGETS = RNG.normal(size=(60, SAMPLES, OUTPUTS))
+SERIES = RNG.normal(size=(60, SAMPLES, INPUTS)).astype(np.float32)  # in every numeric mode
+TARGETS = RNG.normal(size=(60, SAMPLES, OUTPUTS)).astype(np.float32)
 
 
 def stream(window=6, num_steps=60):
@@ -42,11 +42,12 @@ def scattered(problem, dtype=jnp.float32):
             return jnp.asarray(leaf)
         return jnp.asarray(leaf + 0.3 * rng.normal(size=leaf.shape), dtype)
 
-    return jax.tree.map(moved, _initial(problem.model))
+    return jax.tree.map(moved, _initial(problem.model, jax.config.jax_enable_x64))
 
 
 @functools.cache
-def _initial(model):
+def _initial(model, wide):
+    """The first weights, which float64 draws otherwise."""
     return jax.tree.map(np.asarray, jax.jit(model.init)(KEY))
 
 

@@ -30,7 +30,8 @@ def network(*hidden_sizes):
 
 def images():
     rng = np.random.default_rng(2)
-    return tasks.examples(rng.normal(size=(6, 4)), rng.integers(0, 3, 6), batch_size=6)
+    inputs = rng.normal(size=(6, 4)).astype(np.float32)
+    return tasks.examples(inputs, rng.integers(0, 3, 6), batch_size=6)
 
 
 CASES = {

@@ -13,7 +13,6 @@ from jaxevo import registry
 from jaxevo.core import Problem
 from jaxevo.core.descent import optimizer
 from jaxevo.estimators import Backprop, NodePerturbation
-from jaxevo.estimators.node_perturbation.estimator import Plan
 from jaxevo.learners import GradientLearner, PathMutation, PathNet, Reinitialization, Rounds
 from jaxevo.models import mlp, modular
 from jaxevo.models.paths import active_modules, uses_of
@@ -437,7 +436,7 @@ def test_node_perturbation_leaves_frozen_modules_and_empty_places_alone():
     params = MODEL.gathered(first_network(), active)
     batch = inner.sample(jax.random.key(0), 0)
     estimator = NodePerturbation(rule="np")
-    plan = Plan(estimator, params, inner, batch)
+    plan = estimator.plan(params, inner, batch)
     assert plan.num_nodes == 4 + 4  # of the read-out the error is exact
     carry = estimator.init(jax.random.key(1), params, inner)
     found = estimator.estimate(jax.random.key(2), carry, params, inner, batch)
