@@ -217,7 +217,7 @@ def test_a_run_makes_slots_where_they_run_out(monkeypatch):
     enough from the start; steps are compiled once for each number of slots."""
     monkeypatch.setattr(program, "executables", collections.OrderedDict())
     learner = DifferentiableStructure(growth=Growth(**RESTLESS), population_size=2)
-    key = jax.random.key(4)
+    key = jax.random.key(6)
     settings = {"num_steps": 30, "record_every": 10, "progress": False}
     grown = run(key, learner, problem(4), **settings)
     capacity = named_leaves(grown.params)[f"{STRUCTURE}/layer0/alive"].size

@@ -125,15 +125,18 @@ def test_a_run_that_makes_more_slots_keeps_its_best_network():
     result = run(jax.random.key(0), learner, problem(4), num_steps=30, record_every=2,
                  progress=False)  # fmt: skip
     slots = result.summary["slots"]
-    assert slots["capacity"] == 16
-    assert slots["sizes"] == 3  # 4, 8, 16
+    capacity = slots["capacity"]
+    assert capacity >= 16
+    assert slots["sizes"] == 1 + np.log2(capacity / 4)  # 4, 8, 16, ...
     n = slots["nodes"]
-    np.testing.assert_allclose(slots["padding"], (16**2 + 9 * 16 + 4) / (n**2 + 9 * n + 4))
+    np.testing.assert_allclose(
+        slots["padding"], (capacity**2 + 9 * capacity + 4) / (n**2 + 9 * n + 4)
+    )
     losses = [row["held_out/loss"] for row in result.rows]
     assert np.argmin(losses) < 5  # while it was small
     assert alive_in(result.params)["layer0"].size > 4
     best = result.best_params
-    assert result.problem.model.capacity == 16
+    assert result.problem.model.capacity == capacity
     test = result.problem.held_out()
     assert test is not None
     again = test.evaluate(best, test.sample(jax.random.key(0), 0)).loss
