@@ -35,18 +35,18 @@ def test_memory_of_this_machine_is_known(monkeypatch):
         ("metropolis", "sine", {"population_size": HUGE}, "population_size 2000000000"),
         ("backprop", "digits", {"hidden_sizes": (10**9,)}, r"hidden/0/kernel, \[64, 1000000000\]"),
         ("backprop", "digits", {"hidden_sizes": (10**6, 10**6)}, r"hidden/1/kernel"),
-        ("bptt", "mackey-glass", {"length": 2**31}, "length 2147483648"),
-        ("bptt", "copying", {"length": 2**31}, "length 2147483648"),
+        ("bptt", "mackey-glass", {"length": 2**31}, r"length .*2147483648"),
+        ("bptt", "copying", {"length": 2**31}, r"length .*2147483648"),
         ("bptt", "copying", {"delay": 2**31 - 1000}, "delay 2147482648"),
         ("bptt", "recurrent-parity", {"num_bits": 60}, "num_bits 60"),
-        ("backprop", "sine", {"num_points": 10**10}, "num_points 10000000000"),
+        ("backprop", "sine", {"num_points": 10**10}, r"num_points .*10000000000"),
         (
             "backprop",
             "sine",
             {"model": "deep", "num_layers": 1000},
             "num_layers must be at most 512",
         ),
-        ("bptt", "grammar-easy", {"num_characters": 2**31}, "num_characters 2147483648"),
+        ("bptt", "grammar-easy", {"num_characters": 2**31}, r"num_characters .*2147483648"),
     ],
 )
 def test_the_door_names_what_is_too_large(learner, task, settings, named):

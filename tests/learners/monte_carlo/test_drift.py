@@ -15,7 +15,7 @@ from tests.support.curves import curve
 
 INF = float("inf")
 NUM = 200_000
-SIGMAS = (1e-7, 1e-6, 1e-5, 1e-4)
+SIGMAS = (5e-8, 1e-6, 1e-5, 1e-4)
 BETAS = (1e2, 1e3, 1e4, INF)
 
 

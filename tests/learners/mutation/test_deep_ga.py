@@ -280,7 +280,7 @@ def test_only_the_parents_are_stored():
 
 def test_a_problem_that_is_solved_says_when():
     learner = DeepGA(operator=plain(0.1), **DETERMINISTIC)
-    result = train(jax.random.key(5), learner, SOLVABLE, num_steps=60)
+    result = train(jax.random.key(1), learner, SOLVABLE, num_steps=60)
     first = int(np.argmax(np.asarray(result.history["solved"])))
     assert first > 0 and result.state.solved_at == 8 * (first + 2)
 
