@@ -4,19 +4,7 @@ from .networks import (
     check_requirements as check_requirements,
 )
 from .problem import (
-    Apply as Apply,
-)
-from .problem import (
-    Batch as Batch,
-)
-from .problem import (
-    Carry as Carry,
-)
-from .problem import (
     Control as Control,
-)
-from .problem import (
-    ControlTask as ControlTask,
 )
 from .problem import (
     Episode as Episode,
@@ -25,34 +13,13 @@ from .problem import (
     Evaluation as Evaluation,
 )
 from .problem import (
-    Mask as Mask,
-)
-from .problem import (
-    Metrics as Metrics,
-)
-from .problem import (
-    Model as Model,
-)
-from .problem import (
-    Params as Params,
-)
-from .problem import (
     Problem as Problem,
 )
 from .problem import (
     Sequence as Sequence,
 )
 from .problem import (
-    SequenceTask as SequenceTask,
-)
-from .problem import (
     Supervised as Supervised,
-)
-from .problem import (
-    SupervisedTask as SupervisedTask,
-)
-from .problem import (
-    Task as Task,
 )
 from .problem import (
     abstract_batch as abstract_batch,
@@ -71,6 +38,18 @@ from .problem import (
 )
 from .protocols import (
     Advises as Advises,
+)
+from .protocols import (
+    Apply as Apply,
+)
+from .protocols import (
+    Batch as Batch,
+)
+from .protocols import (
+    Carry as Carry,
+)
+from .protocols import (
+    ControlTask as ControlTask,
 )
 from .protocols import (
     Cost as Cost,
@@ -100,6 +79,18 @@ from .protocols import (
     Learner as Learner,
 )
 from .protocols import (
+    Mask as Mask,
+)
+from .protocols import (
+    Metrics as Metrics,
+)
+from .protocols import (
+    Model as Model,
+)
+from .protocols import (
+    Params as Params,
+)
+from .protocols import (
     Population as Population,
 )
 from .protocols import (
@@ -115,7 +106,16 @@ from .protocols import (
     Resizes as Resizes,
 )
 from .protocols import (
+    SequenceTask as SequenceTask,
+)
+from .protocols import (
     State as State,
+)
+from .protocols import (
+    SupervisedTask as SupervisedTask,
+)
+from .protocols import (
+    Task as Task,
 )
 from .pytrees import (
     Data as Data,

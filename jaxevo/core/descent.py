@@ -16,8 +16,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.population import trained_leaves
-from jaxevo.core.problem import Batch, Carry, Mask, Metrics, Model, Params, Problem
-from jaxevo.core.protocols import Estimator
+from jaxevo.core.problem import Problem
+from jaxevo.core.protocols import Batch, Carry, Estimator, Mask, Metrics, Model, Params
 from jaxevo.core.pytrees import Scalar, checked, pytree, require, static
 from jaxevo.core.tree import (
     tree_fill,

@@ -8,8 +8,7 @@ currency and lower is better: a reward enters as `loss = -return`, in its task.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,14 +16,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.offers import KeepsStatistics, OffersOutcome
+from jaxevo.core.protocols import (
+    Apply,
+    Batch,
+    Carry,
+    ControlTask,
+    Model,
+    Params,
+    SequenceTask,
+    SupervisedTask,
+    Task,
+)
 from jaxevo.core.pytrees import pytree, static
-
-Params = Any  # a plain nested dict of arrays
-Mask = Any  # 0/1 per leaf of the params, broadcastable to it
-Batch = Any
-Carry = Any
-Metrics = dict[str, Array]
-Apply = Callable[..., Any]  # Model.apply, or a hooked one
 
 
 class Evaluation(NamedTuple):
@@ -46,78 +49,6 @@ class Episode(NamedTuple):
     rewards: Float[Array, " T"]  # 0 after the end
     alive: Bool[Array, " T"]  # whether the step was taken before the episode ended
     final: Any  # the environment's state after the last step
-
-
-@runtime_checkable
-class Model(Protocol):
-    """A network as pure functions on a plain dict of arrays; hashed by value."""
-
-    def init(self, key: Key[Array, ""]) -> Params: ...
-
-    def apply(self, params: Params, *inputs: Any) -> Any:
-        """x -> y, or for a step module (carry, x) -> (carry, y)."""
-
-    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
-        """The hidden state before the first step; () for a feed-forward network."""
-
-    def trainable(self, params: Params) -> Mask: ...
-
-
-@runtime_checkable
-class Task(Protocol):
-    """What is to be learned. `held_out` is the test split, as a task of its own.
-
-    `jaxevo.core.offers` has what it may offer beside. It may also have `metric_directions`, such as
-    {"perplexity": "falls"}. A metric by which runs are ranked or stopped needs the latter, unless
-    the metric is in `jaxevo.core.words.DIRECTIONS`. With `metric_ranges`, such as
-    {"perplexity": (1.0, inf)}, intervals stay within what can be.
-    """
-
-    def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
-
-    def held_out(self) -> Any: ...
-
-
-@runtime_checkable
-class SupervisedTask(Task, Protocol):
-    """Inputs, outputs, and a loss for each sample.
-
-    The loss of a batch is `sum(weights * losses)`: means, sums over time and masks are weights.
-    """
-
-    def inputs(self, batch: Batch) -> tuple: ...
-    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]: ...
-    def weights(self, batch: Batch) -> Float[Array, "..."]: ...
-    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]: ...
-    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class SequenceTask(SupervisedTask, Protocol):
-    """A supervised task in time: batches are time first and carry `reset: Bool[B]`.
-
-    `at` returns input, target and weight of one time step. The losses of the steps, each times
-    its weight, sum to the loss of the batch. Their metrics sum to its metrics. So an estimator
-    may scan over time and hold no outputs.
-    """
-
-    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
-    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]: ...
-    def step_differences(
-        self, new: Any, old: Any, target: Any, weight: Any
-    ) -> Float[Array, " B"]: ...
-    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class ControlTask(Task, Protocol):
-    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
-
-    max_steps: int
-
-    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
-    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
-    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
 
 
 @pytree(kw_only=False)

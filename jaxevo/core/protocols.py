@@ -1,7 +1,8 @@
-"""What a learner and an estimator are, what a learner may offer, and what it needs of a problem.
+"""What a task, a model, a learner and an estimator are, and what a learner may offer beside.
 
-A learner is an algorithm: it says how a state changes in one step. An estimator answers one
-question, what the gradient is, and `GradientLearner` does the rest. Both are pytrees.
+A task is what is to be learned, and a model is a network as pure functions. A learner is an
+algorithm: it says how a state changes in one step. An estimator answers one question, what the
+gradient is, and `GradientLearner` does the rest. All but models are pytrees.
 
 Every optional ability of a learner is a protocol here, and `isinstance` asks for it. A learner of
 your own has an ability as soon as it has the methods; it inherits from nothing.
@@ -12,9 +13,91 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
-from jaxevo.core.problem import Batch, Carry, Metrics, Params
-
+Params = Any  # a plain nested dict of arrays
+Mask = Any  # 0/1 per leaf of the params, broadcastable to it
+Batch = Any
+Carry = Any
+Metrics = dict[str, Array]
+Apply = Callable[..., Any]  # Model.apply, or a hooked one
 State = Any
+
+
+# ------------------------------------------------------------------------- tasks and models
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A network as pure functions on a plain dict of arrays; hashed by value."""
+
+    def init(self, key: Key[Array, ""]) -> Params: ...
+
+    def apply(self, params: Params, *inputs: Any) -> Any:
+        """x -> y, or for a step module (carry, x) -> (carry, y)."""
+
+    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
+        """The hidden state before the first step; () for a feed-forward network."""
+
+    def trainable(self, params: Params) -> Mask: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is to be learned. `held_out` is the test split, as a task of its own.
+
+    `jaxevo.core.offers` has what a task may offer beside. A metric by which runs are ranked or
+    stopped needs a direction. It is declared in the task's `metric_directions`, such as
+    {"perplexity": "falls"}, unless `jaxevo.core.words.DIRECTIONS` has the metric. A task's
+    `metric_ranges`, such as {"perplexity": (1.0, inf)}, keep intervals within what can be.
+    """
+
+    def sample(self, key: Key[Array, ""], step: Any) -> Batch: ...
+
+    def held_out(self) -> Any: ...
+
+
+@runtime_checkable
+class SupervisedTask(Task, Protocol):
+    """Inputs, outputs, and a loss for each sample.
+
+    The loss of a batch is `sum(weights * losses)`: means, sums over time and masks are weights.
+    """
+
+    def inputs(self, batch: Batch) -> tuple: ...
+    def losses(self, outputs: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def weights(self, batch: Batch) -> Float[Array, "..."]: ...
+    def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]: ...
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class SequenceTask(SupervisedTask, Protocol):
+    """A supervised task in time: batches are time first and carry `reset: Bool[B]`.
+
+    `at` returns input, target and weight of one time step. The losses of the steps, each times
+    its weight, sum to the loss of the batch. Their metrics sum to its metrics. So an estimator
+    may scan over time and hold no outputs.
+    """
+
+    def at(self, batch: Batch, t: Any) -> tuple[Any, Any, Any]: ...
+    def step_losses(self, output: Any, target: Any, weight: Any) -> Float[Array, " B"]: ...
+    def step_differences(
+        self, new: Any, old: Any, target: Any, weight: Any
+    ) -> Float[Array, " B"]: ...
+    def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ControlTask(Task, Protocol):
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
+
+    max_steps: int
+
+    def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]: ...
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple: ...
+    def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]: ...
+
+
+# ---------------------------------------------------------------------------------- learners
 
 
 class Cost(NamedTuple):
