@@ -13,7 +13,8 @@ from jaxevo.estimators import EvolutionStrategy
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
 from jaxevo.tasks.examples import Examples
-from jaxevo.training.loop import run_chunk, split_key, train, zero_sums
+from jaxevo.training.chunks import run_chunk, split_key, zero_sums
+from jaxevo.training.loop import train
 
 NUM_MEMBERS, NUM_INPUTS, BATCH_SIZE = 32, 15, 4  # 15 weights and a bias: 16 numbers
 GENERATIONS, CHUNK = 300, 50

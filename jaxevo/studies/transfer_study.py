@@ -35,8 +35,9 @@ from jaxevo.studies.transfer_files import Transfer, write_transfer
 from jaxevo.studies.transfer_measures import summary
 from jaxevo.studies.transfer_phases import METHODS, Phase, Phases
 from jaxevo.training import checkpoint
-from jaxevo.training.driver import check_unchanged, stoppable
 from jaxevo.training.folder import RunFolder, for_json, from_json
+from jaxevo.training.interrupt import stoppable
+from jaxevo.training.refusals import check_unchanged
 
 CALL_SECONDS = 10.0  # about the longest time of one jitted call, whose end Ctrl-C waits for
 

@@ -38,10 +38,10 @@ from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
 from jaxevo.training import checkpoint
+from jaxevo.training.chunks import require_steps
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.interrupt import Interrupted, stoppable
-from jaxevo.training.loop import require_steps
 from jaxevo.training.program import Program
 from jaxevo.training.refusals import (
     SOLVED,

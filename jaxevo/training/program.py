@@ -18,7 +18,7 @@ from jaxtyping import Array
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
 from jaxevo.core.sizes import check_fits
 from jaxevo.core.tree import tree_finite, tree_where
-from jaxevo.training.loop import (
+from jaxevo.training.chunks import (
     FINITE,
     run_chunk,
     run_chunk_skipping,

@@ -10,7 +10,7 @@ from jaxevo.core import Learner, Params, Problem, require
 from jaxevo.core.pytrees import described
 from jaxevo.core.tree import named_leaves
 from jaxevo.core.words import lower_is_better
-from jaxevo.training.loop import zero_sums
+from jaxevo.training.chunks import zero_sums
 
 SOLVED = "solved"  # a metric of training: 1 from the step on at which a run solved its task
 

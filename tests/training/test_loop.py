@@ -19,7 +19,8 @@ from jaxevo.core import Cost, Problem, Scalar, learner, require, static
 from jaxevo.core.descent import optimizer
 from jaxevo.estimators import Backprop, EvolutionStrategy
 from jaxevo.learners import GradientLearner
-from jaxevo.training.loop import run_chunk, split_key, sweep, train, zero_sums
+from jaxevo.training.chunks import run_chunk, split_key, zero_sums
+from jaxevo.training.loop import sweep, train
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

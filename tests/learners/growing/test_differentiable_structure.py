@@ -23,8 +23,9 @@ from jaxevo.models.growing.table import STRUCTURE, alive_in, without_dead
 from jaxevo.plotting import draw_run
 from jaxevo.tasks.levels import linear_taps
 from jaxevo.training import program
+from jaxevo.training.chunks import run_chunk
 from jaxevo.training.driver import run
-from jaxevo.training.loop import run_chunk, train
+from jaxevo.training.loop import train
 
 STILL: dict[str, Any] = {
     "add_probability": 0.0,

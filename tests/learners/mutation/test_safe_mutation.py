@@ -20,7 +20,8 @@ from jaxevo.learners.mutation.safe_mutation import distinct
 from jaxevo.models import from_functions, mlp, poorly_conditioned, recurrent
 from jaxevo.tasks import examples, sequences, toy_washout
 from jaxevo.tasks.examples import Examples
-from jaxevo.training.loop import run_chunk, train, zero_sums
+from jaxevo.training.chunks import run_chunk, zero_sums
+from jaxevo.training.loop import train
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(12, 3))
