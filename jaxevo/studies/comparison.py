@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import pathlib
@@ -23,6 +24,7 @@ from jaxevo.core import (
     require_integer,
     statistics,
 )
+from jaxevo.core.descent import CosineDecay
 from jaxevo.core.offers import OffersGoal
 from jaxevo.core.statistics import interval
 from jaxevo.core.words import lower_is_better, range_of
@@ -33,7 +35,6 @@ from jaxevo.studies.comparison_plan import (
     Entry,
     Plan,
     built,
-    tuned,
 )
 from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
@@ -41,6 +42,7 @@ from jaxevo.training.driver import RunResult, run
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.refusals import check_unchanged
 
+TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
 CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
 
 
@@ -169,7 +171,7 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
             on_start(name, num_steps)
         chosen = {}
         if tune:
-            learner, chosen, factor = tuned(
+            learner, chosen, factor = _tuned(
                 plan.key_tune, learner, problem, num_steps, tune, plan.factors.get(name)
             )
             plan.factors[name] = factor
@@ -204,6 +206,48 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
         if files is not None:
             _write(_ranked(rows, runs, problems), levels, files.path)
     return _ranked(rows, runs, problems)
+
+
+def _tuned(
+    key, learner: Any, problem: Problem, num_steps: int, tune: int, known: float | None
+) -> tuple[Any, dict, float]:
+    """The learner with the best of `tune` rates, a note on it for its row, and its factor.
+
+    A factor that is `known` from before a stop is taken without trying any.
+    """
+    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
+    owner = learner if hasattr(learner, field) else learner.operator
+    default = getattr(owner, field)
+    results = []
+    factors = np.logspace(-1, 1, tune) if tune > 1 else [1.0]
+    for factor in factors if known is None else [known]:
+        if isinstance(default, CosineDecay):
+            value = dataclasses.replace(default, initial_value=default.initial_value * factor)
+        else:
+            value = default * factor
+        candidate = dataclasses.replace(owner, **{field: value})
+        if owner is not learner:
+            candidate = dataclasses.replace(learner, operator=candidate)
+        loss = 0.0
+        if known is None:
+            with warnings.catch_warnings():  # some rates are too high: the tuning sees it
+                warnings.filterwarnings("ignore", ".*on_nonfinite")
+                result = run(
+                    key,
+                    candidate,
+                    problem,
+                    num_steps=num_steps,
+                    record_every=num_steps,
+                    num_seeds=TUNING_SEEDS,
+                    on_nonfinite="continue",
+                    progress=False,
+                )
+            if result.summary["interrupted"]:
+                raise KeyboardInterrupt
+            loss = float(np.mean(result.summary["held_out/loss"]))
+        results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
+    _, factor, best = min(results, key=lambda result: result[0])
+    return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}, factor
 
 
 def _place_of(

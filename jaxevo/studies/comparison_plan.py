@@ -2,18 +2,14 @@
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
-import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Cost, DrawsPopulation, Learner, Params, Problem
-from jaxevo.core.descent import CosineDecay
 from jaxevo.core.words import lower_is_better
-from jaxevo.training.driver import run
 from jaxevo.training.folder import RunFolder, read_json, require_entries
 from jaxevo.training.program import Program
 
@@ -21,7 +17,6 @@ Entry = tuple[Learner, Problem] | Callable[[int], tuple[Learner, Problem]]
 Budget = Literal["samples", "steps", "passes", "seconds"]
 BUDGETS = ("samples", "steps", "passes", "seconds")
 
-TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
 PILOT_SECONDS = 0.5  # a learner's speed is measured for as long, or for 1/20 of its budget if less
 NUM_RECORDS = 50  # the most records of a run
 
@@ -133,48 +128,6 @@ def built(entry: Entry, num_steps: int) -> tuple[Learner, Problem]:
 
 def _first_networks(key: Key[Array, ""], problem: Problem, num_seeds: int) -> Params:
     return jax.jit(jax.vmap(problem.model.init))(jax.random.split(key, num_seeds))
-
-
-def tuned(
-    key, learner: Any, problem: Problem, num_steps: int, tune: int, known: float | None
-) -> tuple[Any, dict, float]:
-    """The learner with the best of `tune` rates, a note on it for its row, and its factor.
-
-    A factor that is `known` from before a stop is taken without trying any.
-    """
-    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
-    owner = learner if hasattr(learner, field) else learner.operator
-    default = getattr(owner, field)
-    results = []
-    factors = np.logspace(-1, 1, tune) if tune > 1 else [1.0]
-    for factor in factors if known is None else [known]:
-        if isinstance(default, CosineDecay):
-            value = dataclasses.replace(default, initial_value=default.initial_value * factor)
-        else:
-            value = default * factor
-        candidate = dataclasses.replace(owner, **{field: value})
-        if owner is not learner:
-            candidate = dataclasses.replace(learner, operator=candidate)
-        loss = 0.0
-        if known is None:
-            with warnings.catch_warnings():  # some rates are too high: the tuning sees it
-                warnings.filterwarnings("ignore", ".*on_nonfinite")
-                result = run(
-                    key,
-                    candidate,
-                    problem,
-                    num_steps=num_steps,
-                    record_every=num_steps,
-                    num_seeds=TUNING_SEEDS,
-                    on_nonfinite="continue",
-                    progress=False,
-                )
-            if result.summary["interrupted"]:
-                raise KeyboardInterrupt
-            loss = float(np.mean(result.summary["held_out/loss"]))
-        results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
-    _, factor, best = min(results, key=lambda result: result[0])
-    return best, {"tuned": f"{field} x {factor:.3g} of {tune}"}, factor
 
 
 def ranking_metric(problem: Problem) -> str:
