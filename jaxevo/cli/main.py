@@ -1,16 +1,16 @@
-"""The command line: it parses, calls and prints. jax is imported when a command needs it."""
+"""The command line: it parses, calls and prints.
+
+The file of a command is imported when the command is called, and jax when it needs jax.
+"""
 
 import sys
 import warnings
 from collections.abc import Sequence
 
-from jaxevo.cli.compare import compare
+from jaxevo import registry
 from jaxevo.cli.help import asks_help
-from jaxevo.cli.inspect import doctor, evaluate, list_names, show
 from jaxevo.cli.options import mistake
 from jaxevo.cli.runs import leading_names, study_of
-from jaxevo.cli.train import resume, train
-from jaxevo.cli.transfer import transfer
 from jaxevo.core.streams import patient_output
 from jaxevo.core.words import nearest
 
@@ -36,6 +36,19 @@ commands:
 """
 
 
+# Where the function of each command stands.
+COMMANDS = {
+    "list": "jaxevo.cli.inspect:list_names",
+    "train": "jaxevo.cli.train:train",
+    "resume": "jaxevo.cli.main:resume_any",
+    "eval": "jaxevo.cli.inspect:evaluate",
+    "show": "jaxevo.cli.inspect:show",
+    "compare": "jaxevo.cli.compare:compare",
+    "transfer": "jaxevo.cli.transfer:transfer",
+    "doctor": "jaxevo.cli.inspect:doctor",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
@@ -54,16 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: Sequence[str] | None) -> int:
     """Runs one command; a mistake becomes one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {
-        "list": list_names,
-        "train": train,
-        "resume": resume_any,
-        "eval": evaluate,
-        "show": show,
-        "compare": compare,
-        "transfer": transfer,
-        "doctor": doctor,
-    }
     try:
         if not words or words[0] in ("-h", "--help"):
             print(USAGE, end="")
@@ -74,10 +77,10 @@ def command(arguments: Sequence[str] | None) -> int:
             print(f"jaxevo {__version__}")
             return 0
         name, *rest = words
-        if name not in commands:
-            near = nearest(name, commands)
-            mistake(f"command must be one of {', '.join(commands)}, got {name!r}{near}")
-        return commands[name](rest)
+        if name not in COMMANDS:
+            near = nearest(name, COMMANDS)
+            mistake(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
+        return registry.load(COMMANDS[name])(rest)
     except (ValueError, OverflowError, OSError, ImportError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -89,11 +92,12 @@ def command(arguments: Sequence[str] | None) -> int:
 def resume_any(words: list[str]) -> int:
     """`jaxevo resume FOLDER` of a run or of a study."""
     for folder in leading_names(words, 1) if not asks_help(words) else ():
-        for kind, go_on in (("compare", compare), ("transfer", transfer)):
+        for kind in ("compare", "transfer"):
             asked = study_of(folder, kind)
             if asked is not None:
+                go_on = registry.load(COMMANDS[kind])
                 return go_on(words[1:], resume_from=folder, asked=asked)
-    return resume(words)
+    return registry.load("jaxevo.cli.train:resume")(words)
 
 
 if __name__ == "__main__":
