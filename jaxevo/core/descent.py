@@ -15,10 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxevo.core.kinds import brief, is_placeholder, shortened
 from jaxevo.core.population import trained_leaves
 from jaxevo.core.problem import Problem
 from jaxevo.core.protocols import Batch, Carry, Estimator, Mask, Metrics, Model, Params
-from jaxevo.core.pytrees import Scalar, checked, pytree, require, static
+from jaxevo.core.pytrees import Scalar, checked, normalised, pytree, require, static
 from jaxevo.core.tree import (
     tree_fill,
     tree_finite,
@@ -102,6 +103,11 @@ def optimizer(
         ValueError: the factory takes no `learning_rate`, or not one of the settings.
     """
     name = getattr(factory, "__name__", repr(factory))
+    if isinstance(factory, optax.GradientTransformation):
+        raise ValueError(
+            "factory must be a function such as optax.adam; what optax.adam(1e-3) returns goes to "
+            "the learner itself, as optimizer=optax.adam(1e-3)"
+        )
     known = inspect.signature(factory).parameters
     if "learning_rate" not in known:
         raise ValueError(f"factory must be an optax optimiser with a learning_rate, got {name}")
@@ -126,6 +132,21 @@ def optimizer(
         clip_norm=clip_norm,
         weight_decay=weight_decay,
     )
+
+
+@pytree
+class MadeOptimizer:
+    """An optax optimiser that was made by hand, with a learning rate or a schedule of its own.
+
+    Attributes:
+        made: what `optax.adam(1e-3)` returns. Its functions are code of the program: the same
+            object never compiles twice, and another one does, whatever its numbers are.
+    """
+
+    made: optax.GradientTransformation = static()
+
+    def transform(self, learning_rate: None) -> optax.GradientTransformation:
+        return self.made
 
 
 @pytree
@@ -172,7 +193,8 @@ def require_learning_rate(learning_rate: Any) -> None:
     if callable(learning_rate):
         require(
             "learning_rate",
-            "a number or a schedule that is a pytree, such as CosineDecay",
+            "a number or a schedule that is a pytree, such as CosineDecay (one of optax belongs "
+            "in the optimiser: optimizer=optax.adam(schedule))",
             learning_rate,
             lambda rate: not jax.tree_util.all_leaves([rate]),
         )
@@ -183,6 +205,62 @@ def require_learning_rate(learning_rate: Any) -> None:
             learning_rate,
             lambda rate: (rate >= 0) & (rate < float("inf")),
         )
+
+
+def settle_optimizer(learner: Any) -> None:
+    """Gives a learner its optimiser and its learning rate, from what it was constructed with.
+
+    An optimiser of optax brings its own rate, and `learning_rate` then stays None. Else None
+    becomes the class's `default_learning_rate`.
+
+    Args:
+        learner: settings with the fields `optimizer` and `learning_rate`.
+
+    Raises:
+        ValueError: the optimiser is none, or there are two learning rates, or a bad one.
+    """
+    given, rate = learner.optimizer, learner.learning_rate
+    if isinstance(given, optax.GradientTransformation):
+        given = MadeOptimizer(made=given)
+        object.__setattr__(learner, "optimizer", given)
+    if isinstance(given, MadeOptimizer):
+        if rate is not None:
+            raise ValueError(
+                "learning_rate must be None where optimizer is made by optax with a rate of its "
+                f"own, got {brief(rate)}; optimizer=jaxevo.optimizer(optax.adam) takes it"
+            )
+        return
+    if not (isinstance(given, Optimizer) or is_placeholder(given)):
+        hint = ""
+        if inspect.isfunction(given):
+            hint = f" (call it, or hand it to jaxevo.optimizer: optax.{given.__name__}(1e-3))"
+        raise ValueError(
+            "optimizer must be jaxevo.optimizer(optax.adam) or made by optax, such as "
+            f"optax.adam(1e-3), got {brief(given)}{hint}"
+        )
+    if rate is None:
+        rate = normalised(learner.default_learning_rate, is_number=True)
+        object.__setattr__(learner, "learning_rate", rate)
+    require_learning_rate(rate)
+
+
+def first_state(transform: optax.GradientTransformation, params: Params) -> optax.OptState:
+    """An optimiser's first state, for the weights of `params`.
+
+    Raises:
+        ValueError: the optimiser needs more than gradients and weights, such as the loss.
+    """
+    weights = tree_floats(params)
+    try:
+        state = transform.init(weights)
+        jax.eval_shape(transform.update, weights, state, weights)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            "optimizer must follow a gradient without the loss or a function of it (as "
+            f"optax.lbfgs needs them), got one that fails: {shortened(text)}"
+        ) from error
+    return state
 
 
 def refuse_average(optimizer: Any, where: str) -> None:

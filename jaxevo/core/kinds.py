@@ -115,8 +115,16 @@ def brief(value: Any, holds: Any = None) -> str:
             return text
         place = np.unravel_index(int(np.argmin(holds)), holds.shape)
         return f"{text} with {np.asarray(value)[place]} at {[int(i) for i in place]}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, types.FunctionType):
+        return f"the function {value.__name__}"
     try:
-        text = " ".join(repr(value).split())
+        return shortened(" ".join(repr(value).split()))
     except Exception:  # a value of anybody's class
-        text = f"a {type(value).__name__}"
+        return shortened(f"a {type(value).__name__}")
+
+
+def shortened(text: str) -> str:
+    """A text, cut where it is too long for a message."""
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 3] + "..."

@@ -305,27 +305,37 @@ def require_integer(name: str, minimum: int, value: Any) -> None:
 def described(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Everything that makes a learner or problem what it is, as flat plain JSON.
 
-    Numbers stay as they are. An array is described by its shape, dtype and SHA-256, a function or
-    class by its name. Two trees that train alike have equal descriptions, in any process.
+    Numbers stay as they are. An array is described by its shape, dtype and SHA-256, a class by
+    its name, and a function by its name and what it has captured. Two trees that train alike have
+    equal descriptions, in any process.
     """
     found = {name: _plain(value) for name, value in static_settings(tree, prefix).items()}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = prefix + jax.tree_util.keystr(path, simple=True, separator=".")
-        array = np.asarray(leaf)
-        if array.ndim:
-            digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-            found[name] = f"{array.dtype}{list(array.shape)} sha256:{digest}"
-        else:
-            found[name] = array.item()
+        found[name] = _plain_array(leaf)
     return dict(sorted(found.items()))
 
 
-def _plain(value: Any) -> Any:
+def _plain_array(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    if not array.ndim:
+        return array.item()
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return f"{array.dtype}{list(array.shape)} sha256:{digest}"
+
+
+def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
+    """A static value as plain JSON; `within` are the functions that have captured it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
         return {"class": type(value).__qualname__} | fields
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_plain(item, within) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item, within) for name, item in value.items()}
+    if isinstance(value, (np.ndarray, jax.Array)) and not is_placeholder(value):
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return _plain_array(jax.random.key_data(value) if is_key else value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, functools.partial):
@@ -333,7 +343,12 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     name = getattr(value, "__qualname__", None) or type(value).__qualname__
-    return f"{getattr(value, '__module__', '')}.{name}"
+    name = f"{getattr(value, '__module__', '')}.{name}"
+    if any(value is function for function in within):  # one that calls itself
+        return name
+    cells = getattr(value, "__closure__", None) or ()
+    captured = [_plain(cell.cell_contents, (*within, value)) for cell in cells]
+    return [name, captured] if captured else name
 
 
 def static_settings(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -28,12 +28,13 @@ from jaxevo.core.descent import (
     Optimizer,
     average,
     check_average,
+    first_state,
     guarded_step,
     refuse_average,
-    require_learning_rate,
     schedule_value,
+    settle_optimizer,
 )
-from jaxevo.core.tree import tree_floats, tree_where
+from jaxevo.core.tree import tree_where
 from jaxevo.views.spectral_radius import Radii, capped, follow, radii
 
 
@@ -56,21 +57,25 @@ class GradientLearner:
 
     Attributes:
         estimator: how to estimate the gradient (`jaxevo.estimators`).
-        optimizer: how to follow the gradient, see `jaxevo.optimizer`.
-        learning_rate: a number >= 0, or a schedule evaluated at the step.
+        optimizer: how to follow the gradient: `jaxevo.optimizer(optax.adam)`, which takes
+            `learning_rate`, or any `optax.GradientTransformation`, such as `optax.adam(1e-3)`.
+        learning_rate: a number >= 0, or a schedule evaluated at the step. None: 1e-3, or the
+            own rate of an optimiser made by optax.
         max_spectral_radius: the largest spectral radius of recurrent weights, > 0. Weights whose
             radius, averaged over the last 50 updates, exceeds it are scaled down. None leaves
             them.
     """
 
     estimator: Estimator
-    optimizer: Optimizer = Optimizer()
-    learning_rate: Scalar | CosineDecay = 1e-3
+    optimizer: Any = Optimizer()
+    learning_rate: Scalar | CosineDecay | None = None
     max_spectral_radius: Scalar | None = None
+
+    default_learning_rate = 1e-3
 
     def __post_init__(self):
         require("max_spectral_radius", "> 0", self.max_spectral_radius, lambda r: r > 0)
-        require_learning_rate(self.learning_rate)
+        settle_optimizer(self)
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
@@ -78,7 +83,7 @@ class GradientLearner:
         key_params, key_carry = jax.random.split(key)
         params = problem.init(key_params) if params is None else params
         transform = self.optimizer.transform(self.learning_rate_at(0))
-        optimizer = transform.init(tree_floats(params))
+        optimizer = first_state(transform, params)
         check_average(optimizer, params)
         if self.max_spectral_radius is not None:
             refuse_average(optimizer, "a learner with max_spectral_radius")

@@ -119,6 +119,7 @@ def _part_of(
         elif _is_optimizer(field):
             parts[field.name] = _optimizer_part(owner, default)
         elif _takes_schedule(field.type):
+            default = cls.default_learning_rate if default is None else default
             parts[field.name] = _rate_part(owner, default)
         elif dataclasses.is_dataclass(default) and not isinstance(default, type):
             parts[field.name] = _part_of(type(default), owner, like=default)

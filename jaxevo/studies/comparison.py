@@ -128,6 +128,8 @@ def compare(
             "entries must map names to (learner, problem), such as {'bptt': (learner, problem)}, "
             f"got {entries!r}"
         )
+    if tune:
+        check_tunable(entries)
     choices = ", ".join(("None", *entries))
     require("reference", f"one of {choices}", reference, lambda name: name in entries)
     description = {
@@ -208,6 +210,27 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
     return _ranked(rows, runs, problems)
 
 
+def _tunable(learner: Any) -> tuple[Any, str]:
+    """What holds the rate that is tuned, and the name of its field."""
+    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
+    return (learner if hasattr(learner, field) else learner.operator), field
+
+
+def check_tunable(entries: Mapping[str, Entry]) -> None:
+    """Refuses a learner whose optimiser brings a rate of its own.
+
+    Raises:
+        ValueError: naming the learner and the remedy.
+    """
+    for name, entry in entries.items():
+        owner, field = _tunable(built(entry, 1)[0])
+        if getattr(owner, field) is None:
+            raise ValueError(
+                f"tune must be 0 where the optimizer of {name} has a rate of its own: "
+                "optimizer=jaxevo.optimizer(optax.adam) takes the rates that are tried"
+            )
+
+
 def _tuned(
     key, learner: Any, problem: Problem, num_steps: int, tune: int, known: float | None
 ) -> tuple[Any, dict, float]:
@@ -215,8 +238,7 @@ def _tuned(
 
     A factor that is `known` from before a stop is taken without trying any.
     """
-    field = "learning_rate" if hasattr(learner, "learning_rate") else "sigma"
-    owner = learner if hasattr(learner, field) else learner.operator
+    owner, field = _tunable(learner)
     default = getattr(owner, field)
     results = []
     factors = np.logspace(-1, 1, tune) if tune > 1 else [1.0]

@@ -8,9 +8,10 @@ import pytest
 
 from jaxevo import models, tasks
 from jaxevo.core import Cost, Problem, learner, pytree
-from jaxevo.core.descent import CosineDecay, optimizer
+from jaxevo.core.descent import CosineDecay, Optimizer, optimizer
+from jaxevo.core.pytrees import described
 from jaxevo.estimators import Backprop
-from jaxevo.learners import GradientLearner
+from jaxevo.learners import DifferentiableStructure, GradientLearner, PathNet
 
 KEY = jax.random.key(0)
 PARAMS = {
@@ -92,6 +93,59 @@ def test_untrainable_leaves_keep_their_bits(how):
     assert end["half"][4:] == start["half"][4:] and end["half"][:4] != start["half"][:4]
     assert state.params["count"].dtype == jnp.int32
     assert (state.params["free"] != PARAMS["free"]).all()
+
+
+def made(transform, **settings):
+    return GradientLearner(estimator=Given(gradient=GRADIENT), optimizer=transform, **settings)
+
+
+# red where an optimiser of optax is followed at another rate than its own
+def test_an_optimiser_made_by_optax_brings_its_own_rate():
+    falling = optax.linear_schedule(0.1, 0.0, 2)
+    one, other = made(optax.sgd(falling)), made(optimizer(optax.sgd), learning_rate=0.1)
+    state, reference = one.init(KEY, PROBLEM, PARAMS), other.init(KEY, PROBLEM, PARAMS)
+    state, reference = step(one, state)[0], step(other, reference)[0]
+    np.testing.assert_array_equal(state.params["free"], reference.params["free"])
+    moved = step(one, state)[0].params["free"] - state.params["free"]
+    np.testing.assert_allclose(moved, -0.05 * GRADIENT["free"], rtol=1e-5)
+    assert one.learning_rate is None
+    assert made(optimizer(optax.sgd)).learning_rate == np.float32(1e-3)
+
+
+# red where each construction is another structure, or equal ones hide different optimisers
+def test_the_same_optimiser_never_retraces_and_another_one_is_told_apart():
+    adam = optax.adam(1e-3)
+    same, again = made(adam), made(adam)
+    assert jax.tree.structure(same) == jax.tree.structure(again)
+    assert described(made(optax.adam(1e-3))) == described(same) != described(made(optax.adam(1e-2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"optimizer": optax.adam(1e-3), "learning_rate": 1e-3},
+            "learning_rate must be None where optimizer is made by optax with a rate of its own",
+        ),
+        ({"optimizer": optax.adam}, "got the function adam (call it, or hand it to"),
+        ({"optimizer": "adam"}, "must be jaxevo.optimizer(optax.adam) or made by optax"),
+        ({"optimizer": Optimizer}, "got the class Optimizer"),
+        ({"learning_rate": optax.constant_schedule(0.1)}, "optimizer=optax.adam(schedule)"),
+    ],
+)
+@pytest.mark.parametrize("learner", [GradientLearner, PathNet, DifferentiableStructure])
+def test_other_optimisers_and_rates_are_refused(learner, settings, words):
+    with pytest.raises(ValueError) as refused:
+        learner(**{"estimator": Backprop()} | settings)
+    assert words in str(refused.value)
+
+
+# red where the missing loss is a TypeError out of optax
+@pytest.mark.parametrize("factory", [optax.lbfgs, optax.contrib.momo])
+def test_an_optimiser_that_needs_the_loss_is_refused(factory):
+    for how in (factory(0.1), optimizer(factory)):
+        with pytest.raises(ValueError, match="optimizer must follow a gradient without the loss"):
+            jax.eval_shape(made(how).init, KEY, PROBLEM)
 
 
 @pytest.mark.parametrize(

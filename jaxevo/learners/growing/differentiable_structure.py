@@ -39,10 +39,11 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import (
     CosineDecay,
+    first_state,
     optimizer,
     refuse_average,
-    require_learning_rate,
     schedule_value,
+    settle_optimizer,
 )
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import finite_mean, initial_population
@@ -96,10 +97,10 @@ class DifferentiableStructure:
         growth: when nodes are born and die, and what penalty they pay; see `Growth`.
         population_size: N, >= 1; 1 is the source's.
         estimator: how the gradient is estimated; None: by back-propagation through a window.
-        optimizer: see `jaxevo.optimizer`; None: the published one, RMSProp with clipped steps for
+        optimizer: as in `GradientLearner`; None: the published one, RMSProp with clipped steps for
             "outgoing_l1", Adagrad with clipped gradients for "multiplier".
         learning_rate: a number >= 0, or a schedule; 0.01 is published for "outgoing_l1", 0.1 for
-            "multiplier".
+            "multiplier". None: 0.01, or the own rate of an optimiser made by optax.
         own_batches: whether each member draws a batch of its own.
     """
 
@@ -107,10 +108,11 @@ class DifferentiableStructure:
     population_size: int = static(default=1)
     estimator: Any = None
     optimizer: Any = None
-    learning_rate: Scalar | CosineDecay = 0.01
+    learning_rate: Scalar | CosineDecay | None = None
     own_batches: bool = static(default=False)
 
     requires = Supervised
+    default_learning_rate = 0.01
 
     def __post_init__(self):
         require("growth", "a Growth(...)", self.growth, lambda g: isinstance(g, Growth))
@@ -119,7 +121,7 @@ class DifferentiableStructure:
             object.__setattr__(self, "estimator", Backprop())
         if self.optimizer is None:
             object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.growth.kind]))
-        require_learning_rate(self.learning_rate)
+        settle_optimizer(self)
         decorrelation = getattr(self.estimator, "decorrelation", None)
         decorrelates = getattr(decorrelation, "decorrelate", "off")
         rule = "'off' where nodes come and go"
@@ -131,7 +133,7 @@ class DifferentiableStructure:
         """A member at the start."""
         groups = self.growth.groups(problem)
         transform = self.optimizer.transform(schedule_value(self.learning_rate, 0))
-        moments = transform.init(tree_floats(params))
+        moments = first_state(transform, params)
         refuse_average(moments, "DifferentiableStructure, whose nodes come and go")
         moments = self.first_moments(moments, groups, params)
         carry = self.estimator.init(key, params, problem)
@@ -202,7 +204,7 @@ class DifferentiableStructure:
         The published RMSProp starts with a memory of 0.01 for weights through which nodes only
         receive (input kernels, biases), and of 0 for all others.
         """
-        if self.optimizer.factory is not clipped_rmsprop:
+        if not self.is_published:
             return state
         incoming = {axis.path for group in groups for axis in group.having("in")}
         incoming -= outgoing(groups)
@@ -217,9 +219,14 @@ class DifferentiableStructure:
         )
 
     @property
+    def is_published(self) -> bool:
+        """Whether the optimiser is the published RMSProp."""
+        return getattr(self.optimizer, "factory", None) is clipped_rmsprop
+
+    @property
     def newborn_memory(self) -> float:
         """The value at which the optimiser's moments of a newborn's weights start."""
-        return MEMORY if self.optimizer.factory is clipped_rmsprop else 0.0
+        return MEMORY if self.is_published else 0.0
 
     # ------------------------------------------------------------------------ the algorithm
 

@@ -33,11 +33,10 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import (
     CosineDecay,
-    Optimizer,
     optimizer,
     refuse_average,
-    require_learning_rate,
     schedule_value,
+    settle_optimizer,
 )
 from jaxevo.core.noise import keys_of
 from jaxevo.core.population import counted_up
@@ -81,9 +80,11 @@ class PathNet:
 
     Attributes:
         estimator: how to estimate the gradient of a path's modules (`jaxevo.estimators`).
-        optimizer: how to follow the gradient. Every module has an optimiser of its own, whose
-            state all paths through the module share. Norms are clipped for each module.
-        learning_rate: a number >= 0, or a schedule evaluated at the generation.
+        optimizer: how to follow the gradient, as in `GradientLearner`. Every module has an
+            optimiser of its own, whose state all paths through the module share. Norms are
+            clipped for each module.
+        learning_rate: a number >= 0, or a schedule evaluated at the generation. None: 0.01, or
+            the own rate of an optimiser made by optax.
         population_size: P, the number of paths.
         num_batches: T, the batches that a path is trained on for one evaluation.
         threshold: the winner's fitness that ends the task: later steps change nothing; None: never.
@@ -101,8 +102,8 @@ class PathNet:
     """
 
     estimator: Estimator = Backprop()
-    optimizer: Optimizer = optimizer(optax.sgd)
-    learning_rate: Scalar | CosineDecay = 1e-2
+    optimizer: Any = optimizer(optax.sgd)
+    learning_rate: Scalar | CosineDecay | None = None
     population_size: int = static(default=20)
     num_batches: int = static(default=50)
     threshold: Scalar | None = None
@@ -113,6 +114,8 @@ class PathNet:
     reinitialization: Reinitialization = dataclasses.field(default_factory=Reinitialization)
     rounds: Rounds = dataclasses.field(default_factory=Rounds)
 
+    default_learning_rate = 1e-2
+
     def __post_init__(self):
         size = self.population_size
         require_integer("population_size", 1, size)
@@ -122,7 +125,7 @@ class PathNet:
             rule = "1, or even for disjoint pairs"
             require("population_size", rule, size, lambda size: size == 1 or size % 2 == 0)
         require_integer("num_batches", 1, self.num_batches)
-        require_learning_rate(self.learning_rate)
+        settle_optimizer(self)
 
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Batch, Carry, Estimator, Params, Problem
-from jaxevo.core.descent import Follower, descend, guarded_step
+from jaxevo.core.descent import Follower, descend, first_state, guarded_step
 from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.core.population import counted_up, sum_members
 from jaxevo.core.tree import tree_finite, tree_masked, tree_where, tree_zeros
@@ -321,7 +321,7 @@ def per_module(transform: optax.GradientTransformation) -> optax.GradientTransfo
 
 def shared_optimizer(transform: optax.GradientTransformation, params: Params) -> Any:
     """The first state of `per_module` for the whole network and its current read-out."""
-    return transform.init({"modules": params["modules"], "readout": readout_of(params)})
+    return first_state(transform, {"modules": params["modules"], "readout": readout_of(params)})
 
 
 # ------------------------------------------------------------------------------------ helpers

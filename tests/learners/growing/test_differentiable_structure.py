@@ -370,9 +370,7 @@ def test_numbers_for_each_member():
 
 
 def test_newborns_meet_fresh_moments_of_any_optimiser():
-    learner = DifferentiableStructure(
-        growth=Growth(**RESTLESS), optimizer=optimizer(optax.adam), learning_rate=1e-3
-    )
+    learner = DifferentiableStructure(growth=Growth(**RESTLESS), optimizer=optax.adam(1e-3))
     result = train(jax.random.key(1), learner, problem(32), num_steps=20)
     state = result.state
     assert state.ledger.counts.births > 3
