@@ -139,8 +139,8 @@ class MadeOptimizer:
     """An optax optimiser that was made by hand, with a learning rate or a schedule of its own.
 
     Attributes:
-        made: what `optax.adam(1e-3)` returns. Its functions are code of the program: the same
-            object never compiles twice, and another one does, whatever its numbers are.
+        made: what `optax.adam(1e-3)` returns. The same object never compiles twice; another one
+            does, whatever its numbers are.
     """
 
     made: optax.GradientTransformation = static()
@@ -255,10 +255,9 @@ def first_state(transform: optax.GradientTransformation, params: Params) -> opta
         state = transform.init(weights)
         jax.eval_shape(transform.update, weights, state, weights)
     except Exception as error:
-        text = " ".join(str(error).split())
         raise ValueError(
             "optimizer must follow a gradient without the loss or a function of it (as "
-            f"optax.lbfgs needs them), got one that fails: {shortened(text)}"
+            f"optax.lbfgs needs them), got one that fails: {shortened(' '.join(str(error).split()))}"
         ) from error
     return state
 

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxevo.core import require, require_integer
+from jaxevo.core.kinds import brief
 from jaxevo.core.pytrees import checked
 from jaxevo.models.flax import NNXModel, from_nnx, register_layer
 from jaxevo.models.layers import (
@@ -139,6 +140,7 @@ def poorly_conditioned(
     sizes = (tuple(input_shape), num_outputs)
     if sizes != ((len(conditions),), len(conditions)):
         raise ValueError(
-            f"conditions must be one for each input and output, {sizes}, got {conditions}"
+            "conditions must be one for each input and output, "
+            f"{brief(sizes)}, got {brief(conditions)}"
         )
     return from_nnx(PoorlyConditioned, conditions=tuple(float(c) for c in conditions))
