@@ -6,10 +6,8 @@ from jaxevo.models.convolutional import ConvNet, convnet
 from jaxevo.models.deep import Deep, PoorlyConditioned, deep, poorly_conditioned
 from jaxevo.models.flax import (
     FunctionModel,
-    LinenModel,
     NNXModel,
     from_functions,
-    from_linen,
     from_nnx,
     register_layer,
 )
@@ -20,10 +18,12 @@ from jaxevo.models.growing.model import (
     growing_mlp,
     growing_recurrent,
 )
+from jaxevo.models.linen import LinenModel, from_linen
 from jaxevo.models.mlp import MLP, mlp
 from jaxevo.models.modular import Modular, Pathway, modular
 from jaxevo.models.normalised import NormalisedModel, normalised
 from jaxevo.models.recurrent import FusedCell, RecurrentLinear, RecurrentNet, recurrent
+from jaxevo.models.transformer import Transformer, transformer
 
 __all__ = [
     "MLP",
@@ -42,6 +42,7 @@ __all__ = [
     "PoorlyConditioned",
     "RecurrentLinear",
     "RecurrentNet",
+    "Transformer",
     "TwoBiasLSTMCell",
     "compact",
     "conv_lstm",
@@ -59,4 +60,5 @@ __all__ = [
     "poorly_conditioned",
     "recurrent",
     "register_layer",
+    "transformer",
 ]

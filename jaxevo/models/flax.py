@@ -1,11 +1,15 @@
-"""The door for networks: flax.nnx modules, linen modules and bare `(init, apply)` pairs.
+"""The door for networks: flax.nnx modules and bare `(init, apply)` pairs; `linen` has linen's.
 
 A network crosses over once, into pure functions on a plain nested dict with string keys. Past
 the door only `jax.*` transforms touch it. A recurrent network enters as a step module,
-`(carry, x) -> (carry, y)`, with flax's `initialize_carry`: jaxevo owns the scan over time.
+`(carry, x) -> (carry, y)`, with flax's `initialize_carry`: jaxevo owns the scan over time. A
+network that scans by itself is a map of whole sequences, for learners without a layer view.
+
+BatchNorm and Dropout are refused in training. Each member of a population would need statistics
+and masks of its own, and a loss that a mask changes from call to call ranks members by luck. In
+evaluation both are pure functions, and welcome. LayerNorm and GroupNorm need no statistics.
 """
 
-import contextvars
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -15,12 +19,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
-from flax.errors import InvalidRngError
+from jax.interpreters import partial_eval
 from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.views import nodes
+
+Head = Callable[[Any], Any]
+
+PURE = "jaxevo's networks are pure functions of their parameters"
+NO_DRAWS = (
+    f"{PURE}; put Dropout in evaluation mode (deterministic=True, or eval() before the module is "
+    "returned), and pass random numbers that the network needs as a second input"
+)
+NO_CHANGES = (
+    f"{PURE}; put BatchNorm in evaluation mode (use_running_average=True, or eval() before the "
+    "module is returned), or take LayerNorm or GroupNorm; leave out caches and counters"
+)
 
 _SPEC = "_layer_spec"  # the layers of a network that shows itself have this attribute
 
@@ -50,7 +66,7 @@ def register_layer(cls: type, *, kind: str, kernels: tuple[str, ...] = ("kernel"
     _LAYERS[cls] = (kind, kernels)
 
 
-def _layer_kind(cls: type) -> tuple[str, tuple[str, ...]] | None:
+def layer_kind(cls: type) -> tuple[str, tuple[str, ...]] | None:
     return next((_LAYERS[base] for base in cls.__mro__ if base in _LAYERS), None)
 
 
@@ -69,29 +85,34 @@ class NNXModel:
     constructor: Callable
     settings: tuple[tuple[str, Any], ...]
     mask: Callable[[Params], Mask] = all_trainable
+    head: Head | None = None
 
     @functools.cached_property
     def _built(self) -> tuple:
-        """The graph as the user wrote it, one whose layers call the hook, and abstract params.
+        """The graph as the user wrote it, one whose layers call the hook, and abstract state.
 
         Layers of the second graph have a subclass of their own class, which calls the hook:
 
             Linear(kernel, bias)  ->  HookedLinear(kernel, bias, spec)
         """
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
-        for path, part in nnx.iter_modules(module):
-            if isinstance(part, (nnx.RNN, nnx.Bidirectional)):
-                raise ValueError(_scan_advice(_join(path), type(part)))
         graph, state = nnx.split(module)
-        _refuse_state(self.constructor, state)
         paths = {id(value): _join(path) for path, value in nnx.iter_graph(module)}
         for path, part in list(nnx.iter_modules(module)):
-            if kind := _layer_kind(type(part)):
+            if kind := layer_kind(type(part)):
                 spec = _nnx_spec(_join(path), part, kind, paths)
                 if spec is not None:
                     part.__class__ = _hooked_class(type(part))
                     setattr(part, _SPEC, spec)  # static: part of the graph
-        return graph, nnx.split(module)[0], state
+        return graph, nnx.split(module)[0], nnx.to_flat_state(state)
+
+    @functools.cached_property
+    def _kept(self) -> frozenset[str]:
+        """Paths of what the network keeps beside its parameters, such as statistics."""
+        state = self._built[2]
+        return frozenset(
+            _join(path) for path, value in state if not isinstance(value, (nnx.Param, nnx.RngState))
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What pickles and copies hold: hooked classes are made again where they are needed."""
@@ -101,25 +122,64 @@ class NNXModel:
         return self.constructor(rngs=rngs, **dict(self.settings))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        _ = self._built  # refuses what cannot be trained
-        state = nnx.state(self._construct(nnx.Rngs(key)), nnx.Param)
+        state = nnx.state(self._construct(nnx.Rngs(key)), nnx.Not(nnx.RngState))
         return nested({_join(path): value for path, value in nnx.to_flat_state(nnx.as_pure(state))})
 
     def module(self, params: Params) -> nnx.Module:
         """The user's module with these parameters, to use with flax directly."""
         return self._merge(self._built[0], params)
 
-    def _merge(self, graph: Any, params: Params) -> nnx.Module:
+    def _merge(self, graph: Any, params: Params, random: Any = None) -> nnx.Module:
+        """The module of a graph; its random streams hold `random`, by path, or any numbers."""
         leaves = named_leaves(params)
-        state = [
-            (path, variable.replace(leaves[_join(path)]))
-            for path, variable in nnx.to_flat_state(self._built[2])
-        ]
+
+        def value(path, variable):
+            if isinstance(variable, nnx.RngState):
+                return variable.replace(
+                    _any_number(variable) if random is None else random[_join(path)]
+                )
+            leaf = leaves[_join(path)]
+            return variable.replace(leaf) if isinstance(variable, nnx.Variable) else leaf
+
+        state = [(path, value(path, variable)) for path, variable in self._built[2]]
         return nnx.merge(graph, nnx.from_flat_state(state))
 
     def apply(self, params: Params, *inputs: Any) -> Any:
         plain, showing, _ = self._built
-        return self._merge(showing if nodes.active() else plain, params)(*inputs)
+        module = self._merge(showing if nodes.active() else plain, params)
+        outputs = module(*inputs)
+        if self._kept:
+            self._refuse_changes(module, named_leaves(params))
+        self._refuse_draws(params, inputs)
+        return through_head(self.head, outputs, hasattr(module, "initialize_carry"))
+
+    def _refuse_changes(self, module: nnx.Module, before: dict[str, Any]) -> None:
+        """Refuses a call that changed what the network keeps: the change would be lost."""
+        for path, value in nnx.to_flat_state(nnx.as_pure(nnx.state(module))):
+            name = _join(path)
+            if name in self._kept and value is not before[name]:
+                raise ValueError(f"{self._name} changes {name} when it is called: {NO_CHANGES}")
+
+    def _refuse_draws(self, params: Params, inputs: tuple) -> None:
+        """Refuses a network whose outputs depend on its random streams."""
+        if not any(isinstance(value, nnx.RngState) for _, value in self._built[2]):
+            return
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), (params, inputs)
+        )
+        leaves, structure = jax.tree.flatten(abstract)
+        if drawn := _random_streams(self, structure, tuple(leaves)):
+            stream = drawn[0].rsplit("/", 1)[0]  # without "/key" or "/count"
+            raise ValueError(
+                f"{self._name} draws random numbers from {stream} when it is called: {NO_DRAWS}"
+            )
+
+    @property
+    def _name(self) -> str:
+        constructor = self.constructor
+        while isinstance(constructor, functools.partial):
+            constructor = constructor.func
+        return getattr(constructor, "__name__", str(constructor))
 
     def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
         module = self.module(params)
@@ -129,7 +189,8 @@ class NNXModel:
         return initialize_carry((*batch_shape, 1), rngs=nnx.Rngs(0))
 
     def trainable(self, params: Params) -> Mask:
-        return self.mask(params)
+        mask = self.mask(params)
+        return trained_parts(mask, lambda path: path not in self._kept) if self._kept else mask
 
     def examples_last(self) -> Model | None:
         """`jaxevo.core.offers.OffersExamplesLast` says what this is; the module class decides."""
@@ -141,40 +202,63 @@ def from_nnx(
     constructor: Callable[..., nnx.Module],
     *,
     trainable: Callable[[Params], Mask] = all_trainable,
+    head: Head | None = None,
     **settings: Any,
 ) -> NNXModel:
     """A model from an nnx module class, or any function that takes `rngs` and returns a module.
+
+    The network must be a pure function of its parameters. It may hold random streams and
+    variables beside its parameters, if its outputs do not depend on the former and a call does
+    not change the latter: Dropout and BatchNorm in evaluation mode. Such variables are leaves of
+    the params that no learner trains.
 
     Args:
         constructor: called as `constructor(rngs=nnx.Rngs(key), **settings)`. A step module takes
             `(carry, x)` and has flax's `initialize_carry(input_shape, rngs)`.
         trainable: params -> 0/1 for each leaf, broadcastable to it. Give a function with a name: a
             fresh lambda at every call would compile again.
+        head: outputs of the network -> what the task and the learner see of them, such as the
+            first of two. None: all. Give a function with a name, as for `trainable`.
         settings: keyword arguments of the constructor, which must be hashable.
 
     Raises:
-        ValueError: the module has random streams or mutable statistics (Dropout, BatchNorm), or
-            scans over time itself (`nnx.RNN`). This is found at first use.
+        ValueError: a setting cannot be hashed. At the first call: the module draws random numbers
+            or changes what it keeps (Dropout or BatchNorm in training, counters).
     """
     for name, value in settings.items():
-        _require_hashable(name, value)
+        require_hashable(name, value)
     if isinstance(constructor, nnx.Module):
         raise ValueError(
             f"constructor must be a class or function that takes rngs, got an instance of "
             f"{type(constructor).__name__}; pass the class, with its settings as keywords"
         )
-    return NNXModel(constructor, tuple(sorted(settings.items())), trainable)
+    return NNXModel(constructor, tuple(sorted(settings.items())), trainable, head)
 
 
-def _refuse_state(constructor: Callable, state: Any) -> None:
-    odd = [(p, v) for p, v in nnx.to_flat_state(state) if not isinstance(v, nnx.Param)]
-    if odd:
-        path, variable = odd[0]
-        raise ValueError(
-            f"{getattr(constructor, '__name__', constructor)} holds {_join(path)}, a "
-            f"{type(variable).__name__}: jaxevo's networks are pure functions of their "
-            "parameters; leave out Dropout, BatchNorm and stored rngs (LayerNorm is fine)"
-        )
+@functools.lru_cache(maxsize=256)
+def _random_streams(model: NNXModel, structure: Any, leaves: tuple) -> tuple[str, ...]:
+    """Paths of the random streams on which a network's outputs depend; nothing is computed."""
+    params, inputs = jax.tree.unflatten(structure, leaves)
+    random = {
+        _join(path): jax.eval_shape(_any_number, variable)
+        for path, variable in model._built[2]
+        if isinstance(variable, nnx.RngState)
+    }
+
+    def run(random, params, *inputs):
+        return model._merge(model._built[0], params, random)(*inputs)
+
+    program = jax.make_jaxpr(run)(random, params, *inputs).jaxpr
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    return tuple(path for path, is_used in zip(random, used, strict=False) if is_used)
+
+
+def _any_number(variable: nnx.Variable) -> Array:
+    """Something of a random stream's shape: no output may depend on it."""
+    like = variable.get_raw_value()
+    if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jnp.zeros(like.shape, like.dtype)
+    return jnp.broadcast_to(jax.random.key(0), like.shape)
 
 
 def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
@@ -187,6 +271,8 @@ def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
     graph, state = nnx.split(part)
     cls = type(part)
     types = {path[-1]: variable for path, variable in nnx.to_flat_state(state)}
+    if types.keys() - {*kernels, "bias"}:
+        return None  # a subclass with more parameters, such as LoRALinear, is another map
 
     def run(kernel_values, bias_value, inputs):
         if bias is not None and bias_value is None:
@@ -207,12 +293,12 @@ def _nnx_spec(name, part, kind, paths) -> nodes.LayerSpec | None:
 @functools.cache
 def _hooked_class(cls: type) -> type:
     """A subclass of a layer class whose calls go through the hook."""
-    kinds = _layer_kind(cls)
+    kinds = layer_kind(cls)
     assert kinds is not None  # only layers are given to this function
 
     def __call__(self, *inputs, **keywords):
         spec = getattr(self, _SPEC)
-        _refuse_keywords(spec.name, keywords)
+        refuse_keywords(spec.name, keywords)
         kernels = kinds[1]
         bias = None if spec.bias is None else self.bias[...]
         return nodes.call_layer(
@@ -220,144 +306,6 @@ def _hooked_class(cls: type) -> type:
         )
 
     return type(f"Hooked{cls.__name__}", (cls,), {"__call__": __call__})
-
-
-# -------------------------------------------------------------------------------------- linen
-
-
-@dataclasses.dataclass(frozen=True)
-class LinenModel:
-    """A model made of a linen module; see `from_linen`."""
-
-    network: linen.Module
-    input_shape: tuple[int, ...]
-    input_dtype: Any = jnp.float32
-    mask: Callable[[Params], Mask] = all_trainable
-
-    def init(self, key: Key[Array, ""]) -> Params:
-        inputs = jnp.zeros((1, *self.input_shape), self.input_dtype)
-        carry = self._carry((1,))
-        arguments = (inputs,) if carry is None else (carry, inputs)
-        variables = dict(self.network.init({"params": key}, *arguments))
-        params = variables.pop("params", {})
-        name = type(self.network).__name__
-        if variables:
-            raise ValueError(
-                f"{name} has the collection {sorted(variables)[0]!r}: jaxevo's networks are "
-                "pure functions of their parameters; leave out BatchNorm and other mutable state"
-            )
-        try:
-            jax.eval_shape(self.apply, params, *arguments)
-        except InvalidRngError as error:
-            raise ValueError(
-                f"{name} draws random numbers when applied ({error.args[0].splitlines()[0]}): "
-                "jaxevo's networks are pure functions; leave out Dropout, or make it deterministic"
-            ) from None
-        return nested(named_leaves(params))
-
-    def apply(self, params: Params, *inputs: Any) -> Any:
-        with linen.intercept_methods(_linen_interceptor):
-            return self.network.apply({"params": params}, *inputs)
-
-    def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
-        carry = self._carry(batch_shape)
-        return () if carry is None else carry
-
-    def _carry(self, batch_shape: tuple[int, ...]) -> Carry | None:
-        if not hasattr(self.network, "initialize_carry"):
-            return None
-        shape = (*batch_shape, *self.input_shape)
-        return self.network.initialize_carry(jax.random.key(0), shape)
-
-    def trainable(self, params: Params) -> Mask:
-        return self.mask(params)
-
-
-def from_linen(
-    module: linen.Module,
-    *,
-    input_shape: tuple[int, ...],
-    input_dtype: Any = jnp.float32,
-    trainable: Callable[[Params], Mask] = all_trainable,
-) -> LinenModel:
-    """A model from a linen module.
-
-    Args:
-        module: takes `x`, or as a step module `(carry, x)` with flax's
-            `initialize_carry(rng, input_shape)`.
-        input_shape: shape of one example at one time step, without batch axes.
-        input_dtype: dtype of the inputs.
-        trainable: as in `from_nnx`.
-
-    Raises:
-        ValueError: the module has mutable collections (BatchNorm), draws random numbers (Dropout)
-            or scans over time itself (`nn.RNN`). This is found at `init`.
-    """
-    if not isinstance(module, linen.Module):
-        raise ValueError(f"module must be a linen module instance, got {module!r}")
-    return LinenModel(module, tuple(input_shape), input_dtype, trainable)
-
-
-# An inner `apply` stands in for the module at this path (OptimizedLSTMCell as LSTMCell).
-_prefix: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("prefix", default=())
-
-
-def _linen_interceptor(next_method, args, kwargs, context):
-    module = context.module
-    if context.method_name != "__call__":
-        return next_method(*args, **kwargs)
-    path = (*_prefix.get(), *module.path)
-    if isinstance(module, (linen.RNN, linen.Bidirectional)):
-        raise ValueError(_scan_advice("/".join(path), type(module)))
-    kind = _layer_kind(type(module))
-    if not nodes.active() or module.is_initializing():
-        return next_method(*args, **kwargs)
-    if isinstance(module, linen.OptimizedLSTMCell):  # its fused gates are no Dense calls
-        cell = linen.LSTMCell(
-            **{
-                field.name: getattr(module, field.name)
-                for field in dataclasses.fields(linen.LSTMCell)
-                if field.init and field.name not in ("parent", "name")
-            },
-            parent=None,
-        )
-        reset = _prefix.set(path)
-        try:
-            return cell.apply({"params": module.variables["params"]}, *args)
-        finally:
-            _prefix.reset(reset)
-    if kind is None or not module.variables.get("params"):
-        return next_method(*args, **kwargs)
-    params = module.variables["params"]
-    label, kernels = kind
-    if any(name not in params for name in kernels):
-        return next_method(*args, **kwargs)
-    _refuse_keywords("/".join(path), kwargs)
-    spec = nodes.LayerSpec(
-        "/".join(path),
-        label,
-        tuple("/".join((*path, name)) for name in kernels),
-        "/".join((*path, "bias")) if "bias" in params else None,
-        _linen_run(module.clone(parent=None, name=None), kernels),
-    )
-    return nodes.call_layer(
-        spec, tuple(params[name] for name in kernels), params.get("bias"), args[:1]
-    )
-
-
-def _linen_run(module: linen.Module, kernels: tuple[str, ...]) -> Callable[..., Any]:
-    def run(kernel_values, bias_value, inputs):
-        changes: dict[str, Any] = {}
-        if hasattr(module, "use_bias"):
-            changes["use_bias"] = bias_value is not None
-        if hasattr(module, "features"):
-            changes["features"] = kernel_values[0].shape[-1]
-        params = dict(zip(kernels, kernel_values, strict=True))
-        if bias_value is not None:
-            params["bias"] = bias_value
-        return module.clone(**changes).apply({"params": params}, *inputs)
-
-    return run
 
 
 # ---------------------------------------------------------------------------- (init, apply)
@@ -398,11 +346,28 @@ def from_functions(
 # -------------------------------------------------------------------------------------- shared
 
 
+def through_head(head: Head | None, outputs: Any, is_step: bool) -> Any:
+    """What `head` makes of a network's outputs; the hidden state of a step module is left alone."""
+    if head is None:
+        return outputs
+    if is_step:
+        carry, outputs = outputs
+        return carry, head(outputs)
+    return head(outputs)
+
+
+def trained_parts(mask: Mask, is_trained: Callable[[str], bool]) -> Mask:
+    """`mask`, with 0 for the leaves that the network keeps beside its parameters, by path."""
+    leaves = named_leaves(mask)
+    kept = [leaf if is_trained(path) else np.bool_(False) for path, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(mask), kept)
+
+
 def _join(path: tuple) -> str:
     return "/".join(map(str, path))
 
 
-def _refuse_keywords(name: str, keywords: dict[str, Any]) -> None:
+def refuse_keywords(name: str, keywords: dict[str, Any]) -> None:
     """Refuses keywords: a hook does not see them, and a dropped mask would change the network."""
     if keywords:
         raise ValueError(
@@ -411,7 +376,7 @@ def _refuse_keywords(name: str, keywords: dict[str, Any]) -> None:
         )
 
 
-def _require_hashable(name: str, value: Any) -> None:
+def require_hashable(name: str, value: Any) -> None:
     try:
         hash(value)
     except TypeError:
@@ -419,10 +384,3 @@ def _require_hashable(name: str, value: Any) -> None:
             f"{name} must be hashable, got {type(value).__name__} {value!r}; use a tuple for a "
             "list, and name a function instead of its result"
         ) from None
-
-
-def _scan_advice(path: str, cls: type) -> str:
-    return (
-        f"the network scans over time itself, in {path or 'its root'} ({cls.__name__}); pass the "
-        "cell as a step module (carry, x) -> (carry, y): jaxevo owns the scan over time"
-    )

@@ -51,6 +51,7 @@ MODELS = by_name(
         preset={"num_layers": 32, "width": 125, "activation": "tanh", "residual": 4},
     ),
     Named("modular", "jaxevo.models:modular", "layers of modules of which a path uses a few"),
+    Named("transformer", "jaxevo.models:transformer", "blocks of causal attention over tokens"),
     Named("conv-lstm", "jaxevo.models:conv_lstm", "14 convolutions, two LSTM cells"),
     Named(
         "poorly-conditioned",

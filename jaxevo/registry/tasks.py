@@ -62,6 +62,13 @@ TASKS = by_name(
         peers=_PEERS,
     ),
     Named(
+        "shakespeare",
+        "jaxevo.tasks:shakespeare",
+        "the next character of 100,000 characters of Coriolanus",
+        model="transformer",
+        peers=_PEERS,
+    ),
+    Named(
         "mackey-glass",
         "jaxevo.tasks:mackey_glass",
         "forecast of a chaotic series, 15 steps ahead",

@@ -22,6 +22,7 @@ from jaxevo.tasks.levels import (
     mean_target,
     persistence,
     reservoir,
+    unigram,
 )
 from jaxevo.tasks.mackey_glass import mackey_glass
 from jaxevo.tasks.mazes import Maze, Robot, hard_maze, maze
@@ -31,6 +32,7 @@ from jaxevo.tasks.pixel_digits import pixel_digits
 from jaxevo.tasks.pixel_maze import PixelMaze, pixel_maze
 from jaxevo.tasks.regression import sine
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
+from jaxevo.tasks.text import shakespeare
 from jaxevo.tasks.toy import toy_easy, toy_medium, toy_washout
 from jaxevo.tasks.weather import weather
 
@@ -81,11 +83,13 @@ __all__ = [
     "recurrent_parity",
     "reservoir",
     "sequences",
+    "shakespeare",
     "sine",
     "stream",
     "svhn",
     "toy_easy",
     "toy_medium",
     "toy_washout",
+    "unigram",
     "weather",
 ]

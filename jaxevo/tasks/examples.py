@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.kinds import brief
 from jaxevo.core.pytrees import checked
-from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target
+from jaxevo.core.tree import tree_row
+from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target, unigram
 from jaxevo.tasks.losses import LOSSES, LossName
 
 T = TypeVar("T")
@@ -21,13 +22,16 @@ MOST_CLASSES = 2**31 - 1  # labels are kept as int32
 
 
 class ExampleBatch(NamedTuple):
-    inputs: Data  # [B, ...]
-    targets: Data  # [B, K] floats, or [B] labels
+    inputs: Any  # [B, ...], or a tuple or dict of such arrays
+    targets: Data  # [B, ..., K] floats, or [B, ...] labels
 
 
 @pytree
 class ExampleTask:
     """What tasks of independent examples share: the mean loss over a batch.
+
+    An example that has several targets, such as a label for each token of a text, has the mean of
+    their losses.
 
     Attributes:
         loss: "squared_error" or "cross_entropy".
@@ -46,21 +50,27 @@ class ExampleTask:
         require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
 
     def inputs(self, batch: ExampleBatch) -> tuple:
-        return (batch.inputs,)
+        return batch.inputs if isinstance(batch.inputs, tuple) else (batch.inputs,)
 
     def losses(self, outputs: Any, batch: ExampleBatch) -> Float[Array, " B"]:
-        return LOSSES[self.loss].losses(outputs, batch.targets)
+        return _of_example(LOSSES[self.loss].losses(outputs, batch.targets))
 
     def weights(self, batch: ExampleBatch) -> Float[Array, " B"]:
-        num = batch.inputs.shape[0]
+        num = batch.targets.shape[0]
         return jnp.full(num, 1 / num)
 
     def loss_differences(self, new: Any, old: Any, batch: ExampleBatch) -> Float[Array, " B"]:
-        return LOSSES[self.loss].differences(new, old, batch.targets)
+        return _of_example(LOSSES[self.loss].differences(new, old, batch.targets))
 
     def metrics(self, outputs: Any, batch: ExampleBatch) -> dict[str, Any]:
-        weights = self.weights(batch)
+        shape = jax.eval_shape(LOSSES[self.loss].losses, outputs, batch.targets).shape
+        weights = jnp.full(shape, 1 / math.prod(shape))
         return LOSSES[self.loss].metrics(outputs, batch.targets, weights, self.scale)
+
+
+def _of_example(values: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    """The mean over all targets of an example."""
+    return values if values.ndim == 1 else values.reshape(values.shape[0], -1).mean(1)
 
 
 @pytree
@@ -68,32 +78,36 @@ class Examples(ExampleTask):
     """Supervised examples. Every step draws a batch with replacement.
 
     Attributes:
-        train_inputs: the training inputs, [n, ...].
-        train_targets: [n, K] floats for "squared_error", [n] integer labels for "cross_entropy".
+        train_inputs: the training inputs, [n, ...]. A network of several inputs has a tuple of
+            them; one whose input is a dict has a dict.
+        train_targets: [n, ..., K] floats for "squared_error", [n, ...] integer labels for
+            "cross_entropy".
         test_inputs: inputs of the held-out split, or None.
         test_targets: targets of the held-out split, or None.
     """
 
-    train_inputs: Data
+    train_inputs: Any
     train_targets: Data
-    test_inputs: Data | None = None
+    test_inputs: Any = None
     test_targets: Data | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        check_aligned("train", self.train_inputs, self.train_targets, 1)
-        check_aligned("test", self.test_inputs, self.test_targets, 1)
+        for inputs in jax.tree.leaves(self.train_inputs):
+            check_aligned("train", inputs, self.train_targets, 1)
+        for inputs in jax.tree.leaves(self.test_inputs):
+            check_aligned("test", inputs, self.test_targets, 1)
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
-        return self.train_inputs.shape[1:]
+    def input_shape(self) -> Any:
+        """Shape of one example; a tuple or dict of shapes where there are several inputs."""
+        return jax.tree.map(lambda leaf: leaf.shape[1:], self.train_inputs)
 
     def sample(self, key: Key[Array, ""], step: Any) -> ExampleBatch:
         if self.batch_size is None:
             return ExampleBatch(self.train_inputs, self.train_targets)
-        rows = jax.random.randint(key, (self.batch_size,), 0, self.train_inputs.shape[0])
-        return ExampleBatch(self.train_inputs[rows], self.train_targets[rows])
+        rows = jax.random.randint(key, (self.batch_size,), 0, self.train_targets.shape[0])
+        return ExampleBatch(*tree_row((self.train_inputs, self.train_targets), rows))
 
     def held_out(self) -> "Examples | None":
         if self.test_inputs is None or self.test_targets is None:
@@ -112,6 +126,8 @@ class Examples(ExampleTask):
             return {}
         if self.loss == "squared_error":
             return {"mean target": mean_target(self)}
+        if self.train_targets.ndim > 1:
+            return {"unigram": unigram(self)}
         return {"majority class": majority_class(self)}
 
     def examples_last(self) -> "ExamplesLast | None":
@@ -120,6 +136,7 @@ class Examples(ExampleTask):
         The mean over K outputs of one example is that over K examples with one output.
         """
         curve = (self.loss, self.num_outputs, self.input_shape) == ("squared_error", 1, (1,))
+        curve = curve and self.train_targets.ndim == 2
         if not curve or type(self) is not Examples:  # A subclass may have other losses.
             return None
         return ExamplesLast(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
@@ -146,9 +163,10 @@ def examples(
     """A task from arrays of your own.
 
     Args:
-        inputs: numbers, [n, ...].
-        targets: [n] integer labels (classification, cross-entropy), or [n, K] or [n] floats
-            (regression, squared error).
+        inputs: numbers, [n, ...]; integers stay integers, as tokens must. A tuple of arrays is
+            several inputs of the network, and a dict of arrays is one.
+        targets: integer labels, [n], or [n, ...] for a label at every token or pixel
+            (cross-entropy). Or floats, [n] or [n, ..., K] (regression, squared error).
         test: arrays (inputs, targets), or the fraction of the examples to hold out, in [0, 1).
         batch_size: examples in a batch; None for all of them.
         seed: the seed of the shuffle before the split.
@@ -163,64 +181,107 @@ def examples(
         check_splits((inputs, targets), (test_inputs, test_targets))
     else:
         require("test", "a pair of arrays or a fraction in [0, 1)", test, lambda f: 0 <= f < 1)
-        order = np.random.default_rng(seed).permutation(len(inputs))
-        num_train = len(inputs) - math.ceil(test * len(inputs))
-        inputs, targets = inputs[order], targets[order]
-        inputs, test_inputs = inputs[:num_train], inputs[num_train:]
-        targets, test_targets = targets[:num_train], targets[num_train:]
-    require("test", "a fraction that leaves examples to train on", test, lambda _: len(inputs) > 0)
+        order = np.random.default_rng(seed).permutation(len(targets))
+        num_train = len(targets) - math.ceil(test * len(targets))
+        (inputs, targets), (test_inputs, test_targets) = (
+            tree_row((inputs, targets), rows) for rows in np.split(order, [num_train])
+        )
+    require("test", "a fraction that leaves examples to train on", test, lambda _: len(targets) > 0)
     return Examples(
         train_inputs=inputs,
         train_targets=targets,
-        test_inputs=test_inputs if len(test_inputs) else None,
-        test_targets=test_targets if len(test_inputs) else None,
+        test_inputs=test_inputs if len(test_targets) else None,
+        test_targets=test_targets if len(test_targets) else None,
         loss=loss,
         batch_size=batch_size,
         num_outputs=count_outputs(targets, test_targets, loss),
     )
 
 
-def checked_pair(
-    inputs: Any, targets: Any, axis: int = 0
-) -> tuple[np.ndarray, np.ndarray, LossName]:
-    """Inputs as floats, targets as labels or float columns, and the name of the loss.
+def checked_pair(inputs: Any, targets: Any, axis: int = 0) -> tuple[Any, np.ndarray, LossName]:
+    """Inputs as numbers, targets as labels or float columns, and the name of the loss.
 
     Args:
-        inputs: an array with `axis + 1` leading axes that targets have, too, none of them empty.
-        targets: likewise.
+        inputs: an array with `axis + 1` leading axes that targets have, too, none of them empty; a
+            tuple or dict of such arrays, which stays one.
+        targets: likewise, an array.
         axis: the last of these axes.
 
     Raises:
         ValueError: an array cannot be taken as it is. It is masked, complex or not finite, its
-            numbers are too large for the device's floats or labels, or its axes do not fit.
+            numbers are too large for the device's floats or integers, or its axes do not fit.
     """
-    inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if array.ndim <= axis or array.size == 0:
+    targets = _with_axes("targets", targets, axis)
+    lead = targets.shape[: axis + 1]
+    arrays = {name: _with_axes(name, value, axis) for name, value in _by_name(inputs).items()}
+    for name, array in arrays.items():
+        if array.shape[: axis + 1] != lead:
             raise ValueError(
-                f"{name} must have {axis + 1} axes or more, none of them empty, got shape "
-                f"{array.shape}"
+                f"targets must have the leading axes of {name}, {array.shape[: axis + 1]}, "
+                f"got {targets.shape}"
             )
-    if inputs.shape[: axis + 1] != targets.shape[: axis + 1]:
-        raise ValueError(
-            f"targets must have the leading axes of inputs, {inputs.shape[: axis + 1]}, "
-            f"got {targets.shape}"
-        )
     labels = np.issubdtype(targets.dtype, np.integer)
-    if targets.ndim > (axis + 1 if labels else axis + 2):
+    # Beyond the axes of examples there may be those of positions, which an input has too. One-hot
+    # labels have an axis of their own, and are no labels.
+    positions = any(targets.shape == array.shape[: targets.ndim] for array in arrays.values())
+    if targets.ndim > (axis + 1 if labels else axis + 2) and (axis or (labels and not positions)):
         raise ValueError(
-            "targets must be integer labels without a last axis, or floats with one, got "
-            f"{targets.dtype} of shape {targets.shape}"
+            "targets must be integer labels without a last axis (one for each example, or for each "
+            f"position of the inputs), or floats with one, got {targets.dtype} of shape "
+            f"{targets.shape}"
         )
-    inputs = as_floats("inputs", inputs)
+    numbers = [as_numbers(name, array) for name, array in arrays.items()]
+    checked = _like(inputs, numbers)
     if labels:
         for rule, odd in (("0", targets < 0), (str(MOST_CLASSES), targets > MOST_CLASSES)):
             if odd.any():
                 sign = ">=" if rule == "0" else "<="
                 raise ValueError(f"targets must be labels {sign} {rule}, got {first(targets, odd)}")
-        return inputs, targets.astype(np.int32), "cross_entropy"
+        return checked, targets.astype(np.int32), "cross_entropy"
     targets = as_floats("targets", targets)
-    return inputs, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"
+    return checked, targets[..., None] if targets.ndim == axis + 1 else targets, "squared_error"
+
+
+def _by_name(inputs: Any) -> dict[str, Any]:
+    """The arrays of inputs, by the name that a message gives them."""
+    if isinstance(inputs, dict) and inputs:
+        return {f"inputs[{key!r}]": value for key, value in inputs.items()}
+    if isinstance(inputs, tuple) and inputs and all(hasattr(x, "dtype") for x in inputs):
+        return {f"inputs[{i}]": value for i, value in enumerate(inputs)}
+    return {"inputs": inputs}
+
+
+def _like(inputs: Any, arrays: list[np.ndarray]) -> Any:
+    """Checked arrays as the dict, the tuple or the one array that they were."""
+    names = list(_by_name(inputs))
+    if names == ["inputs"]:
+        return arrays[0]
+    if isinstance(inputs, dict):
+        return dict(zip(inputs, arrays, strict=True))
+    return tuple(arrays)
+
+
+def _with_axes(name: str, value: Any, axis: int) -> np.ndarray:
+    """`value` as an array of numbers with the axes of examples."""
+    array = real_numbers(name, value)
+    if array.ndim <= axis or array.size == 0:
+        raise ValueError(
+            f"{name} must have {axis + 1} axes or more, none of them empty, got shape {array.shape}"
+        )
+    return array
+
+
+def as_numbers(name: str, array: np.ndarray) -> np.ndarray:
+    """`array` in the floats or integers of the device: tokens stay integers."""
+    if not np.issubdtype(array.dtype, np.integer):
+        return as_floats(name, array)
+    dtype = jax.dtypes.canonicalize_dtype(np.int64)
+    odd = (array < np.iinfo(dtype).min) | (array > np.iinfo(dtype).max)
+    if odd.any():
+        raise ValueError(
+            f"{name} must fit {np.dtype(dtype).name}, got {first(array, odd)}: give them as floats"
+        )
+    return array.astype(dtype)
 
 
 def held_out_pair(test: tuple, check: Callable[..., T]) -> T:
@@ -290,7 +351,11 @@ def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
 
 def check_splits(train: tuple, test: tuple, axis: int = 0) -> None:
     """Refuses held-out (inputs, targets) that are not of the kind of the training arrays."""
-    for name, kept, held in zip(("inputs", "targets"), train, test, strict=True):
+    if jax.tree.structure(train) != jax.tree.structure(test):
+        raise ValueError("test inputs must be as many as the training inputs, with their names")
+    pairs = zip(jax.tree_util.tree_leaves_with_path(train), jax.tree.leaves(test), strict=True)
+    for (path, kept), held in pairs:
+        name = "inputs" if path[0].idx == 0 else "targets"
         if kept.shape[axis + 1 :] != held.shape[axis + 1 :] or kept.dtype != held.dtype:
             raise ValueError(
                 f"test {name} must be {kept.dtype} that end in {kept.shape[axis + 1 :]}, as the "

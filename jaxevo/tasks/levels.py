@@ -30,8 +30,23 @@ def majority_class(task: Any) -> dict[str, float]:
     Args:
         task: labelled `Examples` or `PixelSequences` with a held-out split.
     """
-    label = np.bincount(np.asarray(task.train_targets)).argmax()
+    label = np.bincount(np.asarray(task.train_targets).ravel()).argmax()
     return {"accuracy": float(np.mean(_held_out(task, "train_targets") == label))}
+
+
+def unigram(task: Any) -> dict[str, float]:
+    """Held-out level of answering with the training labels' frequencies, whatever the input.
+
+    Its loss, in nats per label, is the cross-entropy with frequencies of which each has one count
+    more than was seen (Laplace): a label may be met for the first time.
+
+    Args:
+        task: labelled `Examples` with a held-out split.
+    """
+    counts = 1 + np.bincount(np.asarray(task.train_targets).ravel(), minlength=task.num_outputs)
+    held_out = _held_out(task, "train_targets")
+    nats = np.log(counts.sum()) - np.log(counts[held_out])
+    return {"loss": float(nats.mean()), "accuracy": float(np.mean(held_out == counts.argmax()))}
 
 
 def mean_target(task: Any) -> dict[str, float]:

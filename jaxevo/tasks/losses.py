@@ -11,6 +11,15 @@ from jaxtyping import Array, Float, Int
 from jaxevo.core import Data
 
 
+def _require_array(outputs: Any) -> None:
+    if not hasattr(outputs, "shape"):
+        raise ValueError(
+            f"outputs must be one array, got a {type(outputs).__name__}: give the model a "
+            "head=, a function that picks one of the network's outputs, or write a task that takes "
+            "them all"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class SquaredError:
     """Mean over outputs of the squared error."""
@@ -18,6 +27,7 @@ class SquaredError:
     def losses(
         self, outputs: Float[Array, "*batch K"], targets: Float[Data, "*batch K"]
     ) -> Float[Array, "*batch"]:
+        _require_array(outputs)
         if outputs.shape != targets.shape:
             raise ValueError(
                 f"outputs must have the shape of the targets, {targets.shape}, got "
@@ -41,6 +51,7 @@ class CrossEntropy:
     def losses(
         self, outputs: Float[Array, "*batch K"], targets: Int[Data, "*batch"]
     ) -> Float[Array, "*batch"]:
+        _require_array(outputs)
         if outputs.shape[:-1] != targets.shape:
             raise ValueError(
                 f"outputs must have one row of logits for each label, {(*targets.shape, 'K')}, "

@@ -29,10 +29,20 @@ def responses(
     inputs = as_tuple(inputs)
     lead = jax.tree.leaves(inputs)[0].shape
     if not has_carry(model):
-        return head(model.apply(params, *inputs)).reshape(lead[0], -1)
+        return in_one_row(head, model.apply(params, *inputs), lead[:1])
     carry = model.initial_carry(params, lead[1:2])
     outputs = jax.lax.scan(lambda carry, x: model.apply(params, carry, *x), carry, inputs)[1]
-    return head(outputs).reshape(*lead[:2], -1)
+    return in_one_row(head, outputs, lead[:2])
+
+
+def in_one_row(head: Head, outputs: Any, lead: tuple[int, ...]) -> Float[Array, "*lead K"]:
+    """All outputs of a network behind `head`, those of a tree side by side.
+
+    Args:
+        lead: the axes of time and of experiences, which outputs begin with.
+    """
+    rows = [head(leaf).reshape(*lead, -1) for leaf in jax.tree.leaves(outputs)]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=-1)
 
 
 def divergence(

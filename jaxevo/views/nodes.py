@@ -74,9 +74,10 @@ class HiddenLayer(ValueError):
 class _View:
     """What one hooked call of a network sees. It lives while that call is traced."""
 
-    def __init__(self, hook: Hook | None, record: bool):
+    def __init__(self, hook: Hook | None, params: Params | None):
         self.hook = hook or (lambda layer, inputs, linear: linear(inputs))
-        self.record = record
+        self.record = params is not None  # the network whose layers are recorded
+        self.leaves = {} if params is None else named_leaves(params)
         self.trace = get_opaque_trace_state()
         self.token = next(_tokens)
         self.uses: dict[str, int] = {}
@@ -138,13 +139,21 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
     if view is None:
         return spec.run(kernels, bias, inputs)
     spec = _placed(spec)
+    hidden = get_opaque_trace_state() != view.trace
+    if view.record and not hidden:
+        given = zip((*spec.kernels, spec.bias), (*kernels, bias), strict=True)
+        if any(path is not None and view.leaves.get(path) is not value for path, value in given):
+            return spec.run(
+                kernels, bias, inputs
+            )  # a kernel that the network computes (WeightNorm)
     use = view.uses[spec.name] = view.uses.get(spec.name, -1) + 1
     layer = Layer(spec, use)
-    if view.record and get_opaque_trace_state() != view.trace:
+    if view.record and hidden:
         raise HiddenLayer(
             f"layer {layer!r} is called inside a transform (jit, checkpoint, scan, vmap) within "
             "the network, where its inputs cannot be recorded; move the transform out of the "
-            "network: jaxevo jits, and scans a step module over time, by itself"
+            "network (jaxevo jits, and scans a step module (carry, x) -> (carry, y) over time, by "
+            "itself), or take a learner without a layer view, such as WeightPerturbation"
         )
 
     def linear(inputs, kernel=None):
@@ -205,7 +214,7 @@ def apply(
         raise ValueError(
             f"model must be a model, such as problem.model, got {type(model).__name__}"
         )
-    view = _View(hook, record=True)
+    view = _View(hook, params)
     with _in_force(view):
         outputs = model.apply(params, *inputs)
     if uncovered == "error":
@@ -222,7 +231,7 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     _require_known(uncovered)
 
     def apply(params, *inputs):
-        view = _View(hook, record=False)
+        view = _View(hook, None)
         with _in_force(view):
             outputs = model.apply(params, *inputs)
         if uncovered == "error":
@@ -273,7 +282,7 @@ def uncovered(model: Model, params: Params, *inputs: Any) -> list[str]:
     """Paths of the parameters that no layer accounts for, run on inputs of these shapes."""
 
     def run(params, *inputs):
-        view = _View(None, record=False)
+        view = _View(None, None)
         with _in_force(view):
             model.apply(params, *inputs)
         covered.update(view.covered)

@@ -40,6 +40,7 @@ from jaxevo.views.experiences import (
     counted,
     divergence,
     identity,
+    in_one_row,
     num_counted,
     responses,
 )
@@ -323,12 +324,12 @@ def _one_experience(
 
     if not has_carry(model):
         outputs, seen, preactivations = run(taps, *jax.tree.map(lambda x: x[None], inputs))
-        return head(outputs).reshape(-1), seen, preactivations
+        return in_one_row(head, outputs, ()), seen, preactivations
 
     def step(carry, now):
         inputs, taps = now
         (carry, output), seen, preactivations = run(taps, carry, *inputs)
-        return carry, (head(output).reshape(-1), seen, preactivations)
+        return carry, (in_one_row(head, output, ()), seen, preactivations)
 
     carry = model.initial_carry(params, (1,))
     inputs = jax.tree.map(lambda x: x[:, None], inputs)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxevo.core import Model, Params
+from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.tree import named_leaves
 from jaxevo.views import nodes
 
@@ -108,7 +108,7 @@ def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[La
     )
     names: dict[nodes.Layer, tuple[str, ...]] = {}
     delayed: dict[nodes.Layer, tuple[bool, ...]] = {}
-    is_step = len(inputs) > 1
+    is_step = has_carry(model)  # a network of several inputs is none
 
     # The network is traced with zeros `added` to each pre-activation. These arguments stand for
     # the layers' nodes: what depends on one of them in the program is what its nodes reach.

@@ -94,7 +94,8 @@ class Plan:
             )
         self._check_samples()
         self.uncovered = self._uncovered(params, inputs, uncovered)
-        self.num_inputs = sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(inputs[-1]))
+        shown = inputs[1:] if self.timeline.in_time else inputs
+        self.num_inputs = sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(shown))
         exact = readout == "exact" and not all(wired.is_readout for wired in self.layers)
         self.readouts = [w for w in self.layers if exact and w.is_readout]
         self.noisy = [w for w in self.layers if w not in self.readouts and w.twin is None]
