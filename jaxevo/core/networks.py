@@ -15,7 +15,7 @@ from jaxevo.core.problem import (
 )
 from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Requires
 from jaxevo.core.sizes import MEMBER_BYTES, check_fits, require_memory
-from jaxevo.core.tree import named_leaves
+from jaxevo.core.tree import named_leaves, nested
 
 
 def check_requirements(learner: Any, problem: Any) -> None:
@@ -106,3 +106,15 @@ def num_outputs(problem: Problem, params: Any) -> int | None:
         return None
     shape = getattr(outputs, "shape", ())
     return shape[-1] if shape else None
+
+
+def plain_params(params: Any) -> Any:
+    """`params` as the nested dict of a model, where they are an `nnx.State`; others as they are."""
+    if not type(params).__module__.startswith("flax."):
+        return params
+    from flax import nnx
+
+    if not isinstance(params, nnx.State):
+        return params
+    leaves = nnx.to_flat_state(nnx.as_pure(nnx.filter_state(params, nnx.Not(nnx.RngState))))
+    return nested({"/".join(map(str, path)): leaf for path, leaf in leaves})

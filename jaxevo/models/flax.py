@@ -97,6 +97,7 @@ class NNXModel:
         """
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
         graph, state = nnx.split(module)
+        _refuse_hidden_arrays(self._name, module, state)
         paths = {id(value): _join(path) for path, value in nnx.iter_graph(module)}
         for path, part in list(nnx.iter_modules(module)):
             if kind := layer_kind(type(part)):
@@ -119,7 +120,9 @@ class NNXModel:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def _construct(self, rngs: nnx.Rngs) -> nnx.Module:
-        return self.constructor(rngs=rngs, **dict(self.settings))
+        # Weights whose axes have names are not laid out over devices here: members are.
+        with nnx.use_eager_sharding(False):
+            return self.constructor(rngs=rngs, **dict(self.settings))
 
     def init(self, key: Key[Array, ""]) -> Params:
         state = nnx.state(self._construct(nnx.Rngs(key)), nnx.Not(nnx.RngState))
@@ -233,6 +236,22 @@ def from_nnx(
             f"{type(constructor).__name__}; pass the class, with its settings as keywords"
         )
     return NNXModel(constructor, tuple(sorted(settings.items())), trainable, head)
+
+
+def _refuse_hidden_arrays(name: str, module: nnx.Module, state: Any) -> None:
+    """Refuses arrays that flax takes for settings of a module, as `nnx.WeightNorm` has them."""
+    seen = [_join(path) for path, _ in nnx.to_flat_state(state)]
+    for path, part in nnx.iter_modules(module):
+        for attribute, value in vars(part).items():
+            if not isinstance(value, (dict, list, tuple)):
+                continue
+            place = _join((*path, attribute))
+            abstract = [isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(value)]
+            if any(abstract) and not any(known.startswith(place) for known in seen):
+                raise ValueError(
+                    f"{name} holds arrays in {place}, where flax takes them for constants; hold "
+                    "them as nnx.Param or nnx.Variable (WeightNorm does without: use_scale=False)"
+                )
 
 
 @functools.lru_cache(maxsize=256)

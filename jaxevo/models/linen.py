@@ -3,7 +3,7 @@
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Params
-from jaxevo.core.tree import named_leaves, nested
 from jaxevo.models.flax import (
     NO_CHANGES,
     NO_DRAWS,
@@ -84,7 +83,7 @@ class LinenModel:
         _ = self._checked
         variables = self._variables(key)
         params = dict(variables.pop("params", {}))
-        return nested(named_leaves(params | variables))
+        return _plain(params | variables)
 
     @functools.cached_property
     def _checked(self) -> bool:
@@ -179,7 +178,7 @@ def from_linen(
 
 
 def _hashable(module: linen.Module) -> linen.Module:
-    """`module` with tuples for the lists in its fields, as linen itself turns them when it runs.
+    """`module` with tuples for lists and frozen sets for sets in its fields, as linen freezes them.
 
     Raises:
         ValueError: a field cannot be hashed all the same; the message names it.
@@ -188,6 +187,8 @@ def _hashable(module: linen.Module) -> linen.Module:
     def frozen(value):
         if isinstance(value, linen.Module):
             return _hashable(value)
+        if type(value) is set:
+            return frozenset(value)
         return tuple(map(frozen, value)) if type(value) in (list, tuple) else value
 
     fields = [f.name for f in dataclasses.fields(module) if f.init and f.name not in PRIVATE]
@@ -199,6 +200,13 @@ def _hashable(module: linen.Module) -> linen.Module:
         name: value for name, value in after.items() if value is not before[name]
     }
     return module.clone(**changed) if changed else module
+
+
+def _plain(tree: Any) -> Any:
+    """Dicts in place of flax's own; a key may hold a slash, as those of WeightNorm do."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {key: _plain(value) for key, value in tree.items() if jax.tree.leaves(value)}
 
 
 def _is_shape(value: Any) -> bool:

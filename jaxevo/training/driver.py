@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -46,9 +45,9 @@ from jaxevo.training.program import Program
 from jaxevo.training.refusals import (
     SOLVED,
     check_first_params,
-    check_params,
     check_target,
     check_unchanged,
+    checked_params,
     described_params,
 )
 from jaxevo.training.sinks import Sink, running
@@ -155,9 +154,7 @@ def run(
     network = sum(map(num_bytes, jax.tree.leaves(jax.eval_shape(problem.init, key))))
     require_memory({"num_seeds": num_seeds}, (num_seeds or 1) * network)
     check_target(target or {}, learner, problem)
-    if params is not None:
-        check_params(params, problem)
-        params = jax.tree.map(jnp.asarray, params)
+    params = checked_params(params, problem)
     if folder is not None and resume_from is not None:
         raise ValueError("folder must be None where resume_from is given: the run goes on there")
     description = {

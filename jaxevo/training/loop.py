@@ -21,6 +21,7 @@ from jaxevo.core import (
     check_requirements,
     require_integer,
 )
+from jaxevo.core.networks import plain_params
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.sizes import check_fits
 from jaxevo.training.chunks import mean_dtype, one_step, require_steps, split_key
@@ -61,7 +62,8 @@ def train(
         num_steps: steps to take, from 0 to 2^31 - 1. Static, as `record_every` is.
         record_every: steps in each mean of the history, >= 1; the last mean may have fewer.
         state: the state to go on from; None: training starts with `learner.init`.
-        params: the first network, or one for each member, [N, ...]; None: they are drawn.
+        params: the first network, or one for each member, [N, ...], which may be an `nnx.State`;
+            None: they are drawn.
 
     Raises:
         ValueError: a number of steps is bad, both `state` and `params` are given, or the problem
@@ -74,6 +76,7 @@ def train(
         raise ValueError("params must be None where state is given: the state holds the networks")
     check_requirements(learner, problem)
     record_every = min(record_every, max(1, num_steps))
+    params = plain_params(params)
     return _train(
         key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
     )

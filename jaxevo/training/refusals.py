@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxevo.core import Learner, Params, Problem, require
+from jaxevo.core.networks import plain_params
 from jaxevo.core.pytrees import described
 from jaxevo.core.tree import named_leaves
 from jaxevo.core.words import lower_is_better
@@ -55,8 +57,15 @@ def check_target(target: Mapping[str, float], learner: Learner, problem: Problem
         require(f"target {name}", "a finite number", level, np.isfinite)
 
 
-def check_params(params: Params, problem: Problem) -> None:
-    """Refuses a first network that is not the model's, whatever axes it leads with."""
+def checked_params(params: Params | None, problem: Problem) -> Params | None:
+    """The first network as arrays; None where none is given.
+
+    Raises:
+        ValueError: the network is not the model's, whatever axes it leads with.
+    """
+    if params is None:
+        return None
+    params = plain_params(params)
     got = {name: np.shape(leaf) for name, leaf in named_leaves(params).items()}
     like = named_leaves(jax.eval_shape(problem.init, jax.random.key(0)))
     wanted = {name: leaf.shape for name, leaf in like.items()}
@@ -64,6 +73,7 @@ def check_params(params: Params, problem: Problem) -> None:
         shape, own = got.get(name), wanted.get(name)
         if shape is None or own is None or shape[max(0, len(shape) - len(own)) :] != own:
             raise ValueError(f"params must hold {name} as {own}, got {shape}")
+    return jax.tree.map(jnp.asarray, params)
 
 
 def described_params(params: Params | None) -> dict[str, Any] | None:

@@ -143,9 +143,8 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
     if view.record and not hidden:
         given = zip((*spec.kernels, spec.bias), (*kernels, bias), strict=True)
         if any(path is not None and view.leaves.get(path) is not value for path, value in given):
-            return spec.run(
-                kernels, bias, inputs
-            )  # a kernel that the network computes (WeightNorm)
+            with _in_force(None):  # no layer: the network computes the kernel, as WeightNorm does
+                return spec.run(kernels, bias, inputs)
     use = view.uses[spec.name] = view.uses.get(spec.name, -1) + 1
     layer = Layer(spec, use)
     if view.record and hidden:

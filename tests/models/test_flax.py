@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
+import jaxevo
 from jaxevo.core import Model
 from jaxevo.core.tree import named_leaves
 from jaxevo.models import (
@@ -278,8 +279,8 @@ def test_linen_modules_with_lists_can_be_hashed_and_others_name_their_field():
     lists = from_linen(linen.Sequential([linen.Dense(4), Widths([3, 2])]), input_shape=(3,))
     assert hash(lists) == hash(dataclasses.replace(lists))
     assert shapes(lists).keys() == {"layers_0", "layers_1"}
-    with pytest.raises(ValueError, match="field 'table' of Widths must be hashable, got set"):
-        from_linen(Widths([3], {1}), input_shape=(3,))
+    with pytest.raises(ValueError, match="field 'table' of Widths must be hashable, got ndarray"):
+        from_linen(Widths([3], np.ones(2)), input_shape=(3,))
 
 
 def boxed(*, rngs):
@@ -439,3 +440,26 @@ def test_functions_pass_through():
     np.testing.assert_array_equal(carry, np.ones((3, 2)))
     np.testing.assert_array_equal(model.apply(jnp.eye(2), carry, carry)[0], 2 * np.ones((3, 2)))
     assert from_functions(lambda key: {}, lambda params, x: x).initial_carry({}, (3,)) == ()
+
+
+def scaled(*, rngs):
+    return nnx.WeightNorm(nnx.Linear(3, 2, rngs=rngs), rngs=rngs)
+
+
+def test_arrays_that_flax_takes_for_settings_are_refused():
+    with pytest.raises(ValueError, match=r"scaled holds arrays in scales.*use_scale=False"):
+        model = from_nnx(scaled)
+        model.apply(model.init(KEY), normal((2, 3)))
+
+
+def test_training_starts_from_an_nnx_state():
+    """A state whose leaves are matched by order, or not at all, turns this red."""
+    module = Plain(4, rngs=nnx.Rngs(1))
+    problem = jaxevo.Problem(
+        jaxevo.tasks.examples(np.ones((4, 3)), np.ones((4, 2)), test=0.0),
+        from_nnx(Plain, width=4),
+    )
+    learner = jaxevo.GradientLearner(estimator=jaxevo.Backprop(), learning_rate=0.1)
+    state = nnx.state(module, nnx.Param)
+    result = jaxevo.train(KEY, learner, problem, num_steps=0, params=state)
+    np.testing.assert_array_equal(result.params["layers"]["1"]["kernel"], module.layers[1].kernel)

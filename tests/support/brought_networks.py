@@ -188,7 +188,7 @@ def in_linen(module, *shape, **settings):
 
 
 def weight_normed(*, rngs):
-    return nnx.WeightNorm(nnx.Linear(4, 5, rngs=rngs), rngs=rngs)
+    return nnx.WeightNorm(nnx.Linear(4, 5, rngs=rngs), use_scale=False, rngs=rngs)
 
 
 def sequential(*, rngs):
