@@ -135,6 +135,7 @@ def poorly_conditioned(
         num_outputs: K, as many as inputs.
         conditions: c_k, finite and not 0.
     """
+    require_integer("num_outputs", 1, num_outputs)
     usable = lambda c: all(math.isfinite(value) and value != 0 for value in c)
     require("conditions", "finite numbers other than 0", conditions, usable)
     sizes = (tuple(input_shape), num_outputs)

@@ -211,9 +211,9 @@ def checked_pair(inputs: Any, targets: Any, axis: int = 0) -> tuple[Any, np.ndar
         ValueError: an array cannot be taken as it is. It is masked, complex or not finite, its
             numbers are too large for the device's floats or integers, or its axes do not fit.
     """
+    arrays = {name: _with_axes(name, value, axis) for name, value in _by_name(inputs).items()}
     targets = _with_axes("targets", targets, axis)
     lead = targets.shape[: axis + 1]
-    arrays = {name: _with_axes(name, value, axis) for name, value in _by_name(inputs).items()}
     for name, array in arrays.items():
         if array.shape[: axis + 1] != lead:
             raise ValueError(
