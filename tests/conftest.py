@@ -51,6 +51,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
+def pytest_collection_finish():
+    """Modules stay until the end: the garbage collector need not walk through them each time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def group_of(item) -> str:
     file = item.nodeid.split("::")[0]
     if file.endswith("test_contract.py") and hasattr(item, "callspec"):

@@ -22,6 +22,7 @@ from tests.support.estimates import (
     LearnedStart,
     assert_close,
     assert_mean_is,
+    briefly,
     estimate,
     first_batch,
     flat,
@@ -39,7 +40,8 @@ from tests.support.estimates import (
 )
 
 RNN = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(HIDDEN,))
-MANY = 4096  # draws
+FEW_WEIGHTS = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(3,))
+MANY = 1024  # draws
 
 # ----------------------------------------------------------------------- what it averages to
 
@@ -63,7 +65,7 @@ VARIANTS = {
 )
 def test_the_mean_is_the_gradient(name):
     """All of BPTT, or for noise of every step and gamma 0 the gradient cut at each step."""
-    problem = in_time(RNN)
+    problem = briefly(FEW_WEIGHTS)
     params = scattered(problem)
     settings = {"num_draws": MANY, "sigma": 1e-3} | VARIANTS[name]
     expected = true_gradient(problem, params, 1 if settings.get("gamma") == 0 else 1000)
@@ -80,7 +82,7 @@ def test_the_mean_is_the_gradient_without_time():
 
 @pytest.mark.parametrize("every", ["window", "step"])
 def test_the_initial_hidden_state_is_a_weight_too(every):
-    problem = in_time(from_nnx(LearnedStart))
+    problem = briefly(from_nnx(LearnedStart))
     params = scattered(problem)
     estimator = WeightPerturbation(num_draws=MANY, every=every, gamma=1.0)
     samples = replicates(estimator, problem, params)

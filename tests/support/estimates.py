@@ -23,14 +23,21 @@ SERIES = RNG.normal(size=(60, SAMPLES, INPUTS)).astype(np.float32)  # in every n
 TARGETS = RNG.normal(size=(60, SAMPLES, OUTPUTS)).astype(np.float32)
 
 
-def stream(window=6, num_steps=60):
-    """A task of three series; the hidden state starts anew every `num_steps`."""
-    return tasks.stream(SERIES[:num_steps], TARGETS[:num_steps], window=window, test=0.0)
+def stream(window=6, num_steps=60, num_samples=SAMPLES):
+    """A task of a few series; the hidden state starts anew every `num_steps`."""
+    inputs, targets = (x[:num_steps, :num_samples] for x in (SERIES, TARGETS))
+    return tasks.stream(inputs, targets, window=window, test=0.0)
 
 
 @functools.cache
-def in_time(model, window=6, num_steps=60):
-    return Problem(stream(window, num_steps), model)
+def in_time(model, window=6, num_steps=60, num_samples=SAMPLES):
+    return Problem(stream(window, num_steps, num_samples), model)
+
+
+@functools.cache
+def briefly(model):
+    """Windows of four steps of two series: means of noisy estimates settle in fewer draws."""
+    return in_time(model, window=4, num_samples=2)
 
 
 def scattered(problem, dtype=jnp.float32):
@@ -77,10 +84,10 @@ def true_gradient(problem, params, truncation=1000):
     return estimate(Backprop(truncation=truncation), problem, params)
 
 
-def quick(names, *chosen):
-    """Parameters of a test; those that are not chosen are slow."""
+def quick(names, *chosen, mark=pytest.mark.slow):
+    """Parameters of a test; those that are not chosen bear `mark`."""
     assert set(chosen) <= set(names)
-    return [n if n in chosen else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return [n if n in chosen else pytest.param(n, marks=mark) for n in names]
 
 
 def made_unchecked(cls, **settings):

@@ -18,6 +18,7 @@ from jaxevo.views.sensitivity import (
     so_sensitivity,
     sum_sensitivity,
 )
+from tests.support.estimates import quick
 
 NUM, TIME, INPUTS = 5, 4, 3
 
@@ -199,7 +200,10 @@ def test_they_are_those_of_the_jacobian(name):
     assert_near(found[2], wanted[2], 2e-3, floor=0.1)
 
 
-@pytest.mark.parametrize("name", ["residual selu", "relu, normalised", "convolutions", *RECURRENT])
+@pytest.mark.parametrize(
+    "name",
+    quick(["residual selu", "relu, normalised", "convolutions", *RECURRENT], "convolutions", "gru"),
+)
 def test_in_float64_they_agree_to_twelve_digits(name):
     with jax.enable_x64(True):
         found = jitted(name, jnp.float64)

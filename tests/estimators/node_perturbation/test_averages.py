@@ -17,6 +17,7 @@ from tests.support.estimates import (
     RNG,
     SAMPLES,
     assert_mean_is,
+    briefly,
     cosine,
     first_batch,
     flat,
@@ -28,9 +29,9 @@ from tests.support.estimates import (
 )
 
 RNN = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(5,))
-
-RNN = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(5,))
+FEW_NODES = recurrent((INPUTS,), OUTPUTS, hidden_sizes=(3,))
 MANY = 2048  # draws
+FEWER = 512  # of few nodes, for a mean as good
 
 # ------------------------------------------------------------------- 1: what it averages to
 
@@ -38,9 +39,9 @@ MANY = 2048  # draws
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 @pytest.mark.parametrize("network", quick(RECURRENT, "rnn", "lstm", "linen"))
 def test_np_averages_to_the_gradient_that_gamma_sees(network, gamma):
-    problem = in_time(RECURRENT[network])
+    problem = briefly(RECURRENT[network])
     params = scattered(problem)
-    num_draws = MANY * {"linen": 4}.get(network, 1)  # of many small gates
+    num_draws = FEWER * {"linen": 16}.get(network, 1)  # of many small gates
     estimator = NodePerturbation(rule="np", gamma=gamma, num_draws=num_draws)
     expected = true_gradient(problem, params, {0.0: 1, 1.0: 1000}[gamma])
     assert_mean_is(replicates(estimator, problem, params), expected)
@@ -51,16 +52,16 @@ VARIANTS = {
     "antithetic": {"method": "antithetic", "distribution": "gaussian"},
     "two noisy runs": {"method": "two_noisy", "noise": "threefry"},
     "one layer at a time": {"rule": "inp", "readout": "perturbed"},
-    "noisy readout": {"readout": "perturbed", "num_draws": 4 * MANY},
+    "noisy readout": {"readout": "perturbed", "num_draws": 4 * FEWER},
     "traces": {"accumulate": "per_sequence"},
 }
 
 
 @pytest.mark.parametrize("variant", quick(VARIANTS, "finite", "one layer at a time", "traces"))
 def test_every_way_to_perturb_averages_to_the_gradient(variant):
-    problem = in_time(RNN)
+    problem = briefly(FEW_NODES)
     params = scattered(problem)
-    settings = {"rule": "np", "gamma": 1.0, "num_draws": MANY} | VARIANTS[variant]
+    settings = {"rule": "np", "gamma": 1.0, "num_draws": FEWER} | VARIANTS[variant]
     expected = true_gradient(problem, params)
     assert_mean_is(replicates(NodePerturbation(**settings), problem, params), expected)
 
@@ -78,7 +79,7 @@ def test_the_released_rule_averages_to_the_gradient_cut_at_each_step(variant):
 
     A loss of another sample or step that leaks in with a mean of its own turns this red.
     """
-    problem = in_time(RNN)
+    problem = briefly(FEW_NODES)
     params = scattered(problem)
     estimator = ReleasedNodePerturbation(**{"rule": "np"} | RELEASED[variant])
     expected = true_gradient(problem, params, 1)
@@ -89,12 +90,12 @@ def test_the_released_rule_averages_to_the_gradient_cut_at_each_step(variant):
 
 @jax.jit
 def means_of_single_draws(estimator, problem, params):
-    """64 means over 4 MANY estimates each."""
+    """64 means over 4 FEWER estimates each."""
     carry, batch = estimator.init(KEY, params, problem), first_batch(problem)
 
     def mean(key):
         one = lambda key: estimator.estimate(key, carry, params, problem, batch)[1]
-        each = jax.vmap(one)(jax.random.split(key, 4 * MANY))
+        each = jax.vmap(one)(jax.random.split(key, 4 * FEWER))
         return jax.tree.map(lambda leaf: leaf.mean(0), each)
 
     return jax.lax.map(mean, jax.random.split(KEY, 64))
@@ -136,7 +137,7 @@ def test_credit_of_any_reach_is_the_discounted_gradient():
     assert_mean_is({"input_kernel": got}, {"input_kernel": expected})
 
 
-IMAGES = tasks.examples(RNG.normal(size=(16, 36)), RNG.integers(0, 3, 16), batch_size=8)
+IMAGES = tasks.examples(RNG.normal(size=(16, 36)), RNG.integers(0, 3, 16), batch_size=4)
 FEED_FORWARD = {
     "norms": mlp((36,), 3, hidden_sizes=(6, 5), norm=True),
     "convolutions": convnet((6, 6), 3, channels=(2, 3), activation="tanh"),
@@ -151,7 +152,7 @@ def test_np_averages_to_the_gradient_without_time(network, accumulate):
     """No layer is credited with later losses: there is no trace to keep."""
     problem = Problem(IMAGES, FEED_FORWARD[network])
     params = scattered(problem)
-    estimator = NodePerturbation(rule="np", num_draws=MANY, accumulate=accumulate)
+    estimator = NodePerturbation(rule="np", num_draws=2 * FEWER, accumulate=accumulate)
     assert_mean_is(replicates(estimator, problem, params), true_gradient(problem, params))
 
 
