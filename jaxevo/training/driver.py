@@ -6,44 +6,34 @@ resumed leaves what the unbroken run would have left, bit for bit.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import (
-    Advises,
     Learner,
     Params,
     Problem,
-    ReportsSlots,
-    State,
     check_key,
     check_requirements,
     require,
     require_integer,
 )
 from jaxevo.core.noise import KEY_RULE
-from jaxevo.core.offers import OffersSwitches
 from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.sizes import num_bytes, require_memory
-from jaxevo.core.tree import tree_size
-from jaxevo.core.words import lower_is_better
-from jaxevo.tasks import baselines
-from jaxevo.training import checkpoint
 from jaxevo.training.chunks import require_steps
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
-from jaxevo.training.interrupt import Interrupted, stoppable
+from jaxevo.training.host_loop import HostLoop, RunResult
+from jaxevo.training.interrupt import stoppable
 from jaxevo.training.program import Program
 from jaxevo.training.refusals import (
-    SOLVED,
     check_first_params,
     check_target,
     check_unchanged,
@@ -52,34 +42,6 @@ from jaxevo.training.refusals import (
 )
 from jaxevo.training.sinks import Sink, running
 from jaxevo.training.watch import ON_NONFINITE, Watch
-
-CHUNK_SECONDS = 0.25  # length of one jitted call: Ctrl-C and the display may wait so long
-SAVE_SHARE = 0.01  # share of the time that checkpoints may take
-
-
-class RunResult(NamedTuple):
-    """What a run leaves behind.
-
-    Attributes:
-        params: the learner's solution, [S, ...] where `num_seeds` is given.
-        best_params: the solution at the record of the lowest held-out loss; None without a
-            held-out split.
-        rows: one dict for each record: `step`, `seconds` since the run began, the mean of each
-            metric since the last record, and `held_out/...`; lists over seeds.
-        state: the last state, which `train(..., state=...)` goes on from.
-        problem: what was trained on, at the size that a growing network ended with.
-        summary: cost of a step, seconds to compile, seconds to the first record, bytes, and what
-            was reached.
-        folder: where the files are, or None.
-    """
-
-    params: Params
-    best_params: Params | None
-    rows: list[dict[str, Any]]
-    state: State
-    problem: Problem
-    summary: dict[str, Any]
-    folder: pathlib.Path | None
 
 
 def run(
@@ -189,7 +151,7 @@ def run(
         on_records.insert(0, stack.enter_context(running(sinks)))
         interrupted = stack.enter_context(stoppable())
         started = time.perf_counter()
-        loop = _Loop(
+        loop = HostLoop(
             program=Program(key, learner, problem, num_seeds, params, skip=on_nonfinite == "skip"),
             watch=Watch.of(on_nonfinite, num_seeds),
             num_steps=num_steps,
@@ -218,231 +180,3 @@ def _one_after_another(callbacks: Sequence[Callable | None]) -> Callable[[dict[s
                 callback(row)
 
     return call
-
-
-@dataclasses.dataclass
-class _Loop:
-    """One run while it runs: what moves on with it, and when to look at the clock.
-
-    Attributes:
-        started: when the run began, by `time.perf_counter`, less the seconds before a resume.
-        good: the last good state, None where the policy has no use for it.
-        recorded: the step of the last record.
-    """
-
-    program: Program
-    watch: Watch
-    num_steps: int
-    record_every: int
-    files: RunFolder | None
-    save_seconds: float
-    target: Mapping[str, float]
-    on_record: Callable[[dict[str, Any]], None]
-    interrupted: Interrupted
-    started: float
-    step: int = 0
-    recorded: int = 0
-    good: Any = None
-    advised: bool = False
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        learner, problem = self.program.learner, self.program.problem
-        self.summary |= {
-            "cost_per_step": learner.cost(problem)._asdict(),
-            "num_parameters": tree_size(jax.eval_shape(problem.init, jax.random.key(0))),
-        }
-        self.note_program()
-
-    def note_program(self) -> None:
-        program = self.program
-        self.summary |= {
-            "compile_seconds": program.compile_seconds,
-            "compiles": program.compiles,
-            "temp_bytes": program.temp_bytes,
-            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
-        }
-        if isinstance(program.learner, ReportsSlots):
-            slots = program.learner.slots(program.state, program.problem)
-            self.summary["slots"] = slots | {"sizes": program.sizes}
-
-    def restore(self, files: RunFolder, params: Params | None) -> None:
-        """Goes on from the newest checkpoint that is whole; from the start if none was finished."""
-        try:
-            found = checkpoint.restore(files.checkpoints, self.saved_like)
-        except FileNotFoundError as error:
-            try:
-                files.start_again()
-            except FileNotFoundError:
-                raise error from None
-            check_first_params(files.config.get("first_params"), params, needed=True)
-            self.summary["damaged_files"] = files.damaged
-            return
-        if found.step > self.num_steps:
-            raise ValueError(
-                f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"
-            )
-        self.program.load(found.tree["program"] if found.notes.get("good") else found.tree)
-        if found.notes.get("good"):
-            self.good = found.tree["good"]
-        self.watch.load(found.notes.get("watch"))
-        self.step = found.step
-        self.started -= found.notes["seconds"]
-        self.rows = files.restore_rows(found.step, found.notes.get("records"))
-        self.recorded = self.rows[-1]["step"] if self.rows else 0
-        self.summary |= {
-            "resumed_at": found.step,
-            "seconds_before": found.notes["seconds"],
-            "damaged_checkpoints": found.damaged,
-            "damaged_files": files.damaged,
-        }
-
-    def saved_like(self, notes: Mapping[str, Any]) -> Any:
-        tree = self.program.saved_like(notes)
-        return {"program": tree, "good": tree["state"]} if notes.get("good") else tree
-
-    def run(self) -> RunResult:
-        program, length = self.program, 1
-        saved = time.perf_counter()
-        wait = self.save_seconds
-        while self.step < self.num_steps and not self.ended():
-            since = self.step % self.record_every
-            record_end = min(self.step - since + self.record_every, self.num_steps)
-            chunk = min(length, record_end - self.step)
-            seconds, done = program.advance(chunk)
-            self.step += done
-            # lengths double at most, so that one slow look at the clock does no harm
-            wanted = chunk * CHUNK_SECONDS / max(seconds, 1e-6)
-            length = max(1, int(min(wanted, 2 * length)))
-            if self.step == record_end and done:
-                self.record(since_last=self.step - self.recorded)
-            if self.files is not None and time.perf_counter() - saved >= wait and self.savable():
-                spent = self.save(self.files)
-                wait = max(self.save_seconds, spent / SAVE_SHARE)
-                saved = time.perf_counter()
-        return self.finish()
-
-    def record(self, since_last: int) -> None:
-        metrics, share = self.program.take_metrics(since_last)
-        self.recorded = self.step
-        self.watch.look(share, self.program.sound(), since_last)
-        held_out = self.program.evaluate()
-        self.program.fit()
-        row = {"step": self.step, "seconds": time.perf_counter() - self.started}
-        row |= metrics | held_out
-        self.advise(metrics)
-        self.summary.setdefault("seconds_to_first_record", row["seconds"])
-        self.rows.append(row)
-        if self.files is not None:
-            self.files.append_row(row)
-        self.on_record(row)
-        if self.watch.stops:
-            return  # it is said once everything is on disk
-        if text := self.watch.text(self.step):
-            warnings.warn(text, stacklevel=3)
-        if self.watch.policy == "rollback" and self.watch.spoiled.any():
-            self.watch.rollbacks += 1
-            self.put_back(self.watch.spoiled)
-        else:
-            self.keep_good()
-
-    def keep_good(self) -> None:
-        """Keeps the state of seeds that are good, for those that will not be."""
-        if self.watch.policy not in ("stop", "rollback"):
-            return
-        good = self.program.sound() & self.watch.good
-        if self.good is None or good.all():
-            self.good = self.program.copied()
-        elif good.any():
-            self.good = self.program.merged(self.good, good)
-
-    def put_back(self, which: np.ndarray) -> None:
-        """Gives seeds their last good state."""
-        if which.any() and self.good is not None:
-            self.program.put_back(self.good, which)
-
-    def savable(self) -> bool:
-        """Whether a checkpoint now would hold a good network, where only such are to be kept."""
-        return self.watch.policy == "continue" or bool(self.program.sound().any())
-
-    def ended(self) -> bool:
-        return bool(self.interrupted) or self.watch.stops or self.reached()
-
-    def advise(self, metrics: Mapping[str, Any]) -> None:
-        """Passes on what the learner has to say, once."""
-        learner = self.program.learner
-        if not self.advised and isinstance(learner, Advises) and (text := learner.advice(metrics)):
-            warnings.warn(text, stacklevel=3)
-            self.advised = True
-
-    def reached(self) -> bool:
-        if not (self.target and self.rows):
-            return False
-        for name, level in self.target.items():
-            row, name_in_row = self.rows[-1], f"held_out/{name}"
-            if name == SOLVED and SOLVED in row:
-                name_in_row = SOLVED
-            value = float(np.mean(row.get(name_in_row, np.nan)))
-            falls = lower_is_better(name, self.program.problem.task)
-            if not (value <= level if falls else value >= level):
-                return False
-        return True
-
-    def save(self, files: RunFolder) -> float:
-        """A checkpoint; returns the seconds it took."""
-        started = time.perf_counter()
-        records = files.write_rows(self.rows)  # flushed, so that no checkpoint is ahead of them
-        good = self.watch.policy == "rollback" and not self.program.can_resize
-        notes = {
-            "seconds": started - self.started,
-            "size": self.program.size,
-            "records": records,
-            "watch": self.watch.notes(),
-            "good": good,
-        }
-        tree = self.program.saved()
-        if good:
-            tree = {"program": tree, "good": self.good}
-        checkpoint.save(files.checkpoints, self.step, tree, notes)
-        return time.perf_counter() - started
-
-    def finish(self) -> RunResult:
-        program, files = self.program, self.files
-        self.watch.sound = program.sound()
-        text = self.watch.text(self.step, at_end=True)
-        if files is not None and self.watch.policy == "rollback":
-            self.save(files)  # as it is: the next record puts back the state, here or resumed
-        if self.watch.policy in ("stop", "rollback"):
-            self.put_back(~self.watch.sound)
-        self.note_program()
-        self.summary |= {
-            "steps": self.step,
-            "seconds": time.perf_counter() - self.started,
-            "interrupted": bool(self.interrupted),
-            "signal": self.interrupted.signal,
-            "target_reached": self.reached(),
-            **self.watch.summary(),
-        }
-        if self.rows:
-            last = self.rows[-1]
-            self.summary |= {name: last[name] for name in last if name.startswith("held_out/")}
-        params, best = program.solution(), program.best_params()
-        if files is not None:
-            if self.step not in checkpoint.steps(files.checkpoints):
-                self.save(files)
-            files.write_params("final", params)
-            if best is not None:
-                files.write_params("best", best)
-            # what the pictures need beside the records
-            task = program.problem.task
-            self.summary["baselines"] = baselines(task)
-            switches = task.switches if isinstance(task, OffersSwitches) else ()
-            self.summary["switches"] = list(switches)
-            files.write_json("summary.json", self.summary)
-        if text:
-            warnings.warn(text, stacklevel=3)
-        path = None if files is None else files.path
-        return RunResult(
-            params, best, self.rows, program.state, program.problem, self.summary, path
-        )

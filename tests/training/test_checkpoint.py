@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.training import checkpoint, driver
+from jaxevo.training import checkpoint, host_loop
 from tests.training.test_driver import strict_json
 
 TREE = {
@@ -206,8 +206,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from jaxevo import registry, run
 built = registry.build("evolution-strategy", "sine", num_steps=60, population_size=8)
 where = {"resume_from": sys.argv[1]} if len(sys.argv) > 3 else {"folder": sys.argv[1]}
-from jaxevo.training import driver
-driver.CHUNK_SECONDS = 0.0  # one step at a time
+from jaxevo.training import host_loop
+host_loop.CHUNK_SECONDS = 0.0  # one step at a time
 import time
 def slowly(row): time.sleep(float(0.01))
 run(jax.random.key(0), built.learner, built.problem, num_steps=60, record_every=3,
@@ -228,9 +228,9 @@ def records(folder):
 )
 def test_runs_killed_at_random_moments_end_as_if_they_were_not(num_kills, tmp_path, monkeypatch):
     """kill -9 between and during saves; then the last resume runs through."""
-    monkeypatch.setattr(driver, "SAVE_SHARE", 1.0)
+    monkeypatch.setattr(host_loop, "SAVE_SHARE", 1.0)
     script = tmp_path / "trainer.py"
-    script.write_text(TRAINER.replace("import time\n", "driver.SAVE_SHARE = 1.0\nimport time\n"))
+    script.write_text(TRAINER.replace("import time\n", "host_loop.SAVE_SHARE = 1.0\nimport time\n"))
     cache = str(tmp_path / "cache")
 
     def start(folder, *resume):

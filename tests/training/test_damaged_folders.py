@@ -23,7 +23,7 @@ from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner
 from jaxevo.models import mlp
 from jaxevo.tasks import sine
-from jaxevo.training import driver
+from jaxevo.training import host_loop
 from jaxevo.training.driver import run
 
 PROBLEM = Problem(sine(num_points=8), mlp((1,), 1, hidden_sizes=(3,)))
@@ -94,7 +94,7 @@ def test_damaged_folders(stopped, tmp_path, monkeypatch, num_folders):
     records = (folder / "metrics.jsonl").read_bytes()
     replaced = {records, records + b"7"}
     replaced |= {p.read_bytes() for p in (folder / "checkpoints").rglob("*") if p.is_file()}
-    monkeypatch.setattr(driver, "SAVE_SHARE", 1e-9)  # one checkpoint, at the end
+    monkeypatch.setattr(host_loop, "SAVE_SHARE", 1e-9)  # one checkpoint, at the end
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # no crash of the machine is tried here
     rng, counts = random.Random(0), collections.Counter()
     for number in range(num_folders):

@@ -15,7 +15,7 @@ from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner, Mutation, SafeMutation
 from jaxevo.models import mlp, recurrent
 from jaxevo.tasks import recurrent_parity, sine
-from jaxevo.training import driver
+from jaxevo.training import host_loop
 from jaxevo.training.driver import run
 from jaxevo.training.folder import RunFolder, load_params
 from jaxevo.training.loop import train
@@ -48,7 +48,7 @@ def test_run_is_train_in_chunks(tmp_path):
 
 def test_records_do_not_depend_on_where_chunks_are_cut(monkeypatch):
     def rows(seconds):
-        monkeypatch.setattr(driver, "CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(host_loop, "CHUNK_SECONDS", seconds)
         result = run(jax.random.key(0), LEARNER, PROBLEM, num_steps=40, record_every=20)
         return [{k: v for k, v in row.items() if k != "seconds"} for row in result.rows]
 

@@ -15,7 +15,7 @@ import pytest
 from jaxevo.core import Cost, Problem, learner, static
 from jaxevo.models import mlp
 from jaxevo.tasks import sine
-from jaxevo.training import driver
+from jaxevo.training import host_loop
 from jaxevo.training.driver import run
 from jaxevo.training.folder import load_params
 from jaxevo.training.program import Program
@@ -122,7 +122,7 @@ def test_a_rollback_goes_on_bit_for_bit(tmp_path, monkeypatch, stop):
             os.kill(os.getpid(), signal.SIGINT)
         return done
 
-    monkeypatch.setattr(driver, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(host_loop, "CHUNK_SECONDS", 0.0)
     monkeypatch.setattr(Program, "advance", interrupted)
     part, _ = ran(learner, folder=tmp_path / "r", on_nonfinite="rollback")
     assert part.summary["steps"] == stop and np.isfinite(count(part.params)).all()
