@@ -43,12 +43,13 @@ def evaluate(words: list[str]) -> int:
     from rich.console import Console
 
     from jaxevo.cli.tables import metrics_table
+    from jaxevo.core.offers import FitsParams
     from jaxevo.tasks import baselines
     from jaxevo.training.folder import load_params
 
     built = run.built()
     problem = built.problem
-    if hasattr(problem.model, "fitted"):  # a network that may have grown
+    if isinstance(problem.model, FitsParams):  # a network that may have grown
         model = problem.model.fitted(load_params(folder, which))
         problem = type(problem)(problem.task, model)
     test = problem.held_out()

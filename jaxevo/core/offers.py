@@ -81,3 +81,11 @@ class KeepsStatistics(Protocol):
 
     def absorb(self, params: Any, moments: Any) -> Any:
         """`params` whose statistics hold `moments` too; their leading axes are summed."""
+
+
+@runtime_checkable
+class FitsParams(Protocol):
+    """A model of a network that grows: it can take the size that a network has by now."""
+
+    def fitted(self, params: Any) -> Any:
+        """The model at the size of `params`, which may come from a file."""

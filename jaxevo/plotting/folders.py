@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxevo.core import Params, Problem
+from jaxevo.core.offers import FitsParams
 from jaxevo.plotting import pathways
 from jaxevo.plotting.curves import comparison, curve
 from jaxevo.plotting.mutations import solved
@@ -146,7 +147,7 @@ def _curves(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
 def _network(files: RunFolder, problem: Problem) -> tuple[Problem, Params]:
     """The final network of the first seed, and the problem at the size that it grew to."""
     params = load_params(files.path)
-    if hasattr(problem.model, "fitted"):
+    if isinstance(problem.model, FitsParams):
         problem = type(problem)(problem.task, problem.model.fitted(params))
     if files.config["run"].get("num_seeds") is not None:
         params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], params)

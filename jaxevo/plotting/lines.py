@@ -30,7 +30,6 @@ UNITS = {
     "spectral_radius": "of the recurrent weights",
     "solved": "fraction",
 }
-RISING = ("accuracy", "return", "success_rate", "recall", "solved")
 CLOCKS = {
     "step": "training steps",
     "seconds": "seconds since the run began",
@@ -195,8 +194,13 @@ def finish_metric_axis(
     ends = [end for series in all_series for end in (series.low, series.high)]
     values = np.concatenate([*ends, [level for _, level in levels]])
     values = values[np.isfinite(values)]
-    rises = short in RISING
-    if len(values) and values.min() > 0 and values.max() > 10 * values.min() and not rises:
+    direction = direction_of(short)
+    if (
+        len(values)
+        and values.min() > 0
+        and values.max() > 10 * values.min()
+        and direction != "rises"
+    ):
         ax.set_yscale("log")
     unit = UNITS.get(short, "")
     if short == "loss":
@@ -204,10 +208,9 @@ def finish_metric_axis(
         squared = "squared error, scaled data" if "mse" in kinds else ""
         unit = "nats" if "accuracy" in kinds else squared
     ax.set_ylabel(f"{label}\n({unit})" if unit else label, fontsize=9)
-    if rises or direction_of(short) == "falls":
-        ax.set_title(
-            "higher is better" if rises else "lower is better", loc="right", fontsize=8, color=GREY
-        )
+    if direction is not None:
+        better = "higher" if direction == "rises" else "lower"
+        ax.set_title(f"{better} is better", loc="right", fontsize=8, color=GREY)
     if not any(np.isfinite(series.mean).any() for series in all_series):
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes)
     tidy(ax)
