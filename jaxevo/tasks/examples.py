@@ -110,16 +110,7 @@ class Examples(ExampleTask):
         return ExampleBatch(*tree_row((self.train_inputs, self.train_targets), rows))
 
     def held_out(self) -> "Examples | None":
-        if self.test_inputs is None or self.test_targets is None:
-            return None
-        return dataclasses.replace(
-            self,
-            train_inputs=self.test_inputs,
-            train_targets=self.test_targets,
-            test_inputs=None,
-            test_targets=None,
-            batch_size=None,
-        )
+        return on_test_split(self, batch_size=None)
 
     def baselines(self) -> Levels:
         if not holds_out_targets(self):
@@ -361,6 +352,14 @@ def check_splits(train: tuple, test: tuple, axis: int = 0) -> None:
                 f"test {name} must be {kept.dtype} that end in {kept.shape[axis + 1 :]}, as the "
                 f"training {name} do, got {held.dtype} of shape {held.shape}"
             )
+
+
+def on_test_split(task: Any, **settings: Any) -> Any:
+    """The task on its test arrays, with further settings; None where it has none."""
+    if task.test_inputs is None or task.test_targets is None:
+        return None
+    arrays = {"train_inputs": task.test_inputs, "train_targets": task.test_targets}
+    return dataclasses.replace(task, **arrays, test_inputs=None, test_targets=None, **settings)
 
 
 def count_outputs(targets: np.ndarray, test_targets: np.ndarray, loss: str) -> int:

@@ -1,6 +1,5 @@
 """Tasks in time: one long stream cut into windows, or a set of sequences. Time comes first."""
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from jaxevo.tasks.examples import (
     checked_pair,
     count_outputs,
     held_out_pair,
+    on_test_split,
     real_numbers,
 )
 from jaxevo.tasks.levels import (
@@ -159,16 +159,7 @@ class Stream(TimedTask):
 
     def held_out(self) -> "Stream | None":
         """The test series, whole, with the first `num_skipped` steps left out of every error."""
-        if self.test_inputs is None or self.test_targets is None:
-            return None
-        return dataclasses.replace(
-            self,
-            train_inputs=self.test_inputs,
-            train_targets=self.test_targets,
-            test_inputs=None,
-            test_targets=None,
-            window=None,
-        )
+        return on_test_split(self, window=None)
 
     def baselines(self) -> Levels:
         if self.loss != "squared_error" or not holds_out_targets(self):
@@ -231,16 +222,7 @@ class SequenceSet(TimedTask):
         return SequenceBatch(inputs, targets, weights, jnp.full(inputs.shape[1], True))
 
     def held_out(self) -> "SequenceSet | None":
-        if self.test_inputs is None or self.test_targets is None:
-            return None
-        return dataclasses.replace(
-            self,
-            train_inputs=self.test_inputs,
-            train_targets=self.test_targets,
-            test_inputs=None,
-            test_targets=None,
-            batch_size=None,
-        )
+        return on_test_split(self, batch_size=None)
 
 
 @checked
