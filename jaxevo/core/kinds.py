@@ -5,6 +5,7 @@ that name no plain kind, such as `Any`, take everything.
 """
 
 import collections.abc
+import dataclasses
 import types
 import typing
 from typing import Any
@@ -95,6 +96,8 @@ def kind_words(annotation: Any) -> str:
     if annotation in WORDS:
         return WORDS[annotation]
     name = getattr(annotation, "__name__", str(annotation))
+    if dataclasses.is_dataclass(annotation):
+        name = f"{name}(...)"
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
 
 

@@ -81,20 +81,14 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
             else:
                 value = _leaf(cls, field.name, value, field.name in numbers)
                 object.__setattr__(self, field.name, value)
-        odd = next((f for f in fields if _is_odd(f, getattr(self, f.name))), None)
         try:
-            for name, known in choices.items():
-                require_choice(name, known, getattr(self, name))
-            validate(self)  # Its rules say more than kinds do, but they may trip over another kind.
+            for field in fields:
+                value = getattr(self, field.name)
+                if field.metadata.get("static") or not is_placeholder(value):
+                    require_kind(field.name, field.type, value)
+            validate(self)
         except ValueError as error:
             raise ValueError(f"{cls.__name__}: {error}") from None
-        except Exception:
-            odd = odd or next((f for f in fields if type(getattr(self, f.name)) is object), None)
-            if odd is None:
-                raise
-        if odd is not None:
-            rule, value = kind_words(odd.type), brief(getattr(self, odd.name))
-            raise ValueError(f"{cls.__name__}: {odd.name} must be {rule}, got {value}")
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
@@ -102,7 +96,6 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     leaves = [field.name for field in fields if not field.metadata.get("static")]
     statics = [field.name for field in fields if field.metadata.get("static")]
     numbers = {field.name for field in fields if float in typing.get_args(field.type)}
-    choices = {f.name: known for f in fields if (known := literal_choices(f.type))}
 
     # A flattened object is two lists of values, in the order of the fields:
     #
@@ -136,8 +129,7 @@ LARGEST_SIZE = 2**31 - 1  # arrays are indexed by int32
 def checked(function: Callable[P, T]) -> Callable[P, T]:
     """`function`, which answers arguments of another kind than it names by one clear line.
 
-    The function's own rules come first: they say more than kinds do. Sizes that no array has are
-    refused before the function is called. A list is taken where a tuple is named.
+    Sizes that no array has are refused, too. A list is taken where a tuple is named.
 
     Raises:
         ValueError: an argument is of another kind than its annotation, or too large a size.
@@ -146,31 +138,15 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def door(*args: P.args, **kwargs: P.kwargs) -> T:
-        odd = None
         for name, value in (*zip(parameters, args, strict=False), *kwargs.items()):
             if name not in parameters:
                 continue
-            annotation = parameters[name].annotation
             if isinstance(value, int):
                 largest = LARGEST.get(name, LARGEST_SIZE)
                 require(name, f"at most {largest}", value, lambda n, most=largest: n <= most)
-            value = tuple(value) if isinstance(value, list) else value
-            known = literal_choices(annotation)
-            if odd is not None:
-                continue
-            if known and type(value) is not object:  # no transformation calls a function's door
-                require_choice(name, known, value)
-            elif known or not is_of_kind(annotation, value):
-                odd = f"{name} must be {kind_words(annotation)}, got {brief(value)}"
-        if odd is None:
-            return function(*args, **kwargs)
-        try:
-            function(*args, **kwargs)
-        except ValueError:
-            raise
-        except Exception:
-            raise ValueError(odd) from None
-        raise ValueError(odd)
+            given = tuple(value) if isinstance(value, list) else value
+            require_kind(name, parameters[name].annotation, given)
+        return function(*args, **kwargs)
 
     return door
 
@@ -188,11 +164,13 @@ def literal_choices(annotation: Any) -> tuple[Any, ...]:
     return tuple(choice for part in parts for choice in typing.get_args(part) or (None,))
 
 
-def _is_odd(field: dataclasses.Field, value: Any) -> bool:
-    """Whether a field holds what its annotation does not name; leaves may be placeholders."""
-    if is_placeholder(value):
-        return bool(field.metadata.get("static")) and field.type is not Any
-    return not is_of_kind(field.type, value)
+def require_kind(name: str, annotation: Any, value: Any) -> None:
+    """Refuses a value of another kind than an annotation names; None passes where it is named."""
+    known = literal_choices(annotation)
+    if known:
+        require_choice(name, known, value)
+    elif not is_of_kind(annotation, value):
+        raise ValueError(f"{name} must be {kind_words(annotation)}, got {brief(value)}")
 
 
 def _leaf(cls: type, name: str, value: Any, is_number: bool) -> Any:
@@ -282,10 +260,10 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
 def require_choice(name: str, choices: Iterable[Any], value: Any) -> None:
     """Refuses a value that is none of the choices, with a hint at the nearest word.
 
-    None passes only where it is a choice. A placeholder (`object()`) passes.
+    None passes only where it is a choice.
     """
     choices = tuple(choices)
-    if type(value) is object or any(type(c) is type(value) and c == value for c in choices):
+    if any(type(c) is type(value) and c == value for c in choices):
         return
     known = ", ".join(str(choice) for choice in choices)
     near = nearest(value, map(str, choices)) if isinstance(value, str) else ""

@@ -122,7 +122,7 @@ def test_cost_and_settings():
     assert estimator.fold(carry, params, problem) is params
     for settings, message in (
         ({"num_draws": 0}, "num_draws must be an integer >= 1, got 0"),
-        ({"num_draws": 1.5}, "num_draws must be an integer >= 1, got 1.5"),
+        ({"num_draws": 1.5}, "num_draws must be an integer, got 1.5"),
         ({"distribution": "x"}, "distribution must be one of rademacher, gaussian, got 'x'"),
         ({"noise": "x"}, "noise must be one of threefry, mix, got 'x'"),
     ):

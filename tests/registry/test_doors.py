@@ -240,7 +240,7 @@ def test_many_wild_values(small_tasks):  # noqa: F811
 def table_of_refusals():
     sine = functools.partial(tasks.sine)
     return {
-        "num_points must be >= 2, got 'x'": lambda: sine(num_points="x"),
+        "num_points must be an integer, got 'x'": lambda: sine(num_points="x"),
         "num_points must be at most 2147483647, got 2147483648": lambda: sine(num_points=2**31),
         "low must be a number, got None": lambda: sine(low=None),
         "strategy must be a word, got 3": lambda: learners.EvosaxStrategy(strategy=3),

@@ -40,9 +40,7 @@ from jaxevo.core import (
     Scalar,
     Supervised,
     abstract_batch,
-    abstract_key,
     learner,
-    num_samples,
     require,
     require_integer,
     static,
@@ -56,7 +54,13 @@ from jaxevo.estimators.node_perturbation.credit import (
     normalized_by_window,
 )
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
-from jaxevo.estimators.node_perturbation.plan import Plan, Readout, StepCarry, Uncovered
+from jaxevo.estimators.node_perturbation.plan import (
+    Plan,
+    Readout,
+    StepCarry,
+    Uncovered,
+    cost_by_shapes,
+)
 from jaxevo.estimators.node_perturbation.signals import measured, quotient, scaled
 from jaxevo.estimators.trajectories import (
     Differences,
@@ -150,12 +154,6 @@ class NodePerturbation:
         require("gamma", "in [0, 1]", self.gamma, lambda g: (g >= 0) & (g <= 1))
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)
-        require(
-            "decorrelation",
-            "a Decorrelation(...)",
-            self.decorrelation,
-            lambda d: isinstance(d, Decorrelation),
-        )
 
     # ------------------------------------------------------------------ one time step
 
@@ -266,11 +264,8 @@ class NodePerturbation:
         return folded(carry.matrices, plan.layers, params)
 
     def cost(self, problem: Supervised) -> Cost:
-        counted = []  # filled while `count` is traced, since a plan is made from shapes
-        batch = abstract_batch(problem)
-
-        def count(key, batch):
-            plan = self.plan(problem.model.init(key), problem, batch)
+        def num_passes(params, batch):
+            plan = self.plan(params, problem, batch)
             passes = num_runs(self.method, plan.num_draws)
             no_credit = not isinstance(self.gamma, Tracer) and not np.any(self.gamma)
             passes *= 2 if self.accumulation(plan) == "two_pass" and not no_credit else 1
@@ -278,10 +273,9 @@ class NodePerturbation:
                 passes += num_runs(self.method, plan.num_draws)
             if plan.uncovered:
                 passes += self.of_weights().cost(problem).forward_passes
-            counted.append(passes)
+            return passes
 
-        jax.eval_shape(count, abstract_key(), batch)
-        return Cost(counted[0], 0, num_samples(problem, batch))
+        return cost_by_shapes(problem, num_passes)
 
     # ------------------------------------------------------------------------ helpers
 

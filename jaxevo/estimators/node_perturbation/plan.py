@@ -10,7 +10,7 @@ second one's weights learn from the first one's signals.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,7 +19,16 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxevo.core import Batch, Carry, Params, Supervised
+from jaxevo.core import (
+    Batch,
+    Carry,
+    Cost,
+    Params,
+    Supervised,
+    abstract_batch,
+    abstract_key,
+    num_samples,
+)
 from jaxevo.core.population import left_out
 from jaxevo.core.tree import named_leaves, tree_zeros
 from jaxevo.estimators.node_perturbation import decorrelation
@@ -264,3 +273,15 @@ class Plan:
                 #     [in, modules, units]  ->  [in, modules * units]  ->  any over `in`
                 learning |= mask.reshape(-1, learning.size).any(0)
         return learning
+
+
+def cost_by_shapes(problem: Supervised, num_passes: Callable[[Params, Batch], int]) -> Cost:
+    """The cost of a step, whose forward passes a plan tells; a plan is made from shapes."""
+    counted = []  # filled while `count` is traced
+    batch = abstract_batch(problem)
+
+    def count(key, batch):
+        counted.append(num_passes(problem.model.init(key), batch))
+
+    jax.eval_shape(count, abstract_key(), batch)
+    return Cost(counted[0], 0, num_samples(problem, batch))

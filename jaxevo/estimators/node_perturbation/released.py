@@ -23,7 +23,6 @@ import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -36,16 +35,14 @@ from jaxevo.core import (
     Scalar,
     Supervised,
     abstract_batch,
-    abstract_key,
     learner,
-    num_samples,
     require,
     static,
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.estimators.node_perturbation.credit import Contribution, in_blocks
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
-from jaxevo.estimators.node_perturbation.plan import Plan, StepCarry
+from jaxevo.estimators.node_perturbation.plan import Plan, StepCarry, cost_by_shapes
 from jaxevo.estimators.node_perturbation.signals import Extent, measured, quotient, scaled
 from jaxevo.estimators.trajectories import (
     Differences,
@@ -111,12 +108,6 @@ class ReleasedNodePerturbation:
 
     def __post_init__(self):
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
-        require(
-            "decorrelation",
-            "a Decorrelation(...)",
-            self.decorrelation,
-            lambda d: isinstance(d, Decorrelation),
-        )
 
     def signals(self, plan: Plan, differences: Differences) -> dict[str, Array]:
         """Values that a step's loss difference multiplies, by layer, [D, B, ...]."""
@@ -200,15 +191,10 @@ class ReleasedNodePerturbation:
         return folded(carry.matrices, plan.layers, params)
 
     def cost(self, problem: Supervised) -> Cost:
-        counted = []  # filled while `count` is traced, since a plan is made from shapes
-        batch = abstract_batch(problem)
+        def num_passes(params, batch):
+            return num_runs("finite", self.plan(params, problem, batch).num_draws)
 
-        def count(key, batch):
-            plan = self.plan(problem.model.init(key), problem, batch)
-            counted.append(num_runs("finite", plan.num_draws))
-
-        jax.eval_shape(count, abstract_key(), batch)
-        return Cost(counted[0], 0, num_samples(problem, batch))
+        return cost_by_shapes(problem, num_passes)
 
     def plan(self, params: Params, problem: Supervised, batch: Batch) -> Plan:
         """The layers of a network as the rule sees them; arrays may be given as shapes."""

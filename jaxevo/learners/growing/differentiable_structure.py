@@ -115,7 +115,6 @@ class DifferentiableStructure:
     default_learning_rate = 0.01
 
     def __post_init__(self):
-        require("growth", "a Growth(...)", self.growth, lambda g: isinstance(g, Growth))
         require_integer("population_size", 1, self.population_size)
         if self.estimator is None:
             object.__setattr__(self, "estimator", Backprop())

@@ -64,7 +64,6 @@ class StructuredLearner:
     every: int = static(default=10)
 
     def __post_init__(self):
-        require("growth", "a Growth(...)", self.growth, lambda g: isinstance(g, Growth))
         require_integer("every", 1, self.every)
         require(
             "learner",

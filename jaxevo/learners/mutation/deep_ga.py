@@ -109,7 +109,6 @@ class DeepGA:
     draws_population = True
 
     def __post_init__(self):
-        require("operator", "a Mutation(...)", self.operator, lambda o: isinstance(o, Mutation))
         require_integer("population_size", 2, self.population_size)
         for name in ("num_parents", "elite_candidates", "chunk_size"):
             require_integer(name, 1, getattr(self, name))

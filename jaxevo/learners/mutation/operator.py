@@ -166,7 +166,6 @@ class Mutation:
         require_integer("num_experiences", 1, self.num_experiences)
         for name in ("zero_sensitivity", "min_sensitivity", "max_step"):
             require(name, "> 0", getattr(self, name), lambda v: v > 0)
-        require("search", "a LineSearch(...)", self.search, lambda s: isinstance(s, LineSearch))
 
     @property
     def measures(self) -> bool:

@@ -106,7 +106,6 @@ class SafeMutation:
     draws_population = True
 
     def __post_init__(self):
-        require("operator", "a Mutation(...)", self.operator, lambda o: isinstance(o, Mutation))
         for name in ("population_size", "tournament_size", "offspring_per_step", "pool_size"):
             require_integer(name, 1, getattr(self, name))
         require_integer("chunk_size", 1, self.chunk_size)
