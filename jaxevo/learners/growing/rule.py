@@ -25,7 +25,14 @@ from jaxevo.models.growing.events import (
     apply_change,
     draw_events,
 )
-from jaxevo.models.growing.table import Group, alive_in, map_paths, outgoing, scores
+from jaxevo.models.growing.table import (
+    Group,
+    alive_in,
+    map_paths,
+    num_params,
+    outgoing,
+    scores,
+)
 
 
 class Counts(NamedTuple):
@@ -58,9 +65,9 @@ class Penalty:
     """The L1 penalty that draws unused nodes to zero.
 
     Attributes:
-        l1: penalty on outgoing weights at each step, or on multipliers at each time step, >= 0.
-        proximal: whether soft thresholding takes the place of the sub-gradient; for "outgoing_l1".
-        min_multiplier: the least value of a multiplier, >= 0.
+        l1: Outgoing weights pay this penalty at each step, or multipliers at each time step, >= 0.
+        proximal: Soft thresholding takes the place of the sub-gradient; for "outgoing_l1".
+        min_multiplier: No multiplier falls below this number, >= 0.
     """
 
     l1: Scalar = 1e-4
@@ -80,8 +87,8 @@ class Birth:
         newborn: "random" draws a newborn's weights. "split" copies the node of the highest score,
             and the copy takes over a part of that node's outgoing weights. The network then
             computes what it did. "split" is not for multipliers.
-        newborn_scale: standard deviation of a random newborn's incoming weights, > 0.
-        birth_norm: the score of a newborn as a fraction of the threshold, >= 0. It is 0.5 in the
+        newborn_scale: A random newborn's incoming weights have this standard deviation, > 0.
+        birth_norm: A newborn's score is this fraction of the threshold, >= 0. It is 0.5 in the
             source's code and 1 in its text; 0 leaves the network's function as it is.
     """
 
@@ -104,17 +111,21 @@ class Growth:
         kind: "outgoing_l1" scores and penalises a node's outgoing weights. "multiplier" does so
             with a number that the node's output is multiplied by, and needs a model with these.
         penalty: the L1 penalty on nodes; see `Penalty`.
-        threshold: T_D > 0; nodes whose score is no more than this are spares.
-        num_spares: k, spares that are kept, >= 1.
-        spared: which spares are kept where there are more: "random", "lowest" (in score) or
-            "youngest" ones.
-        add_probability: probability of a birth where there are fewer than k spares, at each step.
-        delete_probability: probability of the death of each spare beyond k, at each step.
-        spontaneous_probability: probability of a birth at each step, however many spares there are.
-        max_nodes: the most living nodes of a layer, >= 1.
+        threshold: Nodes whose score is at most T_D > 0 are spares.
+        num_spares: The rule keeps k >= 1 spares.
+        spared: Where there are more spares, "random", "lowest" (in score) or "youngest" ones are
+            kept.
+        add_probability: At each step a node is born with this probability where there are fewer
+            than k spares.
+        delete_probability: At each step each spare beyond k dies with this probability.
+        spontaneous_probability: At each step a node is born with this probability, however many
+            spares there are.
+        max_nodes: A layer has at most this many living nodes, >= 1.
+        max_params: A network has at most this many weights, >= 1; those of dead nodes do not count.
+            A birth that would exceed it does not take place. None sets no limit.
         birth: how a newborn starts; see `Birth`.
-        resizes: whether a run makes more slots where they run out, and fewer where most are
-            empty; False: births are blocked, and counted.
+        resizes: A run makes more slots where they run out, and fewer where most are empty. False:
+            births are blocked, and counted.
     """
 
     kind: Literal["outgoing_l1", "multiplier"] = static(default="outgoing_l1")
@@ -126,6 +137,7 @@ class Growth:
     delete_probability: Scalar = 0.05
     spontaneous_probability: Scalar = 1e-4
     max_nodes: Scalar = 99
+    max_params: Scalar | None = None
     birth: Birth = dataclasses.field(default_factory=Birth)
     resizes: bool = static(default=True)
 
@@ -135,7 +147,7 @@ class Growth:
         if self.birth.newborn == "split" and self.kind == "multiplier":
             raise ValueError("newborn must be 'random' for kind='multiplier', got 'split'")
         require("threshold", "finite and > 0", self.threshold, is_positive)
-        for name in ("num_spares", "max_nodes"):
+        for name in ("num_spares", "max_nodes", "max_params"):
             require(name, ">= 1", getattr(self, name), lambda n: n >= 1)
         for name in ("add_probability", "delete_probability", "spontaneous_probability"):
             require(name, "in [0, 1]", getattr(self, name), lambda p: (p >= 0) & (p <= 1))
@@ -247,6 +259,10 @@ class Growth:
             if name in frozen:
                 no_births = jnp.zeros_like(event.born)
                 event = event._replace(kept=alive[name], born=no_births, blocked=jnp.array(False))
+            if self.max_params is not None:
+                after = alive | {n: e.kept | e.born for n, e in (*events.items(), (name, event))}
+                affordable = num_params(groups, params, after) <= self.max_params
+                event = event._replace(born=event.born & affordable)
             events[name] = event
         change = Change(
             {name: event.kept for name, event in events.items()},

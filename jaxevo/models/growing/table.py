@@ -229,10 +229,17 @@ def scores(groups: tuple[Group, ...], params: Params) -> dict[str, Float[Array, 
     return scores_of
 
 
-def num_params(groups: tuple[Group, ...], params: Params) -> Int[Array, ""]:
-    """The number of weights of one network, without those of dead slots."""
+def num_params(
+    groups: tuple[Group, ...], params: Params, alive: Masks | None = None
+) -> Int[Array, ""]:
+    """The number of weights of one network, without those of dead slots.
+
+    Args:
+        alive: the slots in use, by group; None: those that are alive in `params`.
+    """
     table = by_path(groups)
-    num = {name: mask.sum() for name, mask in alive_in(params).items()}
+    alive = alive_in(params) if alive is None else alive
+    num = {name: mask.sum() for name, mask in alive.items()}
     total = jnp.int32(0)
     for path, leaf in named_leaves(tree_floats(params)).items():
         shape: list[Any] = list(leaf.shape)

@@ -11,9 +11,11 @@ import pytest
 
 from jaxevo import tasks
 from jaxevo.core import Problem
+from jaxevo.core.noise import fold_in
 from jaxevo.core.tree import tree_size
 from jaxevo.estimators import Decorrelation, NodePerturbation
 from jaxevo.learners import Birth, DifferentiableStructure, Growth, Penalty
+from jaxevo.learners.growing.rule import over_members
 from jaxevo.models import compact, growing_convnet, growing_mlp, growing_recurrent
 from jaxevo.models.growing import capacity
 from jaxevo.models.growing.events import Change, Parent, Rule, apply_change, draw_events
@@ -86,6 +88,30 @@ def test_weights_of_living_nodes_are_those_of_the_dense_network(name):
     model = MODELS[name]
     params = model.init(jax.random.key(0))
     assert num_params(model.groups, params) == tree_size(compact(model, params)[1])
+
+
+def test_no_birth_exceeds_a_budget_of_weights():
+    """Red if the budget is checked before the birth, or is one for all members."""
+    growth = Growth(
+        spontaneous_probability=1.0, delete_probability=0.0,
+        max_params=jnp.array([30.0, 100.0, 1e6]),
+    )  # fmt: skip
+    params = jax.vmap(lambda key: problem().model.init(key))(jax.random.split(jax.random.key(0), 3))
+
+    def rounds(growth, params):
+        def one(carry, step):
+            return growth.events(fold_in(jax.random.key(1), step), *carry, step, problem())[
+                ::2
+            ], None
+
+        return jax.lax.scan(one, (params, growth.first_ledger(params)), jnp.arange(12))[0][0]
+
+    grown = jax.jit(lambda growth, params: over_members(rounds, growth, params))(growth, params)
+    nodes = np.asarray(alive_in(grown)["layer0"].sum(1))
+    # n nodes have n^2 + 9 n + 4 weights
+    np.testing.assert_array_equal(nodes, [2, 6, 13])
+    sizes = jax.vmap(lambda params: num_params(problem().model.groups, params))(grown)
+    np.testing.assert_array_equal(sizes, nodes**2 + 9 * nodes + 4)
 
 
 @pytest.mark.parametrize(("spared", "expected"), [("lowest", [1, 3]), ("youngest", [0, 1])])
