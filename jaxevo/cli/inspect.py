@@ -8,7 +8,9 @@ from jaxevo.cli.options import mistake, parse
 from jaxevo.cli.runs import need_folder, stored_run, study_of, wants_help
 from jaxevo.registry.entries import Setting
 
-WHICH = Setting("which", str, "final", "The network: final, or best on the held-out split.", "run")
+WHICH = Setting(
+    "which", str, "final", "This network is evaluated: final, or best on the held-out split.", "run"
+)
 
 
 def list_names(words: list[str]) -> int:

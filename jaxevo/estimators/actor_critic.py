@@ -67,13 +67,13 @@ class ActorCritic:
     not used.
 
     Attributes:
-        horizon: steps of a window, k >= 1.
-        num_environments: E environments run side by side, >= 1.
-        discount: a reward is multiplied by this for each step that it is away, in [0, 1].
-        trace: how far advantages look beyond a step, in [0, 1]: 0 takes the one-step error, 1 all
-            of the window.
-        value_weight: the weight of the squared error of values, >= 0.
-        entropy_weight: the weight of the entropy of actions, >= 0.
+        horizon: A window has k >= 1 steps.
+        num_environments: E >= 1 environments run side by side.
+        discount: A reward is multiplied by this number in [0, 1] for each step that it is away.
+        trace: Advantages look beyond a step by this number in [0, 1]: 0 takes the one-step error, 1
+            all of the window.
+        value_weight: The squared error of values has this weight in the loss, >= 0.
+        entropy_weight: The entropy of actions has this weight in the loss, >= 0.
     """
 
     horizon: int = static(default=20)

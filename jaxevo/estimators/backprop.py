@@ -42,10 +42,10 @@ class Backprop:
     next, except where `batch.reset`. No gradient crosses a window's edge.
 
     Attributes:
-        truncation: the gradient is cut every k >= 1 steps of a window; None cuts it nowhere.
-        checkpoint: steps of a block, >= 1. The backward pass holds one block's activations and
-            the hidden states between blocks, for one more forward pass. The root of a window's
-            steps takes the least memory. None holds all activations.
+        truncation: The gradient is cut every k >= 1 steps of a window; None cuts it nowhere.
+        checkpoint: A block has this many steps, >= 1. The backward pass holds one block's
+            activations and the hidden states between blocks, for one more forward pass. The root of
+            a window's steps takes the least memory. None holds all activations.
     """
 
     truncation: Scalar | None = None

@@ -49,16 +49,18 @@ class EvolutionStrategy:
     `chunk_size` and not on `population_size`.
 
     Attributes:
-        sigma: standard deviation of a member's weights, in parameter units, > 0.
-        population_size: N members, >= 2; even where `antithetic`.
-        antithetic: whether members come in pairs, theta + sigma e and theta - sigma e.
-        shaping: "ranks" are centred, with ties averaged, and do not change with a monotone map of
-            the loss. "standardized" losses are divided by their standard deviation over members.
-            Pairs then need one pass over the population, where ranks need two. A member whose
-            loss is not finite ranks last; standardized, it and its pair do not count.
-        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry" (jax's
+        sigma: A member's weights have this standard deviation, in parameter units, > 0.
+        population_size: The population has N >= 2 members, an even number where `antithetic`.
+        antithetic: Members come in pairs, theta + sigma e and theta - sigma e; False draws each by
+            itself.
+        shaping: The losses become "ranks", which are centred, with ties averaged, and do not change
+            with a monotone map of the loss. "standardized" losses are divided by their standard
+            deviation over members. Pairs then need one pass over the population, where ranks need
+            two. A member whose loss is not finite ranks last; standardized, it and its pair do not
+            count.
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator, the reference).
-        chunk_size: members evaluated at once; None takes as many as fit in fast memory.
+        chunk_size: So many members are evaluated at once; None takes as many as fit in fast memory.
     """
 
     sigma: Scalar = 0.05

@@ -35,10 +35,11 @@ class ForwardGradient:
     """The gradient of a batch's loss from its derivatives along K random directions.
 
     Attributes:
-        num_draws: K, the number of directions that are averaged, >= 1.
-        distribution: what the components of a direction are, "gaussian", or "rademacher" (signs,
-            which have a smaller variance).
-        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
+        num_draws: K >= 1 directions are averaged.
+        distribution: The components of a direction are "gaussian", or "rademacher" (signs, which
+            have a smaller variance).
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator).
     """
 
     num_draws: int = static(default=1)

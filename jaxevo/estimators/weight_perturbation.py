@@ -64,18 +64,19 @@ class WeightPerturbation:
     """The gradient of a batch's loss by noise on the weights, which all samples share.
 
     Attributes:
-        every: how often noise is drawn: once for a "window" (a batch), at every "step", or once
-            for a "trial". A trial ends when `batch.reset` is set for all samples.
-        gamma: the discount at which a step's noise is credited with later losses, in [0, 1]. Only
+        every: Noise is drawn once for a "window" (a batch), at every "step", or once for a "trial".
+            A trial ends when `batch.reset` is set for all samples.
+        gamma: A step's noise is credited with later losses at this discount, in [0, 1]. Only
             every="step" uses it.
-        method: how differences are taken: "jvp" (the limit of small noise, by tangents),
-            "finite" (a noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
-        sigma: standard deviation of the noise, > 0; "jvp" does not depend on it.
-        num_draws: K, the number of independent draws that are averaged, >= 1.
-        distribution: the noise is "rademacher" (signs) or "gaussian".
+        method: Differences are taken by "jvp" (the limit of small noise, by tangents), "finite" (a
+            noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
+        sigma: The noise has this standard deviation, > 0; "jvp" does not depend on it.
+        num_draws: K >= 1 independent draws are averaged.
+        distribution: The noise is "rademacher" (signs) or "gaussian".
         noise_scale: "inverse_variance" gives the scale of a gradient. "inverse_sigma" gives sigma
             times that, as the released code has it.
-        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator).
 
     With every="step", recurrent kernels get no noise at the first step of a window that resets all
     samples. They read a hidden state of zeros there, and cannot act. The released code does so too;

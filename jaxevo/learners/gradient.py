@@ -61,9 +61,9 @@ class GradientLearner:
             `learning_rate`, or any `optax.GradientTransformation`, such as `optax.adam(1e-3)`.
         learning_rate: a number >= 0, or a schedule evaluated at the step. None: 1e-3, or the
             own rate of an optimiser made by optax.
-        max_spectral_radius: the largest spectral radius of recurrent weights, > 0. Weights whose
-            radius, averaged over the last 50 updates, exceeds it are scaled down. None leaves
-            them.
+        max_spectral_radius: The spectral radius of recurrent weights stays at or below this number
+            > 0. Weights whose radius, averaged over the last 50 updates, exceeds it are scaled
+            down. None leaves them.
     """
 
     estimator: Estimator

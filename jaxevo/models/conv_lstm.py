@@ -93,10 +93,10 @@ def conv_lstm(
     Args:
         input_shape: (height, width, channels) of one time step.
         num_outputs: K outputs at every step.
-        num_layers: 3x3 convolutions after the two 5x5 ones, >= 0.
-        width: channels of every convolution.
-        hidden_sizes: units of each of the stacked LSTM cells.
-        activation: activation of the convolutions: tanh, relu, selu, gelu, silu, sigmoid or
+        num_layers: This many 3x3 convolutions follow the two 5x5 ones, >= 0.
+        width: Every convolution has this many channels.
+        hidden_sizes: The stacked LSTM cells have these units.
+        activation: The convolutions have this activation: tanh, relu, selu, gelu, silu, sigmoid or
             identity.
     """
     require_sizes("input_shape", input_shape)

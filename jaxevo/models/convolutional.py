@@ -67,9 +67,10 @@ def convnet(
         input_shape: (height, width, channels), (height, width), or the pixels of a square grey
             image as one row.
         num_outputs: linear outputs.
-        channels: channels of each convolution; every one halves height and width.
-        activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        pool: average over positions before the read-out, or keep them apart.
+        channels: The convolutions have these channels; every one halves height and width.
+        activation: Hidden layers have this activation: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
+        pool: Outputs are averaged over positions before the read-out. False keeps positions apart.
 
     Raises:
         ValueError: an input shape that is no image.

@@ -69,13 +69,13 @@ def deep(
     Args:
         input_shape: shape of one example, which is flattened.
         num_outputs: K outputs.
-        num_layers: square layers between the input layer and the read-out, >= 0.
-        width: units of each layer.
-        activation: activation of the hidden layers: tanh, relu, selu, gelu, silu, sigmoid or
+        num_layers: This many square layers stand between the input layer and the read-out, >= 0.
+        width: Each layer has this many units.
+        activation: Hidden layers have this activation: tanh, relu, selu, gelu, silu, sigmoid or
             identity.
-        residual: layers that each skip connection spans, after the input layer; 0 makes no
+        residual: Each skip connection spans this many layers, after the input layer; 0 makes no
             skips. Layers that are left over at the end have none.
-        output: activation of the outputs.
+        output: The outputs have this activation.
     """
     require_sizes("input_shape", input_shape)
     for name, value in (("num_outputs", num_outputs), ("width", width)):
@@ -133,7 +133,7 @@ def poorly_conditioned(
     Args:
         input_shape: (K,).
         num_outputs: K, as many as inputs.
-        conditions: c_k, finite and not 0.
+        conditions: The numbers c_k are finite and not 0.
     """
     require_integer("num_outputs", 1, num_outputs)
     usable = lambda c: all(math.isfinite(value) and value != 0 for value in c)

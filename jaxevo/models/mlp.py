@@ -106,16 +106,17 @@ def mlp(
     Args:
         input_shape: shape of one example, which is flattened.
         num_outputs: K linear outputs.
-        hidden_sizes: width of each hidden layer; () is a linear map.
-        activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        residual: layers that each skip connection spans, after the first hidden layer; 0 makes no
-            skips. With skips all hidden layers must be of one width.
-        norm: LayerNorm between each hidden layer and its activation.
-        hidden_bias: whether hidden layers have biases. LayerNorm keeps its own.
-        output_bias: whether the output layer has a bias.
-        first_weights: initializer, "lecun" (normal, biases 0), "uniform" (weights and biases as
-            PyTorch draws them) or "normal" (weights and biases from one normal distribution).
-        weight_scale: standard deviation of the initializer "normal", > 0.
+        hidden_sizes: The hidden layers have these widths; () makes a linear map.
+        activation: Hidden layers have this activation: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
+        residual: Each skip connection spans this many layers, after the first hidden layer; 0 makes
+            no skips. With skips all hidden layers must be of one width.
+        norm: LayerNorm stands between each hidden layer and its activation.
+        hidden_bias: Hidden layers have biases. LayerNorm keeps its own.
+        output_bias: The output layer has a bias.
+        first_weights: The initializer is "lecun" (normal, biases 0), "uniform" (weights and biases
+            as PyTorch draws them) or "normal" (weights and biases from one normal distribution).
+        weight_scale: The initializer "normal" has this standard deviation, > 0.
     """
     require_sizes("input_shape", input_shape)
     require_sizes("hidden_sizes", hidden_sizes)

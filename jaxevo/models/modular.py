@@ -270,21 +270,21 @@ def modular(
     Args:
         input_shape: the shape of one example; it is flattened, except for convolutions.
         num_outputs: K, the outputs of each task.
-        num_layers: L, the number of layers, convolutions among them.
-        num_modules: M, the number of modules in each layer.
-        num_active: N, the most modules of a layer that one path uses.
-        hidden: units of a dense module.
-        conv_sizes: kernel sides of the first layers, if these are to be convolutions.
-        conv_strides: strides of these convolutions; () is 1 for all.
-        conv_channels: output channels of a convolutional module.
+        num_layers: The network has L layers, convolutions among them.
+        num_modules: Each layer has M modules.
+        num_active: One path uses at most N modules of a layer.
+        hidden: A dense module has this many units.
+        conv_sizes: The first layers are convolutions with kernels of these sides; () makes none.
+        conv_strides: These convolutions have these strides; () is 1 for all.
+        conv_channels: A convolutional module has this many output channels.
         module_kinds: "linear" modules are dense with ReLU, and "residual" ones add their input.
             "mixed" takes identity, linear and residual modules in turn. A layer whose inputs and
             outputs differ in shape is linear.
-        join: a layer returns the "sum" of its active modules' outputs; with "sum_then_mean" the
+        join: A layer returns the "sum" of its active modules' outputs; with "sum_then_mean" the
             last layer returns their mean.
-        duplicates: a module that a path names twice counts "once" or "twice".
-        num_tasks: the number of tasks to be learned in turn; each has a read-out.
-        value_head: whether there is a second output, the value of the state, for an actor-critic.
+        duplicates: A module that a path names twice counts "once" or "twice".
+        num_tasks: This many tasks are learned in turn; each has a read-out.
+        value_head: There is a second output, the value of the state, for an actor-critic.
     """
     require_sizes("input_shape", input_shape)
     for name, value in {

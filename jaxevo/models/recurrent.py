@@ -148,13 +148,13 @@ def recurrent(
         num_outputs: linear outputs at every step.
         cell: "rnn" is our fused cell, with one node per unit. "gru", "lstm" and "simple" are
             flax's. "elman" is PyTorch's: it has two biases, and all weights start uniform.
-        hidden_sizes: units of each of the stacked cells.
-        activation: activation of the fused cell.
-        radius: spectral radius of the fused cell's recurrent matrix, > 0. The matrix starts as an
-            orthogonal one times this.
-        input_scale: standard deviation of the fused cell's input weights at the start, > 0.
-        readout: initializer of the read-out. Gradients leave "zeros" at once. "uniform" weights,
-            as PyTorch draws them, make a population differ from the start.
+        hidden_sizes: The stacked cells have these units.
+        activation: The fused cell has this activation.
+        radius: The fused cell's recurrent matrix has this spectral radius, > 0. The matrix starts
+            as an orthogonal one times this.
+        input_scale: The fused cell's input weights have this standard deviation at the start, > 0.
+        readout: The read-out has this initializer. Gradients leave "zeros" at once. "uniform"
+            weights, as PyTorch draws them, make a population differ from the start.
     """
     require_choice("cell", CELLS, cell)
     require_choice("readout", get_args(ReadoutInit), readout)

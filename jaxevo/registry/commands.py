@@ -13,11 +13,11 @@ def _run(name: str, kind: Any, default: Any, text: str) -> Setting:
     return Setting(name, kind, default, text, "run")
 
 
-_SEED = _run("seed", int, 0, "The seed from which all random numbers come.")
-_MODEL = _run("model", str, REQUIRED, "The network; `jaxevo list` names them all.")
-_OUT = _run("out", str | None, None, "The folder of the run; None: a new one under runs/.")
-_CONFIG = _run("config", str | None, None, "A TOML or JSON file of settings, or a config.json.")
-_PRESET = _run("preset", str | None, None, "Named defaults of the learner, such as authors.")
+_SEED = _run("seed", int, 0, "All random numbers come from this seed.")
+_MODEL = _run("model", str, REQUIRED, "This network learns; `jaxevo list` names them all.")
+_OUT = _run("out", str | None, None, "Files go here; None: to a new folder under runs/.")
+_CONFIG = _run("config", str | None, None, "This TOML or JSON file has settings, as config.json.")
+_PRESET = _run("preset", str | None, None, "Defaults have this name, such as authors.")
 
 DECIDING = (_MODEL, _PRESET, _CONFIG)
 """What decides which other settings there are."""
@@ -28,10 +28,15 @@ FOLDER = (
         "on_nonfinite",
         Literal["stop", "skip", "rollback", "continue"],
         "stop",
-        "What is done once the losses or the network are no longer finite.",
+        "The run does this once losses or the network are not finite.",
     ),
     _run("quiet", bool, False, "Print the folder and nothing else."),
-    _run("record_every", int | None, None, "Steps between records; None: a hundredth of all."),
+    _run(
+        "record_every",
+        int | None,
+        None,
+        "So many steps make a record; None: a hundredth of all.",
+    ),
     _run("save_seconds", float, 60.0, "Checkpoints are at least this many seconds apart."),
     _run("stop_at", str | None, None, "Stop once held out reaches this, as accuracy=0.97."),
     _run("tensorboard", bool, False, "Write event files for TensorBoard, too."),
@@ -39,8 +44,8 @@ FOLDER = (
 )
 
 TRAIN = (
-    _run("steps", int, REQUIRED, "The number of training steps."),
-    _run("seeds", int, 1, "Independent repetitions run side by side in one program."),
+    _run("steps", int, REQUIRED, "Training takes this many steps."),
+    _run("seeds", int, 1, "This many independent repetitions run side by side."),
     _SEED,
     _MODEL,
     _PRESET,
@@ -54,16 +59,16 @@ COMPARE = (
         "learners",
         str,
         REQUIRED,
-        "Names, with settings in brackets: 'bptt,bptt-truncated[truncation=1]'.",
+        "These learners are compared, with settings in brackets: 'bptt,wp[sigma=0.1]'.",
     ),
-    _run("seeds", int, 5, "The number of independent repetitions."),
+    _run("seeds", int, 5, "This many independent repetitions run side by side."),
     _SEED,
-    _run("budget", str, "samples", "What is equal: samples, steps, passes or seconds."),
+    _run("budget", str, "samples", "Samples, steps, passes or seconds are equal for all."),
     _run(
         "amount",
         float | None,
         None,
-        "The budget of each learner; None: what the cheapest learner's own steps cost.",
+        "Each learner may spend so much; None: what the cheapest learner's own steps cost.",
     ),
     _run("tune", int, 0, "Try so many learning rates for each learner; 0: only its own."),
     _MODEL,
@@ -72,23 +77,23 @@ COMPARE = (
 )
 
 TRANSFER = (
-    _run("pairs", int, 40, "Sequences of tasks are drawn at random where the task has many."),
-    _run("tasks", int, 2, "The number of tasks in each sequence."),
+    _run("pairs", int, 40, "This many sequences are drawn, where the task has many."),
+    _run("tasks", int, 2, "Each sequence has this many tasks."),
     _run("then", str | None, None, "Name the second task instead, as 'svhn[data_dir=...]'."),
-    _run("seeds", int, 1, "Independent repetitions of each sequence."),
+    _run("seeds", int, 1, "This many repetitions of each sequence are run."),
     _SEED,
-    _run("max_generations", int, 500, "A task may take so many generations."),
+    _run("max_generations", int, 500, "A task may take this many generations."),
     _run(
         "controls",
         str,
         "independent,independent-fixed,fine-tuning",
-        "The methods that PathNet is compared with.",
+        "PathNet is compared with these methods.",
     ),
     _run(
         "replicates_at_once",
         int | None,
         None,
-        "Replicates that run side by side; None: all, or one on a CPU.",
+        "So many replicates run side by side; None: all, or one on a CPU.",
     ),
     _MODEL,
     _OUT,

@@ -58,7 +58,7 @@ def offspring(
         operator: a `Mutation`, such as the `operator` of a learner.
         params: the parent.
         num_children: n, >= 1.
-        chunk_size: children evaluated at once; None: as many as fit a CPU core's cache.
+        chunk_size: So many children are evaluated at once; None: as many as fit a CPU core's cache.
 
     Raises:
         ValueError: a bad number.

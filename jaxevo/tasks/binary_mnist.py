@@ -113,14 +113,16 @@ def binary_mnist(
     The noise of the held-out split is drawn once. Both digits have equally many images there.
 
     Args:
-        digits: the two digits to tell apart.
-        noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
-        when: noise is "static", drawn once for the data set, or "fresh" for each batch.
-        data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
-        pool: side of the blocks that are averaged, a divisor of 28, before the noise.
-        batch_size: images in a batch.
-        split: "published", or "random": all images that are found, a fifth of them held out.
-        seed: the seed of the noise and of the random split.
+        digits: These two digits are to be told apart.
+        noise: This share of pixels in [0, 1] is replaced: half of them by 0, half by 1.
+        when: The noise is "static", drawn once for the data set, or "fresh" for each batch.
+        data_dir: The images are in this folder or npz file, as for `mnist`; None: the cache is
+            used, then a download (12 MB).
+        pool: Blocks of this side, a divisor of 28, are averaged before the noise.
+        batch_size: A batch has this many images.
+        split: The split is the "published" one, or "random": of all images that are found, a fifth
+            is held out.
+        seed: The noise and the random split have this seed.
 
     Raises:
         FileNotFoundError: a file is nowhere; the error says which, and where to put it.
@@ -151,12 +153,12 @@ def binary_digits(
     The package has 1,797 images, of which some 140 of each digit are for training.
 
     Args:
-        digits: the two digits to tell apart.
-        noise: share of pixels that are replaced, in [0, 1]: half of them by 0, half by 1.
-        when: noise is "static", drawn once for the data set, or "fresh" for each batch.
-        batch_size: images in a batch.
-        test_fraction: share of the images that is held out, in (0, 1).
-        seed: the seed of the noise and of the shuffle before the split.
+        digits: These two digits are to be told apart.
+        noise: This share of pixels in [0, 1] is replaced: half of them by 0, half by 1.
+        when: The noise is "static", drawn once for the data set, or "fresh" for each batch.
+        batch_size: A batch has this many images.
+        test_fraction: This share of the images is held out, in (0, 1).
+        seed: The noise, and the shuffle before the split, have this seed.
     """
     _check(digits, noise, when, batch_size)
     task = all_digits(test_fraction=test_fraction, seed=seed)

@@ -155,7 +155,7 @@ def environment(
         name: the name that gymnax has for it.
         observed: indices of the numbers that the policy sees; None: the observation as it is.
         scales: factors of the observed numbers; None: 1.
-        num_episodes: episodes in a batch, which all members of a generation share.
+        num_episodes: A batch has this many episodes, which all members of a generation share.
         max_steps: the most steps of an episode; None: as many as gymnax allows.
         stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
             output is taken.
@@ -211,14 +211,14 @@ def cartpole(
     """A pole on a cart, to be kept upright by pushes to the left or right: 1 for every step.
 
     Args:
-        num_episodes: episodes in a batch, which all members of a generation share.
-        max_steps: the most steps of an episode, and so the highest return.
-        stochastic: actions are drawn with the softmax of the outputs; else the greatest output
-            is taken.
-        half_length: half the length of the pole, in metres, > 0.
-        pole_mass: mass of the pole in kilograms, > 0.
-        cart_mass: mass of the cart in kilograms, > 0.
-        force: the force of a push, in newtons; a negative force turns the pushes around.
+        num_episodes: A batch has this many episodes, which all members of a generation share.
+        max_steps: An episode has at most this many steps, and this is the highest return.
+        stochastic: Actions are drawn with the softmax of the outputs. False: the greatest output is
+            taken.
+        half_length: The pole is twice this long, in metres, > 0.
+        pole_mass: The pole has this mass in kilograms, > 0.
+        cart_mass: The cart has this mass in kilograms, > 0.
+        force: A push has this force, in newtons; a negative force turns the pushes around.
     """
     positive = {"half_length": half_length, "pole_mass": pole_mass, "cart_mass": cart_mass}
     for name, value in positive.items():
@@ -247,10 +247,10 @@ def cartpole_masked(
     Only a policy with a memory can balance the pole for long.
 
     Args:
-        num_episodes: episodes in a batch, which all members of a generation share.
-        max_steps: the most steps of an episode, and so the highest return.
-        stochastic: actions are drawn with the softmax of the outputs; else the greatest output
-            is taken.
+        num_episodes: A batch has this many episodes, which all members of a generation share.
+        max_steps: An episode has at most this many steps, and this is the highest return.
+        stochastic: Actions are drawn with the softmax of the outputs. False: the greatest output is
+            taken.
     """
     return environment(
         "CartPole-v1",

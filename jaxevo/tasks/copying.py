@@ -130,13 +130,14 @@ def copying(
     The authors' sizes are `length` 100 and `delay` 10.
 
     Args:
-        length: L >= 1, the number of tokens to be kept; a sequence has 2 L + `delay` time steps.
-        delay: blanks between the last token and the recall, >= 0.
-        num_symbols: kinds of tokens, >= 2; two more classes are blank and "recall".
-        batch_size: sequences in a batch, where they are fresh.
-        fresh: every batch has new sequences. False: one sequence is trained and another held out,
+        length: L >= 1 tokens are to be kept; a sequence has 2 L + `delay` time steps.
+        delay: This many blanks, >= 0, stand between the last token and the recall.
+        num_symbols: There are this many kinds of tokens, >= 2; two more classes are blank and
+            "recall".
+        batch_size: A batch has this many sequences, where they are fresh.
+        fresh: Every batch has new sequences. False: one sequence is trained and another held out,
             as in the authors' code. There the training loss is that of a sequence learned by heart.
-        seed: the seed of the held-out sequences, and of a fixed training sequence.
+        seed: The held-out sequences, and a fixed training sequence, have this seed.
     """
     require_integer("num_symbols", 2, num_symbols)
     require_integer("length", 1, length)

@@ -82,7 +82,7 @@ class Grammar(TimedTask):
         test_texts: the held-out texts, [series, length]; None: nothing is held out.
         num_outputs: characters of the alphabet.
         floors: name of each grammar, and the entropy of 40 of its characters in nats.
-        window: characters of a step.
+        window: A step takes this many characters.
         phase_steps: steps of a phase; the last phase has no end.
     """
 
@@ -203,11 +203,11 @@ def grammar_easy(
     """The easy grammar: "(ab)", "(abab)" and so on.
 
     Args:
-        p: probability of another "ab" after each, in [0, 1). The source has 0.6 in its code and
-            0.75 in its text.
-        num_characters: the length of the text, which is shown again and again.
-        window: characters of a step.
-        seed: the seed of the text.
+        p: After each "ab" another one follows with this probability, in [0, 1). The source has 0.6
+            in its code and 0.75 in its text.
+        num_characters: The text has this many characters, and is shown again and again.
+        window: A step takes this many characters.
+        seed: The text has this seed.
     """
     return _grammar(("easy",), p, num_characters, window, 1, seed)
 
@@ -219,10 +219,10 @@ def grammar_hard(
     """The hard grammar: six letters that are the six before in reverse but for one.
 
     Args:
-        num_letters: the letters of a group, >= 1, all of which must be remembered.
-        num_characters: the length of the text, which is shown again and again.
-        window: characters of a step.
-        seed: the seed of the text.
+        num_letters: A group has this many letters, >= 1, all of which must be remembered.
+        num_characters: The text has this many characters, and is shown again and again.
+        window: A step takes this many characters.
+        seed: The text has this seed.
     """
     return _grammar(("hard",), 0.6, num_characters, window, 1, seed, num_letters)
 
@@ -247,11 +247,11 @@ def _schedule(name: str, phases: tuple[str, ...], about: str):
 
 
 SCHEDULE_ARGUMENTS = """Args:
-    p: the probability p of the easy grammar, in [0, 1).
-    phase_steps: steps (windows) of each phase.
-    num_characters: the length of each text, which is shown again and again.
-    window: characters of a step.
-    seed: the seed of the texts."""
+    p: The easy grammar has this probability p, in [0, 1).
+    phase_steps: Each phase has this many steps (windows).
+    num_characters: Each text has this many characters, and is shown again and again.
+    window: A step takes this many characters.
+    seed: The texts have this seed."""
 
 grammar_easy_hard_easy = _schedule(
     "grammar_easy_hard_easy",
@@ -272,7 +272,7 @@ def characters(
     Args:
         text: a string, whose characters in the order of their codes are the alphabet. Or whole
             numbers >= 0, [length]; texts that are shown side by side are [series, length].
-        window: characters of a step.
+        window: A step takes this many characters.
         test: the fraction at the end that is held out, in [0, 1).
 
     Raises:

@@ -29,9 +29,9 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
     CC BY 4.0; the 1,797 images of its test part.
 
     Args:
-        batch_size: images in a batch; None: all images.
-        test_fraction: fraction of the images that is held out, in (0, 1).
-        seed: seed of the shuffle before the split.
+        batch_size: A batch has this many images; None: all images.
+        test_fraction: This fraction of the images is held out, in (0, 1).
+        seed: The shuffle before the split has this seed.
     """
     require("test_fraction", "in (0, 1)", test_fraction, lambda f: 0 < f < 1)
     packaged = importlib.resources.files("jaxevo.tasks").joinpath("data/digits.npz")
@@ -116,18 +116,19 @@ digit 0 has label 0. As floats the images take 1.2 GB.""",
     ),
 }
 ARGUMENTS = {
-    "data_dir": """folder that has {files};
-        or an npz file of train_images, train_labels, test_images and test_labels, or of images
-        and labels. None: the cache, then a download ({download}).""",
-    "pool": "side of the blocks that are averaged, a divisor of {side}.",
-    "num_train": "number of training images, the first ones; None: all.",
-    "colour": """whether grey images are padded to 32x32 and repeated over three channels,
-        [n, 32, 32, 3], as those of `cifar10` and `svhn` are.""",
-    "standardize": """which pixels are brought to mean 0 and standard deviation 1: those of every
-        "image", or all training pixels together ("data"); None: pixels stay in [0, 1].""",
-    "batch_size": "images in a batch; None: all images.",
-    "split": """"published", or "random": all images that are found, a fifth of them held out.""",
-    "seed": "seed of the random split.",
+    "data_dir": """The images are in this folder, which has {files};
+        or in this npz file of train_images, train_labels, test_images and test_labels, or of
+        images and labels. None: the cache is used, then a download ({download}).""",
+    "pool": "Blocks of this side, a divisor of {side}, are averaged.",
+    "num_train": "This many training images are taken, the first ones; None: all.",
+    "colour": """Grey images are padded to 32x32 and repeated over three channels,
+        [n, 32, 32, 3], as those of `cifar10` and `svhn` are. False leaves them grey.""",
+    "standardize": """These pixels are brought to mean 0 and standard deviation 1: those of every
+        "image", or all training pixels together ("data"). None: pixels stay in [0, 1].""",
+    "batch_size": "A batch has this many images; None: all images.",
+    "split": """The split is the "published" one, or "random": of all images that are found, a
+        fifth is held out.""",
+    "seed": "The random split has this seed.",
 }
 RAISES = """Raises:
     FileNotFoundError: a file is nowhere; the error says which, and where to put it.

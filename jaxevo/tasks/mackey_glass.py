@@ -59,16 +59,16 @@ def mackey_glass(
     `mse` is in the units of the series itself.
 
     Args:
-        direction: "forecast": the target is the input `horizon` steps ahead. "released": the
-            target is the input of `horizon` steps ago, as in the authors' code. 16 linear taps
-            solve this recall task exactly.
-        window: time steps of a learning step; None: the whole series.
-        length: time steps of a series, >= 1.
-        num_series: B, the number of training series; as many others are held out.
-        horizon: steps between input and target, >= 1.
-        num_skipped: first held-out steps that do not count. The state does not fit the new series
-            yet, which costs every learner about 9e-4.
-        seed: the seed of the series.
+        direction: With "forecast" the target is the input `horizon` steps ahead. With "released" it
+            is the input of `horizon` steps ago, as in the authors' code. 16 linear taps solve this
+            recall task exactly.
+        window: A learning step takes this many time steps; None: the whole series.
+        length: A series has this many time steps, >= 1.
+        num_series: B training series run side by side; as many others are held out.
+        horizon: Input and target are this many steps apart, >= 1.
+        num_skipped: This many held-out steps at the start do not count. The state does not fit the
+            new series yet, which costs every learner about 9e-4.
+        seed: The series has this seed.
     """
     require(
         "direction",

@@ -79,7 +79,7 @@ class Maze:
         distances: length of the way from each cell of the grid to the goal, infinite where there
             is none, [400, 400].
         goal_radius: a robot nearer to the goal than this has met it, in maze units.
-        episode_steps: steps of the simulator in an episode.
+        episode_steps: An episode has this many steps of the simulator.
         action_repeat: steps for which an action is held.
     """
 
@@ -209,7 +209,7 @@ def maze(
         start: the place of the robot, x and y, at least 8 units from every wall.
         goal: the place of the goal, x and y.
         goal_radius: a robot nearer to the goal than this has met it.
-        episode_steps: steps of the simulator in an episode.
+        episode_steps: An episode has this many steps of the simulator.
 
     Raises:
         ValueError: an array has another shape or leaves the grid, or no way leads from the start.
@@ -242,7 +242,7 @@ def hard_maze(*, episode_steps: int = 400) -> Maze:
     """The hard maze: 205 units wide, 523 cells of way, and a dead end beside the goal.
 
     Args:
-        episode_steps: steps of the simulator in an episode.
+        episode_steps: An episode has this many steps of the simulator.
     """
     return maze(HARD_MAZE_WALLS, HARD_MAZE_START, HARD_MAZE_GOAL, episode_steps=episode_steps)
 

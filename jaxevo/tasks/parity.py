@@ -32,7 +32,7 @@ def recurrent_parity(*, num_bits: int = 4) -> BitStrings:
     There are no other strings, so the held-out split is the strings themselves.
 
     Args:
-        num_bits: the length of a string, >= 1. There are 2^num_bits strings.
+        num_bits: A string has this many bits, >= 1. There are 2^num_bits strings.
     """
     require_integer("num_bits", 1, num_bits)
     require_memory({"num_bits": num_bits}, 12 * num_bits * 2.0 ** min(num_bits, 1000))

@@ -150,15 +150,17 @@ def permuted_mnist(
     error of one-hot targets.
 
     Args:
-        data_dir: folder or npz file as for `mnist`; None: the cache, then a download (12 MB).
-        pool: side of the blocks that are averaged, a divisor of 28; 4 leaves 49 time steps.
-        loss_at: "every_step": the label is the target of every step. "last": it is the target of
-            the last step alone. The accuracy is always that of the last step.
-        batch_size: images in a batch.
-        num_test: number of held-out images, the first ones; None: all. Every evaluation runs
+        data_dir: The images are in this folder or npz file, as for `mnist`; None: the cache is
+            used, then a download (12 MB).
+        pool: Blocks of this side, a divisor of 28, are averaged; 4 leaves 49 time steps.
+        loss_at: With "every_step" the label is the target of every step. With "last" it is the
+            target of the last step alone. The accuracy is always that of the last step.
+        batch_size: A batch has this many images.
+        num_test: This many images, the first ones, are held out; None: all. Every evaluation runs
             them through all time steps.
-        split: "published", or "random": all images that are found, a fifth of them held out.
-        seed: the seed of the random split.
+        split: The split is the "published" one, or "random": of all images that are found, a fifth
+            is held out.
+        seed: The random split has this seed.
 
     Raises:
         FileNotFoundError: a file is nowhere; the error says which, and where to put it.

@@ -32,17 +32,19 @@ def pixel_digits(
     """Digits 0 to num_classes - 1 as sequences of pixels, row by row.
 
     Args:
-        source: "digits" (packaged, 64 time steps, a fifth held out) or "mnist" (784).
-        data_dir: the folder of "mnist", as for `mnist`; None: the cache, then a download.
-        num_classes: number of digits, from 2 to 10.
-        pool: side of the blocks that are averaged, a divisor of the image's side, 8 or 28.
-        threshold: a pixel in [0, 1] above this is white. Of two inputs, for black and for white,
+        source: The images are "digits" (packaged, 64 time steps, a fifth held out) or "mnist"
+            (784).
+        data_dir: The files of "mnist" are in this folder, as for `mnist`; None: the cache is used,
+            then a download.
+        num_classes: The first 2 to 10 digits are told apart.
+        pool: Blocks of this side are averaged; it divides the image's side, 8 or 28.
+        threshold: A pixel in [0, 1] above this is white. Of two inputs, for black and for white,
             one is 1. None: there is one grey input.
-        loss_at: "last": the last step asks for the label. "every_step": each step does.
-        batch_size: images in a batch; None: all images.
-        num_test: number of held-out images, the first ones; None: all.
-        split: the split of "mnist": "published", or "random".
-        seed: the seed of the split.
+        loss_at: With "last" the last step asks for the label; with "every_step" each step does.
+        batch_size: A batch has this many images; None: all images.
+        num_test: This many images, the first ones, are held out; None: all.
+        split: The split of "mnist" is the "published" one, or "random".
+        seed: The split has this seed.
 
     Raises:
         FileNotFoundError: MNIST is nowhere; the error says where to put it.

@@ -53,7 +53,7 @@ class PixelMaze:
         walls: the blocks that are walls, [R, C].
         way: the blocks that score, [R, C].
         start: row and column of the start.
-        max_steps: moves in an episode.
+        max_steps: An episode has this many moves.
     """
 
     images: Data
@@ -107,7 +107,7 @@ def pixel_maze(*, max_steps: int = 40) -> PixelMaze:
     """The top-down maze: 22 blocks of way, seen 3x3 blocks at a time as 64x64 pixels.
 
     Args:
-        max_steps: moves in an episode.
+        max_steps: An episode has this many moves.
     """
     blocks = np.array([list(row) for row in LAYOUT.split()])
     walls = blocks == "#"

@@ -21,12 +21,14 @@ def sine(
     """A sine at equally spaced points: y = sin(2 pi num_periods x / (high - low)).
 
     Args:
-        num_points: K training points, >= 2. The held-out points lie half way between them.
-        num_periods: periods over the interval, > 0.
-        low: where the interval begins.
-        high: where the interval ends, above `low`.
-        endpoint: whether `high` is a point itself. For whole periods that point repeats `low`.
-        batch_size: points in a batch; None: all of them.
+        num_points: The task has K >= 2 training points. The held-out points lie half way between
+            them.
+        num_periods: The interval holds this many periods, > 0.
+        low: The interval begins here.
+        high: The interval ends here, above `low`.
+        endpoint: `high` is a point itself. For whole periods that point repeats `low`. False leaves
+            it out.
+        batch_size: A batch has this many points; None: all of them.
     """
     require("num_points", ">= 2", num_points, lambda n: n >= 2)
     require("num_periods", "finite and > 0", num_periods, lambda n: 0 < n < float("inf"))

@@ -239,7 +239,7 @@ def stream(
     Args:
         inputs: numbers, [T, B, I], or [T, I] for one series.
         targets: [T, B, K] or [T, K] floats, or integer labels without the last axis.
-        window: time steps of a learning step; None: the whole series.
+        window: A learning step takes this many time steps; None: the whole series.
         test: series to hold out, (inputs, targets), or the fraction at the end of time, in [0, 1).
         num_skipped: first held-out steps that do not count.
 

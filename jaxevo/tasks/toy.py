@@ -58,7 +58,8 @@ def toy_easy(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (0, 1): only the insensitive weight matters.
 
     Args:
-        rows: "paper", or "released" for the row twice, as in the authors' code.
+        rows: The rows are those of the "paper", or "released": the row stands twice, as in the
+            authors' code.
     """
     return _identity_rows("easy", rows)
 
@@ -68,7 +69,8 @@ def toy_medium(*, rows: Rows = "paper") -> IdentityRows:
     """One row, (1, 1): one mutation must suit a sensitive and an insensitive weight.
 
     Args:
-        rows: "paper", or "released" for (1, 0) and (0, 1), as in the authors' code.
+        rows: The rows are those of the "paper", or "released": (1, 0) and (0, 1), as in the
+            authors' code.
     """
     return _identity_rows("medium", rows)
 
@@ -78,6 +80,6 @@ def toy_washout(*, rows: Rows = "paper") -> IdentityRows:
     """Two rows, (1, 1) and (-1, -1): the gradients of each output sum to exactly zero.
 
     Args:
-        rows: "paper" or "released", which are the same here.
+        rows: The rows are "paper" or "released", which are the same here.
     """
     return _identity_rows("washout", rows)

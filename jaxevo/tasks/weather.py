@@ -93,17 +93,18 @@ def weather(
     count, where the authors go on from the last training state.
 
     Args:
-        path: a CSV file with a header. Of WTH.csv 9 channels are read, without the date and the
-            three Celsius columns that repeat others. Of the Beijing PM2.5 file 6 channels and 4
-            directions of wind, one-hot, are read. None: `synthetic_weather` stands in.
-        delay: hours ahead, >= 1; the authors take 1, 24 and 48.
-        scaling: "standardized" or "released".
-        window: hours of a learning step; None: whole series.
-        num_series: B >= 1, the number of stretches side by side.
-        num_train: number of rows to train on, the first ones; None: 33,600 of WTH.csv and of the
-            stand-in, and four fifths of any other file.
-        num_skipped: first held-out hours of each stretch that do not count.
-        seed: the seed of the stand-in.
+        path: The data are a CSV file with a header. Of WTH.csv 9 channels are read, without the
+            date and the three Celsius columns that repeat others. Of the Beijing PM2.5 file 6
+            channels and 4 directions of wind, one-hot, are read. None: `synthetic_weather` stands
+            in.
+        delay: The target is this many hours ahead, >= 1; the authors take 1, 24 and 48.
+        scaling: The channels are "standardized" or "released".
+        window: A learning step takes this many hours; None: whole series.
+        num_series: B >= 1 stretches run side by side.
+        num_train: This many rows, the first ones, are trained on. None: 33,600 of WTH.csv and of
+            the stand-in, and four fifths of any other file.
+        num_skipped: This many held-out hours at the start of each stretch do not count.
+        seed: The stand-in has this seed.
 
     Raises:
         FileNotFoundError: no file has that name.

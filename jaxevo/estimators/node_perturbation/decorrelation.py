@@ -28,9 +28,9 @@ class Decorrelation:
     """Which activities are decorrelated, and how their matrices change.
 
     Attributes:
-        decorrelate: the activities of dense layers that get a matrix: "off" for none, "hidden"
-            for those inside the network, or "all", with the network's inputs.
-        decorrelation_rate: the step size of the matrices' own rule, >= 0.
+        decorrelate: These activities of dense layers get a matrix: "off" for none, "hidden" for
+            those inside the network, or "all", with the network's inputs.
+        decorrelation_rate: The matrices' own rule takes steps of this size, >= 0.
         decorrelation_rule: "CD" is the rule of the released code of October 2024, D - rate C D.
             "C" is the rule before it, D - rate C.
         decorrelation_every: "step" changes the matrices at every time step; "window" changes them

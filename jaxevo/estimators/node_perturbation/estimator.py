@@ -103,33 +103,34 @@ class NodePerturbation:
     stream to the next, and start again where `batch.reset` is set. Credit ends at a window's edge.
 
     Attributes:
-        rule: the signal that credit multiplies. "anp" takes activity differences, "np" the noise,
-            "inp" the noise of one layer at a time, with one pass for each layer.
-        gamma: the discount of later losses, in [0, 1]. 0 credits a node with the loss of its own
-            step, 1 with all losses that follow in the window. 1 - 1/n reaches about n steps.
-        method: how differences are taken: "jvp" (the limit of small noise, by tangents),
-            "finite" (a noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
-        sigma: standard deviation of the noise, > 0; "jvp" does not depend on it.
-        num_draws: K, the number of independent draws of noise that are averaged, >= 1.
-        distribution: the noise is "rademacher" (signs) or "gaussian".
+        rule: Credit multiplies this signal: "anp" takes activity differences, "np" the noise, "inp"
+            the noise of one layer at a time, with one pass for each layer.
+        gamma: Later losses are discounted by this number in [0, 1]. 0 credits a node with the loss
+            of its own step, 1 with all losses that follow in the window. 1 - 1/n reaches about n
+            steps.
+        method: Differences are taken by "jvp" (the limit of small noise, by tangents), "finite" (a
+            noisy and a clean run), "antithetic" or "two_noisy" (two noisy runs).
+        sigma: The noise has this standard deviation, > 0; "jvp" does not depend on it.
+        num_draws: K >= 1 independent draws of noise are averaged.
+        distribution: The noise is "rademacher" (signs) or "gaussian".
         readout: "exact" gives read-outs (layers that act on the outputs alone) the exact derivative
             of the loss, without noise. "perturbed" treats them as any other layer. A network of
             read-outs alone is always perturbed.
-        normalization: the nodes whose squared length divides ANP's differences. They are all
-            nodes of a sample at a step ("sample_step_global"), one layer's nodes
-            ("sample_step_layer"), or all of a sample's nodes in the window ("sample_sequence").
-            The quotient is multiplied by the number of these nodes. "none" divides by the
-            variance of the noise instead.
+        normalization: ANP's differences are divided by the squared length of these nodes: all nodes
+            of a sample at a step ("sample_step_global"), one layer's nodes ("sample_step_layer"),
+            or all of a sample's nodes in the window ("sample_sequence"). The quotient is multiplied
+            by the number of these nodes. "none" divides by the variance of the noise instead.
         accumulate: "store" keeps a window's signals, "two_pass" runs the window twice and keeps
             none, "per_sequence" keeps a trace of the weights for each sample. All give the same
             sum for the same noise. The memory of the last two does not grow with time. "auto" is
             "store" if that fits fast memory, and else "two_pass".
-        uncovered: what happens to parameters that no layer covers, such as embeddings and learned
-            initial states. "error" refuses them, "freeze" leaves them as they are, and "wp"
+        uncovered: This decides about parameters that no layer covers, such as embeddings and
+            learned initial states. "error" refuses them, "freeze" leaves them as they are, and "wp"
             perturbs them as weights, by one draw in a further pass.
         decorrelation: which activities are decorrelated, and how. The solution of
             `GradientLearner` has the matrices folded into its weights.
-        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator).
 
     The update as the authors run it is `ReleasedNodePerturbation`.
     """

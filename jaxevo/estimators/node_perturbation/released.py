@@ -71,23 +71,25 @@ class ReleasedNodePerturbation:
     are finite. Hidden states go on from window to window, until `batch.reset` is set.
 
     Attributes:
-        rule: "anp" or "np", as above. "inp" perturbs one layer at a time, with one pass for each.
-            It takes n dl e^T x / ||e||^2 for a sample, with n the number of the layer's units.
-        sigma: standard deviation of the noise, > 0.
-        normalization: the nodes whose squared length divides ANP's differences. They are a
-            layer's in the whole batch ("batch_step_layer"), a layer's in one sample
-            ("sample_step_layer"), or all of one sample ("sample_step_global").
-        node_count: the factor of a normalised difference. "sqrt_nodes_and_inputs" and "sqrt_nodes"
-            take the root of the number of all nodes, with or without the network's inputs.
-            "nodes" takes the number of nodes in `normalization`, and "none" takes 1.
-        noise_scale: the scale of NP: "inverse_sigma" divides by sigma. "inverse_variance" divides
+        rule: The signal is that of "anp" or "np", as above. "inp" perturbs one layer at a time,
+            with one pass for each. It takes n dl e^T x / ||e||^2 for a sample, with n the number of
+            the layer's units.
+        sigma: The noise has this standard deviation, > 0.
+        normalization: ANP's differences are divided by the squared length of these nodes: a layer's
+            in the whole batch ("batch_step_layer"), a layer's in one sample ("sample_step_layer"),
+            or all of one sample ("sample_step_global").
+        node_count: A normalised difference is multiplied by this factor. "sqrt_nodes_and_inputs"
+            and "sqrt_nodes" take the root of the number of all nodes, with or without the network's
+            inputs. "nodes" takes the number of nodes in `normalization`, and "none" takes 1.
+        noise_scale: NP has this scale: "inverse_sigma" divides by sigma. "inverse_variance" divides
             by its square, and gives the scale of a gradient.
         loss_share: "batch" credits all samples with the batch's loss difference, "per_sample"
             credits each with its own.
         uncovered: "error" refuses parameters that no layer covers, "freeze" leaves them as they
             are.
         decorrelation: which activities are decorrelated, and how.
-        noise: the source of random numbers, "mix" (cheap integer hashing) or "threefry".
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator).
 
     Differs: the weights of losses sum to 1 over a batch. The released code averages over a step's
     samples and sums over steps, and it divides online updates by B once more.

@@ -95,13 +95,13 @@ class DifferentiableStructure:
 
     Attributes:
         growth: when nodes are born and die, and what penalty they pay; see `Growth`.
-        population_size: N, >= 1; 1 is the source's.
+        population_size: The population has N >= 1 members; the source has 1.
         estimator: how the gradient is estimated; None: by back-propagation through a window.
         optimizer: as in `GradientLearner`; None: the published one, RMSProp with clipped steps for
             "outgoing_l1", Adagrad with clipped gradients for "multiplier".
         learning_rate: a number >= 0, or a schedule; 0.01 is published for "outgoing_l1", 0.1 for
             "multiplier". None: 0.01, or the own rate of an optimiser made by optax.
-        own_batches: whether each member draws a batch of its own.
+        own_batches: Each member draws a batch of its own; False: all share one.
     """
 
     growth: Growth = dataclasses.field(default_factory=Growth)

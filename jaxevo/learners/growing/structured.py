@@ -56,7 +56,7 @@ class StructuredLearner:
         learner: a learner that edits its members (`jaxevo.core.Edits`): `Metropolis`,
             `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
         growth: when nodes are born and die; see `Growth`.
-        every: steps of the learner before each round of events, >= 1.
+        every: A round of events follows so many steps of the learner, >= 1.
     """
 
     learner: Any

@@ -70,20 +70,22 @@ class AdaptiveMonteCarlo:
     `drift_rate=0` the method is plain Metropolis with shrinking steps.
 
     Attributes:
-        sigma: standard deviation of a mutation at the start, in parameter units, >= 0.
-        drift_rate: epsilon, how fast mu follows accepted steps, in [0, 1].
-        patience: n_s, rejections in a row after which steps shrink, >= 1.
-        sigma_decay: factor by which steps shrink, in (0, 1].
-        beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
-        population_size: N chains.
-        max_step: largest change of a weight in one mutation, > 0; inf sets no limit.
-        minibatch: whether each attempt draws a batch and measures both networks on it. That takes
-            two forward passes in place of one.
-        norm_every: attempts between updates of each weight's mutation scale, >= 1. The scale is
-            the inverse strength of the signals that a unit receives (`jaxevo.signal_norm`). With
+        sigma: A mutation has this standard deviation at the start, in parameter units, >= 0.
+        drift_rate: Epsilon in [0, 1] says how fast mu follows accepted steps.
+        patience: Steps shrink after n_s >= 1 rejections in a row.
+        sigma_decay: Steps shrink by this factor, in (0, 1].
+        beta: The inverse temperature is beta >= 0, in 1 / loss; inf accepts whatever does not
+            raise the loss.
+        population_size: N >= 1 chains run side by side.
+        max_step: No weight changes by more than this number > 0 in one mutation; inf sets no limit.
+        minibatch: Each attempt draws a batch and measures both networks on it. That takes two
+            forward passes in place of one. False measures all on one batch.
+        norm_every: Each weight's mutation scale is updated after so many attempts, >= 1. The scale
+            is the inverse strength of the signals that a unit receives (`jaxevo.signal_norm`). With
             None all weights have the same scale.
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
-        chunk_size: chains run at once; None runs as many as fit a CPU core's cache.
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator, the reference).
+        chunk_size: So many chains run at once; None runs as many as fit a CPU core's cache.
     """
 
     sigma: Scalar = 0.01

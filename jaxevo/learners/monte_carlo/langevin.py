@@ -56,7 +56,8 @@ class Langevin:
         beta: inverse temperature, >= 0.
         population_size: N members.
         mode: formula of the drift: "exact", or one of its limits, "finite_beta" and "normalised".
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator, the reference).
     """
 
     sigma: Scalar = 0.01

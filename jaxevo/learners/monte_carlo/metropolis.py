@@ -91,15 +91,18 @@ class Metropolis:
     mutations are too small for the float type: take a larger sigma or 64 bits.
 
     Attributes:
-        sigma: standard deviation of a mutation, in parameter units, >= 0. It is one number, one
-            for each chain, [N], or a tree like the params with one for each leaf or weight.
-        beta: inverse temperature, in 1 / loss, >= 0; inf accepts whatever does not raise the loss.
-            One number, one for each chain, [N], or a schedule such as `Annealing`.
-        population_size: N chains.
-        max_step: largest change of a weight in one mutation, > 0; inf sets no limit.
+        sigma: A mutation has this standard deviation, in parameter units, >= 0. It is one
+            number, one for each chain, [N], or a tree like the params with one for each leaf or
+            weight.
+        beta: The inverse temperature is beta >= 0, in 1 / loss; inf accepts whatever does not
+            raise the loss. It is one number, one for each chain, [N], or a schedule such as
+            `Annealing`.
+        population_size: N >= 1 chains run side by side.
+        max_step: No weight changes by more than this number > 0 in one mutation; inf sets no limit.
         propose: what draws the step in place of sigma times Gaussian noise; see `Proposal`.
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
-        chunk_size: chains run at once; None runs as many as fit a CPU core's cache.
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator, the reference).
+        chunk_size: So many chains run at once; None runs as many as fit a CPU core's cache.
     """
 
     sigma: Scalar | Params = 0.01

@@ -84,16 +84,16 @@ class DeepGA:
     Attributes:
         operator: how a child's weights come from its parent's; "control", which is plain noise,
             is the source's algorithm. See `Mutation`.
-        population_size: N members of a generation, the elite among them, >= 2.
-        num_parents: T, the members that have children, from 1 to N.
-        elite_candidates: members that may become the elite, from 1 to N: the last elite and the
-            best of the generation.
-        elite_evaluations: batches that each candidate is measured on, >= 0; 0 takes the member
+        population_size: A generation has N >= 2 members, the elite among them.
+        num_parents: T members have children, from 1 to N.
+        elite_candidates: This many members may become the elite, from 1 to N: the last elite and
+            the best of the generation.
+        elite_evaluations: Each candidate is measured on this many batches, >= 0; 0 takes the member
             with the lowest loss, as suits a deterministic task.
         chain_length: 0 stores the parents' weights. Above 0 the parents are chains of at most this
             many mutations from stored networks, and full chains are turned into weights. Results
             are the same, bit for bit. It is for the variants "control" and "rescale" only.
-        chunk_size: members evaluated at once; None: as many as fit a CPU core's cache.
+        chunk_size: So many members are evaluated at once; None: as many as fit a CPU core's cache.
     """
 
     operator: Mutation = dataclasses.field(

@@ -96,11 +96,11 @@ class LineSearch:
     """How far "rescale" (SM-R) goes along its noise.
 
     Attributes:
-        divergence_reduction: how a divergence is taken over outputs: the "sum" (the source's
-            text) or the "mean" (its code).
-        target: the divergence that a child aims at: "fixed" is sigma for all, "uniform" is drawn
+        divergence_reduction: A divergence over outputs is their "sum" (the source's text) or their
+            "mean" (its code).
+        target: A child aims at this divergence: "fixed" is sigma for all, "uniform" is drawn
             between 0 and sigma for each. With "fixed", evolution stalls at an error near sigma.
-        search_rounds: bisections after 15 lengths were tried, >= 0.
+        search_rounds: After 15 lengths were tried, this many bisections follow, >= 0.
     """
 
     divergence_reduction: Reduction = static(default="sum")
@@ -126,26 +126,27 @@ class Mutation:
         variant: "abs", "sum" and "so" divide each weight's noise by a sensitivity of that weight.
             "rescale" (SM-R) scales the noise until outputs move by a set divergence. "control" is
             plain noise.
-        sigma: standard deviation of the noise before it is divided, >= 0; for "rescale", the
-            divergence that a child aims at.
-        num_experiences: the parent's experiences that a child is measured on, >= 1; they are drawn
-            without replacement.
-        head: what the outputs go through before they are compared: "identity", "softmax" or
-            "sigmoid".
-        experience_reduction: for the variant "sum": the "sum" of gradients over experiences, or
+        sigma: The noise has this standard deviation before it is divided, >= 0. For "rescale"
+            it is the divergence that a child aims at.
+        num_experiences: A child is measured on this many of its parent's experiences, >= 1; they
+            are drawn without replacement.
+        head: Outputs go through "identity", "softmax" or "sigmoid" before they are compared.
+        experience_reduction: The variant "sum" takes the "sum" of gradients over experiences, or
             their "mean".
-        zero_sensitivity: divisor in place of a sensitivity of exactly 0, > 0; 1 is a plain step.
-        min_sensitivity: smallest divisor of any weight's noise, > 0, applied after
-            `zero_sensitivity`.
-        max_step: largest change of a weight in one mutation, > 0; None sets no limit.
+        zero_sensitivity: A sensitivity of exactly 0 is replaced by this divisor > 0; 1 makes a
+            plain step.
+        min_sensitivity: No weight's noise is divided by less than this number > 0, which applies
+            after `zero_sensitivity`.
+        max_step: No weight changes by more than this number > 0 in one mutation; None sets no
+            limit.
         normalize: "tensor" or "network" give the divided noise the length of the plain noise, for
             each tensor or for all together. "max" divides sensitivities by the largest of them,
             before the two limits above. None leaves both as they are.
-        unit_direction: whether "so" measures along noise of length 1, as the source's code does.
-            False takes the noise times sigma, as its text does: steps then grow with the root of
-            sigma.
+        unit_direction: "so" measures along noise of length 1, as the source's code does. False
+            takes the noise times sigma, as its text does: steps then grow with the root of sigma.
         search: how "rescale" finds the length of its noise; see `LineSearch`.
-        noise: "mix" (cheap integer hashing) or "threefry" (jax's generator, the reference).
+        noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
+            generator, the reference).
     """
 
     variant: Variant = static(default="sum")

@@ -75,21 +75,23 @@ class SafeMutation:
 
     Attributes:
         operator: how a child's weights come from its parent's; see `Mutation`.
-        population_size: N, >= 1; 250 is the source's.
-        tournament_size: members drawn without replacement for each child, from 1 to N. Where
-            losses are equal, the last drawn counts.
-        offspring_per_step: children made and evaluated at once, >= 1; 1 is the source's
-            algorithm. If two children want one place, the one with the lower loss takes it.
-        generational: whether every step replaces all members by as many children.
-        victim: the member whose place a child takes. "same_tournament" is the worst of the
+        population_size: The population has N >= 1 members; the source has 250.
+        tournament_size: A tournament draws this many members without replacement for each child,
+            from 1 to N. Where losses are equal, the last drawn counts.
+        offspring_per_step: A step makes and evaluates this many children at once, >= 1; the
+            source's algorithm makes 1. If two children want one place, the one with the lower loss
+            takes it.
+        generational: Every step replaces all members by as many children; False: it replaces few.
+        victim: A child takes the place of this member. "same_tournament" is the worst of the
             tournament that the parent won, as in the released code: the best member is never lost.
             "own_tournament" is the worst of a second tournament, as in the paper.
-        only_improvements: whether a child takes a place only if its loss is lower. With a
-            population of 1 this is a (1+1) hill climber.
-        experience_source: whose experiences a child is measured on: those of its "parent", those
-            of the first population ("fixed"), or those of the "latest" evaluated network.
-        pool_size: observations, or sequences of a recurrent network, kept of each evaluation, >= 1.
-        chunk_size: children evaluated at once; None: as many as fit a CPU core's cache.
+        only_improvements: A child takes a place only if its loss is lower. With a population of 1
+            this is a (1+1) hill climber. False: it always does.
+        experience_source: A child is measured on the experiences of its "parent", of the first
+            population ("fixed"), or of the "latest" evaluated network.
+        pool_size: This many observations of each evaluation are kept, or sequences of a recurrent
+            network, >= 1.
+        chunk_size: So many children are evaluated at once; None: as many as fit a CPU core's cache.
     """
 
     operator: Mutation = dataclasses.field(default_factory=Mutation)

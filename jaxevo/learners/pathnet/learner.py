@@ -85,14 +85,14 @@ class PathNet:
             clipped for each module.
         learning_rate: a number >= 0, or a schedule evaluated at the generation. None: 0.01, or
             the own rate of an optimiser made by optax.
-        population_size: P, the number of paths.
-        num_batches: T, the batches that a path is trained on for one evaluation.
-        threshold: the winner's fitness that ends the task: later steps change nothing; None: never.
-            Fitness is the accuracy over the T batches, each before its own update. On tasks that
-            have no accuracy it is the return, or minus the loss.
+        population_size: P paths make up the population.
+        num_batches: A path is trained on T batches for one evaluation.
+        threshold: The task ends, and later steps change nothing, once the winner has this fitness;
+            None: never. Fitness is the accuracy over the T batches, each before its own update. On
+            tasks that have no accuracy it is the return, or minus the loss.
         form: "serial" is a tournament of two paths, one trained after the other. "parallel" trains
             all paths together, step by step. "fixed" is a control that trains one random path.
-        frozen_path: modules frozen on earlier tasks are "reachable" by new paths, or "always" in
+        frozen_path: Modules that earlier tasks froze are "reachable" by new paths, or "always" in
             the forward pass.
         on_next_problem: "freeze" freezes the best path and draws all other modules again.
             "fine_tune" is a control that trains the best path on, with nothing frozen.

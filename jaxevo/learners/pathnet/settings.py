@@ -16,10 +16,10 @@ class PathMutation:
     """How paths are drawn and how a mutant differs from its parent.
 
     Attributes:
-        mutation_rate: probability that an entry of a path moves, in [0, 1]; None: 1 / (N L).
-        mutation_range: entries move by at most this many modules, >= 0.
-        wrap: whether steps go on from the last module to the first, and back; False: they stop.
-        initial_paths: entries are drawn "independent", or "distinct" in a layer.
+        mutation_rate: An entry of a path moves with this probability, in [0, 1]; None: 1 / (N L).
+        mutation_range: Entries move by at most this many modules, >= 0.
+        wrap: Steps go on from the last module to the first, and back; False: they stop there.
+        initial_paths: Entries are drawn "independent", or "distinct" in a layer.
     """
 
     mutation_rate: Scalar | None = None
@@ -50,9 +50,9 @@ class Reinitialization:
     """What is reset, and to which values.
 
     Attributes:
-        reinitialize: on the next task, modules are drawn "fresh" or get their "stored" initial
+        reinitialize: On the next task, modules are drawn "fresh" or get their "stored" initial
             weights back.
-        reset_optimizer: whether optimisers are reset at every evaluation of a path.
+        reset_optimizer: Optimisers are reset at every evaluation of a path; False: they go on.
     """
 
     reinitialize: Literal["fresh", "stored"] = static(default="fresh")
@@ -64,11 +64,13 @@ class Rounds:
     """How all paths train and compete at once, in the parallel form.
 
     Attributes:
-        merge: a module follows the "mean" of the gradients of its paths, or their "sum". Steps
+        merge: A module follows the "mean" of the gradients of its paths, or their "sum". Steps
             along the sum grow with the number of paths.
-        num_rivals: how many other paths a path is compared with, >= 0. It becomes a mutated copy
-            of the best of them if that one is better. 0: tournaments of disjoint pairs instead.
-        chunk_size: paths whose gradients are estimated at once; None: all, or one on a CPU.
+        num_rivals: A path is compared with this many other paths, >= 0. It becomes a mutated copy
+            of the best of them if that one is better. 0: tournaments of disjoint pairs take place
+            instead.
+        chunk_size: The gradients of so many paths are estimated at once; None: of all, or of one on
+            a CPU.
     """
 
     merge: Literal["mean", "sum"] = static(default="mean")

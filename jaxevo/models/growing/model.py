@@ -272,14 +272,15 @@ def growing_recurrent(
     Args:
         input_shape: the shape of one time step's input, (I,).
         num_outputs: linear outputs at every step.
-        cell: "rnn" (one fused layer for input and state), "gru", "lstm" or "elman".
-        num_layers: stacked cells, >= 1.
-        capacity: slots for nodes in each layer, >= `num_nodes`; a run adds more where needed.
-        num_nodes: living nodes of each layer at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
-            network of fixed size draws them.
-        multipliers: whether the output of each node to the next layer has a multiplier.
-        activation: the activation of the fused cell.
+        cell: The cells are "rnn" (one fused layer for input and state), "gru", "lstm" or "elman".
+        num_layers: The network stacks this many cells, >= 1.
+        capacity: Each layer has this many slots for nodes, >= `num_nodes`; a run adds more where
+            needed.
+        num_nodes: Each layer has this many living nodes at the start, >= 1.
+        weight_scale: The first weights have this standard deviation, > 0, and biases are 0. None:
+            the network of fixed size draws them.
+        multipliers: The output of each node to the next layer has a multiplier.
+        activation: The fused cell has this activation.
     """
     require("cell", f"one of {', '.join(CELLS)}", cell, lambda name: name in CELLS)
     return _dynamic(
@@ -316,14 +317,16 @@ def growing_mlp(
     Args:
         input_shape: the shape of one example; flattened.
         num_outputs: linear outputs.
-        num_layers: hidden layers, >= 1.
-        capacity: slots for nodes in each layer, >= `num_nodes`; a run adds more where needed.
-        num_nodes: living nodes of each layer at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
-            network of fixed size draws them.
-        multipliers: whether the output of each node has a multiplier.
-        activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        norm: whether LayerNorm, over living nodes, stands between each layer and its activation.
+        num_layers: The network has this many hidden layers, >= 1.
+        capacity: Each layer has this many slots for nodes, >= `num_nodes`; a run adds more where
+            needed.
+        num_nodes: Each layer has this many living nodes at the start, >= 1.
+        weight_scale: The first weights have this standard deviation, > 0, and biases are 0. None:
+            the network of fixed size draws them.
+        multipliers: The output of each node has a multiplier.
+        activation: Hidden layers have this activation: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
+        norm: LayerNorm, over living nodes, stands between each layer and its activation.
     """
     return _dynamic(
         mlp,
@@ -357,13 +360,15 @@ def growing_convnet(
     Args:
         input_shape: the shape of an image.
         num_outputs: linear outputs.
-        num_layers: convolutions, >= 1.
-        capacity: slots for channels in each layer, >= `num_nodes`; a run adds more where needed.
-        num_nodes: living channels of each layer at the start, >= 1.
-        weight_scale: standard deviation of the first weights, > 0, with biases of 0; None: as the
-            network of fixed size draws them.
-        activation: tanh, relu, selu, gelu, silu, sigmoid or identity.
-        pool: whether outputs are averaged over positions before the read-out.
+        num_layers: The network has this many convolutions, >= 1.
+        capacity: Each layer has this many slots for channels, >= `num_nodes`; a run adds more where
+            needed.
+        num_nodes: Each layer has this many living channels at the start, >= 1.
+        weight_scale: The first weights have this standard deviation, > 0, and biases are 0. None:
+            the network of fixed size draws them.
+        activation: Hidden layers have this activation: tanh, relu, selu, gelu, silu, sigmoid or
+            identity.
+        pool: Outputs are averaged over positions before the read-out.
     """
     return _dynamic(
         convnet,

@@ -40,7 +40,7 @@ def load_images(
             test_images and test_labels, or of images and labels alone; None: the cache, and a
             download of what is not there.
         split: "published", or "random": all images that are there, a fifth of them held out.
-        seed: the seed of the random split.
+        seed: The random split has this seed.
 
     Raises:
         FileNotFoundError: a file is nowhere; the error says what to put where.
