@@ -179,6 +179,10 @@ class CosineDecay:
         return self.initial_value * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
+LearningRate = Scalar | CosineDecay | Callable[[Any], Any]
+"""A number, or a schedule that is a pytree: a function of the step, such as `CosineDecay`."""
+
+
 def schedule_value(value: Any, step: Any) -> Any:
     """A schedule's value at `step`; a plain number stays itself."""
     return value(step) if callable(value) else value
@@ -257,7 +261,8 @@ def first_state(transform: optax.GradientTransformation, params: Params) -> opta
     except Exception as error:
         raise ValueError(
             "optimizer must follow a gradient without the loss or a function of it (as "
-            f"optax.lbfgs needs them), got one that fails: {shortened(' '.join(str(error).split()))}"
+            "optax.lbfgs needs them), got one that fails: "
+            f"{shortened(' '.join(str(error).split()))}"
         ) from error
     return state
 

@@ -80,7 +80,8 @@ def kind_words(annotation: Any) -> str:
     """An annotation as a rule: "an integer or None"."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(kind_words(part) for part in inner))
+        parts = [part for part in inner if not (part is int and float in inner)]
+        return " or ".join(dict.fromkeys(map(kind_words, parts)))
     if origin is tuple and inner:
         plural = {int: " of integers", float: " of numbers", str: " of words"}
         whole = "a pair" if len(inner) == 2 and inner[1] is not ... else "a tuple"

@@ -23,8 +23,8 @@ from jaxevo.core import (
     require,
 )
 from jaxevo.core.descent import (
-    CosineDecay,
     Follower,
+    LearningRate,
     Optimizer,
     average,
     check_average,
@@ -68,7 +68,7 @@ class GradientLearner:
 
     estimator: Estimator
     optimizer: Any = Optimizer()
-    learning_rate: Scalar | CosineDecay | None = None
+    learning_rate: LearningRate | None = None
     max_spectral_radius: Scalar | None = None
 
     default_learning_rate = 1e-3

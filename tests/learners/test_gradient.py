@@ -140,6 +140,20 @@ def test_other_optimisers_and_rates_are_refused(learner, settings, words):
     assert words in str(refused.value)
 
 
+def test_a_schedule_of_ones_own_is_a_pytree_that_is_called():
+    """Red if only the library's own schedules are of a learning rate's kind."""
+
+    @pytree
+    class Halving:
+        first: float = 0.4
+
+        def __call__(self, step):
+            return self.first / 2**step
+
+    settings = GradientLearner(estimator=Backprop(), learning_rate=Halving())
+    assert settings.learning_rate_at(2) == np.float32(0.1)
+
+
 # red where the missing loss is a TypeError out of optax
 @pytest.mark.parametrize("factory", [optax.lbfgs, optax.contrib.momo])
 def test_an_optimiser_that_needs_the_loss_is_refused(factory):

@@ -30,7 +30,6 @@ from jaxevo.core import (
     Params,
     Problem,
     Resized,
-    Scalar,
     Supervised,
     learner,
     require,
@@ -38,7 +37,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.descent import (
-    CosineDecay,
+    LearningRate,
     first_state,
     optimizer,
     refuse_average,
@@ -108,7 +107,7 @@ class DifferentiableStructure:
     population_size: int = static(default=1)
     estimator: Any = None
     optimizer: Any = None
-    learning_rate: Scalar | CosineDecay | None = None
+    learning_rate: LearningRate | None = None
     own_batches: bool = static(default=False)
 
     requires = Supervised

@@ -90,9 +90,9 @@ class DeepGA:
             the best of the generation.
         elite_evaluations: Each candidate is measured on this many batches, >= 0; 0 takes the member
             with the lowest loss, as suits a deterministic task.
-        chain_length: 0 stores the parents' weights. Above 0 the parents are chains of at most this
-            many mutations from stored networks, and full chains are turned into weights. Results
-            are the same, bit for bit. It is for the variants "control" and "rescale" only.
+        chain_length: With 0 the parents' weights are stored. Above 0 the parents are chains of at
+            most this many mutations from stored networks, and full chains are turned into weights.
+            Results are the same, bit for bit. It is for the variants "control" and "rescale" only.
         chunk_size: So many members are evaluated at once; None: as many as fit a CPU core's cache.
     """
 

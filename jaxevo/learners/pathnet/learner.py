@@ -32,7 +32,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.descent import (
-    CosineDecay,
+    LearningRate,
     optimizer,
     refuse_average,
     schedule_value,
@@ -103,7 +103,7 @@ class PathNet:
 
     estimator: Estimator = Backprop()
     optimizer: Any = optimizer(optax.sgd)
-    learning_rate: Scalar | CosineDecay | None = None
+    learning_rate: LearningRate | None = None
     population_size: int = static(default=20)
     num_batches: int = static(default=50)
     threshold: Scalar | None = None
