@@ -259,10 +259,10 @@ def first_state(transform: optax.GradientTransformation, params: Params) -> opta
         state = transform.init(weights)
         jax.eval_shape(transform.update, weights, state, weights)
     except Exception as error:
+        got = shortened(" ".join(str(error).split()))
         raise ValueError(
             "optimizer must follow a gradient without the loss or a function of it (as "
-            "optax.lbfgs needs them), got one that fails: "
-            f"{shortened(' '.join(str(error).split()))}"
+            f"optax.lbfgs needs them), got one that fails: {got}"
         ) from error
     return state
 

@@ -64,6 +64,8 @@ def is_of_kind(annotation: Any, value: Any) -> bool:
     if origin is typing.Literal:
         return True  # `require_choice` knows the nearest word
     cls = origin if isinstance(origin, type) else annotation
+    if isinstance(value, type) and getattr(cls, "_is_protocol", False):
+        return False  # a class has the methods of its instances
     try:
         return not isinstance(cls, type) or cls is Any or isinstance(value, cls)
     except TypeError:  # a protocol that cannot be asked for
@@ -100,6 +102,32 @@ def kind_words(annotation: Any) -> str:
     if dataclasses.is_dataclass(annotation):
         name = f"{name}(...)"
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}"
+
+
+_DOORS = {
+    "flax.nnx": "jaxevo.models.from_nnx(its class, **settings)",
+    "flax.linen": "jaxevo.models.from_linen(network, input_shape=...)",
+    "haiku": "jaxevo.models.from_functions(lambda key: net.init(key, inputs), lambda params, x: "
+    "net.apply(params, None, x))",
+    "equinox": "jaxevo.models.from_functions(init, apply), with eqx.partition and eqx.combine",
+    "torch": "a network of jax: jaxevo.models.from_nnx, from_linen or from_functions",
+}
+
+
+def door_of(network: Any) -> str:
+    """How a network comes in, by the library that it, or its class, was made with."""
+    bases = (network if isinstance(network, type) else type(network)).__mro__
+    for library, door in _DOORS.items():
+        if any(f"{base.__module__}.".startswith(f"{library}.") for base in bases):
+            return door
+    return "jaxevo.models.from_nnx, from_linen or from_functions"
+
+
+def named(value: Any) -> str:
+    """How a message names an object that stands where another kind is wanted."""
+    if isinstance(value, (type, types.FunctionType)):
+        return brief(value)
+    return type(value).__name__
 
 
 def brief(value: Any, holds: Any = None) -> str:

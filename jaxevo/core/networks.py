@@ -4,7 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxevo.core.kinds import brief, is_placeholder, named
 from jaxevo.core.problem import (
     Control,
     Problem,
@@ -13,7 +15,7 @@ from jaxevo.core.problem import (
     abstract_key,
     has_carry,
 )
-from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Requires
+from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Model, Requires
 from jaxevo.core.sizes import MEMBER_BYTES, check_fits, require_memory
 from jaxevo.core.tree import named_leaves, nested
 
@@ -24,15 +26,8 @@ def check_requirements(learner: Any, problem: Any) -> None:
     Raises:
         ValueError: the message names the learner, the missing ability, and the remedy.
     """
-    if not isinstance(learner, Learner):
-        hint = (
-            " (wrap it: GradientLearner(estimator=...))" if isinstance(learner, Estimator) else ""
-        )
-        raise ValueError(f"learner must be a learner, got {type(learner).__name__}{hint}")
-    if not isinstance(problem, Problem):
-        raise ValueError(
-            f"problem must be jaxevo.Problem(task, model), got {type(problem).__name__}"
-        )
+    check_learner(learner)
+    check_problem(problem)
     parts = [learner, learner.estimator] if isinstance(learner, FollowsGradient) else [learner]
     for part in parts:
         needed = part.requires if isinstance(part, Requires) else Problem
@@ -51,6 +46,43 @@ def check_requirements(learner: Any, problem: Any) -> None:
     check_network(problem)
 
 
+def check_learner(learner: Any) -> None:
+    """Refuses an object that is no learner."""
+    if not isinstance(learner, Learner) or isinstance(learner, type):
+        is_estimator = isinstance(learner, Estimator) and not isinstance(learner, type)
+        hint = " (wrap it: GradientLearner(estimator=...))" if is_estimator else ""
+        raise ValueError(f"learner must be a learner, got {named(learner)}{hint}")
+    check_leaves("learner", learner)
+
+
+def check_problem(problem: Any) -> None:
+    """Refuses an object that is no problem."""
+    if not isinstance(problem, Problem) or isinstance(problem, type):
+        raise ValueError(f"problem must be jaxevo.Problem(task, model), got {named(problem)}")
+    check_leaves("problem", problem)
+
+
+def check_leaves(name: str, tree: Any) -> None:
+    """Refuses an object that is no pytree of arrays and numbers, which jax could not pass on.
+
+    Raises:
+        ValueError: naming the class, or the field that holds something else.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if leaf is tree:
+            raise ValueError(
+                f"{name} must be a pytree, got {type(leaf).__name__}; decorate its class with "
+                f"jaxevo.core.{'learner' if name == 'learner' else 'pytree'}"
+            )
+        is_array = hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "V") not in "OSUM"
+        if not (is_array or isinstance(leaf, (int, float, complex)) or is_placeholder(leaf)):
+            field = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"{name}.{field} must be a number, an array or a static field "
+                f"(jaxevo.core.static), got {brief(leaf)}"
+            )
+
+
 def check_network(problem: Problem) -> None:
     """Refuses a network that the machine cannot hold, or whose numbers would be silently wrong.
 
@@ -60,6 +92,11 @@ def check_network(problem: Problem) -> None:
     """
     params = jax.eval_shape(problem.init, abstract_key())
     check_fits("the network", params)
+    if not may_train(problem.model, params):
+        raise ValueError(
+            f"model must have a parameter to train, got {type(problem.model).__name__}, whose "
+            f"trainable leaves out all {len(jax.tree.leaves(params))} arrays"
+        )
     check_fits("one batch of the task", abstract_batch(problem))
     for name, leaf in named_leaves(params).items():
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
@@ -82,6 +119,18 @@ def check_network(problem: Problem) -> None:
             f"model must have the {wanted} outputs that {type(problem.task).__name__} reads, "
             f"got {got}"
         )
+
+
+def may_train(model: Model, params: Any) -> bool:
+    """Whether any weight is trained, as far as that hangs on the shapes of `params` alone."""
+    found: list[Any] = []
+
+    def masked(params):
+        with jax.ensure_compile_time_eval():
+            found.extend(jax.tree.leaves(model.trainable(params)))
+
+    jax.eval_shape(masked, params)
+    return any(isinstance(leaf, jax.core.Tracer) or np.any(leaf) for leaf in found)
 
 
 def num_outputs(problem: Problem, params: Any) -> int | None:

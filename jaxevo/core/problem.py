@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxevo.core.kinds import door_of, named
 from jaxevo.core.offers import KeepsStatistics, OffersOutcome
 from jaxevo.core.protocols import (
     Apply,
@@ -74,16 +75,21 @@ class Problem:
     def __post_init__(self):
         if type(self.task) is object or self.task is None:  # a placeholder of a transformation
             return
-        wrap = "wrap a network with jaxevo.models.from_nnx, from_linen or from_functions"
-        for name, value, protocol, remedy in (
-            ("task", self.task, Task, "see jaxevo.tasks"),
-            ("model", self.model, Model, wrap),
-        ):
-            if not isinstance(value, protocol):
-                raise ValueError(
-                    f"{name} must have the methods of jaxevo.core.{protocol.__name__}, "
-                    f"got {type(value).__name__} ({remedy})"
-                )
+        if not isinstance(self.task, Task) or isinstance(self.task, (type, Problem)):
+            raise ValueError(
+                "task must have the methods of jaxevo.core.Task, "
+                f"got {named(self.task)} (see jaxevo.tasks)"
+            )
+        if jax.tree_util.all_leaves([self.task]):
+            name = type(self.task).__name__
+            raise ValueError(
+                f"task must be a pytree, got {name}; decorate its class with jaxevo.core.pytree"
+            )
+        if not isinstance(self.model, Model) or isinstance(self.model, type):
+            raise ValueError(
+                f"model must have the methods of jaxevo.core.Model, got {named(self.model)} "
+                f"(wrap a network: {door_of(self.model)})"
+            )
         if isinstance(self, Supervised) and has_carry(self.model) != isinstance(self, Sequence):
             kinds = ("a step module, (carry, x) -> (carry, y)", "a feed-forward network, x -> y")
             wanted, got = kinds if isinstance(self, Sequence) else reversed(kinds)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import (
@@ -53,7 +54,8 @@ class Backprop:
     requires = Supervised
 
     def __post_init__(self):
-        require("truncation", ">= 1", self.truncation, lambda k: k >= 1)
+        whole = lambda k: (k >= 1) & (np.floor(k) == k)
+        require("truncation", "a whole number >= 1", self.truncation, whole)
         require_integer("checkpoint", 1, self.checkpoint)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:

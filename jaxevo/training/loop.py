@@ -21,7 +21,7 @@ from jaxevo.core import (
     check_requirements,
     require_integer,
 )
-from jaxevo.core.networks import plain_params
+from jaxevo.core.networks import check_learner, check_problem, plain_params
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.sizes import check_fits
 from jaxevo.training.chunks import mean_dtype, one_step, require_steps, split_key
@@ -135,6 +135,10 @@ def sweep(
         ValueError: a list is empty, or learners or problems differ in structure; the error names
             the field.
     """
+    for learner in learners if isinstance(learners, (list, tuple)) else [learners]:
+        check_learner(learner)
+    for problem in problems if isinstance(problems, (list, tuple)) else [problems]:
+        check_problem(problem)
     learner, learner_axes = stacked("learners", learners)
     problem, problem_axes = stacked("problems", problems)
     check_requirements(learner, problem)

@@ -169,7 +169,7 @@ def test_cost_and_settings():
     assert Backprop().cost(PROBLEM) == (1, 1, 4 * 2)
     assert Backprop(checkpoint=2).cost(PROBLEM) == (2, 1, 4 * 2)
     for bad in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="Backprop: truncation must be >= 1"):
+        with pytest.raises(ValueError, match="Backprop: truncation must be a whole number >= 1"):
             Backprop(truncation=bad)
     with pytest.raises(ValueError, match="Backprop: checkpoint must be an integer >= 1, got 0"):
         Backprop(checkpoint=0)

@@ -26,6 +26,7 @@ from jaxevo.core import (
     Batch,
     Carry,
     Cost,
+    Estimator,
     Metrics,
     Params,
     Problem,
@@ -44,6 +45,7 @@ from jaxevo.core.descent import (
     schedule_value,
     settle_optimizer,
 )
+from jaxevo.core.kinds import is_of_kind
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.tree import (
@@ -117,6 +119,8 @@ class DifferentiableStructure:
         require_integer("population_size", 1, self.population_size)
         if self.estimator is None:
             object.__setattr__(self, "estimator", Backprop())
+        usable = lambda e: is_of_kind(Estimator, e)
+        require("estimator", "an estimator (jaxevo.estimators)", self.estimator, usable)
         if self.optimizer is None:
             object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.growth.kind]))
         settle_optimizer(self)
