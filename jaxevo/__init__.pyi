@@ -121,6 +121,9 @@ from .learners import (
 from .models import (
     compact as compact,
 )
+from .registry import (
+    register as register,
+)
 from .studies import (
     correspondence as correspondence,
 )

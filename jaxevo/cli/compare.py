@@ -10,6 +10,7 @@ from jaxevo.cli.runs import (
     leading_names,
     names_by_kind,
     new_folder,
+    origins,
     requested,
     require_seeds,
     wants_help,
@@ -61,7 +62,9 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
     }
     built = {label: build(None) for label, build in builders.items()}
     own = {name: value for name, value in values.items() if name not in ("out", "config")}
+    names = [name for _, name, _ in learner_list(values["learners"])]
     config = {"compare": {"task": task} | own | shared}
+    config |= origins({"task": task, "model": values["model"]}, *names)
     if resume_from is not None:
         return compared(task, values, builders, built, {"resume_from": resume_from})
     with new_folder(values["out"], f"compare-{task}") as folder:

@@ -5,7 +5,7 @@ import pathlib
 
 from jaxevo import registry
 from jaxevo.cli.options import mistake, parse
-from jaxevo.cli.runs import need_folder, stored_run, study_of, wants_help
+from jaxevo.cli.runs import is_of_names, need_folder, stored_run, study_of, wants_help
 from jaxevo.registry.entries import Setting
 
 WHICH = Setting(
@@ -40,6 +40,10 @@ def evaluate(words: list[str]) -> int:
         "eval", words, "Held-out metrics of a run's network; --which best or final."
     )
     which = parse([WHICH], words[1:], prog="jaxevo eval", what="eval")["which"]
+    from jaxevo.training.folder import load_params, read_json
+
+    if not is_of_names(read_json(pathlib.Path(folder) / "config.json")):
+        return show_recorded(folder, which)
     run = stored_run(folder, whole=False)
     import jax
     from rich.console import Console
@@ -47,7 +51,6 @@ def evaluate(words: list[str]) -> int:
     from jaxevo.cli.tables import metrics_table
     from jaxevo.core.offers import FitsParams
     from jaxevo.tasks import baselines
-    from jaxevo.training.folder import load_params
 
     built = run.built()
     problem = built.problem
@@ -74,6 +77,35 @@ def evaluate(words: list[str]) -> int:
     found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
     title = f"{folder}, {which} network, held out"
     Console().print(metrics_table(title, found, baselines(problem.task)))
+    return 0
+
+
+def show_recorded(folder: str, which: str) -> int:
+    """Held-out metrics on record of a run that was made in Python, whose task is not at hand."""
+    import numpy as np
+    from rich.console import Console
+
+    from jaxevo.cli.tables import metrics_table
+    from jaxevo.training.folder import PARAMS, RunFolder
+
+    if which not in PARAMS:
+        mistake(f"which must be 'final' or 'best', got {which!r}")
+    start = "held_out/"
+    rows = [row for row in RunFolder.open(folder).rows() if f"{start}loss" in row]
+    if not rows:
+        mistake(f"{folder} was made in Python and has no held-out metrics on record")
+    losses = np.asarray([row[f"{start}loss"] for row in rows])  # [R] or [R, S]
+    best = np.where(np.isnan(losses), np.inf, losses).argmin(0, keepdims=True)
+    place = best if which == "best" else np.full_like(best, len(rows) - 1)
+
+    def at_place(name):
+        values = np.asarray([row[name] for row in rows])
+        return np.take_along_axis(values, place, 0)[0].tolist()
+
+    found = {name.removeprefix(start): at_place(name) for name in rows[-1] if start in name}
+    steps = np.asarray([row["step"] for row in rows])[place[0]].tolist()
+    title = f"{folder}, {which} network, held out, on record at step {steps}"
+    Console().print(metrics_table(title, found, {}))
     return 0
 
 

@@ -13,6 +13,7 @@ from jaxevo.cli.options import mistake
 from jaxevo.cli.runs import leading_names, study_of
 from jaxevo.core.streams import patient_output
 from jaxevo.core.words import nearest
+from jaxevo.registry import own
 
 USAGE = """usage: jaxevo [-h] [--version] COMMAND ...
 
@@ -28,6 +29,8 @@ commands:
   compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
   transfer LEARNER TASK [OPTIONS]  one task after the other, beside learning each afresh
   doctor                        versions, devices, memory, caches
+
+  --import MODULE (any command)  a module that registers learners, tasks or models of your own
 
   jaxevo train evolution-strategy digits
   jaxevo compare mackey-glass --learners bptt,evolution-strategy --seeds 3
@@ -67,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(arguments: Sequence[str] | None) -> int:
     """Runs one command; a mistake becomes one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    own.imported.clear()
     try:
+        own.discover()
+        modules, words = modules_of(words)
+        own.import_modules(modules)
         if not words or words[0] in ("-h", "--help"):
             print(USAGE, end="")
             return 0
@@ -87,6 +94,22 @@ def command(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("jaxevo: interrupted", file=sys.stderr)
         return 130
+
+
+def modules_of(words: list[str]) -> tuple[list[str], list[str]]:
+    """The modules that `--import` names, and the other words."""
+    modules, rest = [], []
+    left = iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option != "--import":
+            rest.append(word)
+            continue
+        value = value if equals else next(left, "")
+        if not value or value.startswith("-"):
+            mistake("--import needs a module, such as --import my_module")
+        modules.append(value)
+    return modules, rest
 
 
 def resume_any(words: list[str]) -> int:

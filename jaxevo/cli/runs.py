@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jaxevo import registry
 from jaxevo.cli.help import asks_help, help_text
 from jaxevo.cli.options import mistake, parse, parse_known, read_config, with_values
+from jaxevo.registry import own
 from jaxevo.registry.commands import DECIDING
 from jaxevo.registry.entries import Setting
 
@@ -170,6 +171,13 @@ class StoredRun(NamedTuple):
         )
 
 
+def is_of_names(config: Mapping[str, Any]) -> bool:
+    """Whether a run's learner and task can be built from its `config.json`."""
+    run = config.get("run")
+    made = run if isinstance(run, dict) else {}  # an optimiser made by optax is in no file
+    return "settings" in config and not any(name.endswith("optimizer.made") for name in made)
+
+
 def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     """What a run was asked for.
 
@@ -185,10 +193,14 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
 
     path = pathlib.Path(folder) / "config.json"
     config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | read_json(path)
-    if "settings" not in config:
+    if not is_of_names(config):
+        how = f"jaxevo.run(key, learner, problem, num_steps=..., resume_from={folder!r})"
         mistake(
-            f"folder {folder} was made by jaxevo.run: go on with it from Python, by resume_from="
+            f"folder {folder} was made in Python, and learner and task cannot be built from it: "
+            f"{how} goes on with it"
         )
+    recall(path, config)
+    config = seeds_of(config) | config
     require_entries(path, config, settings=dict)
     settings = {"preset": None} | config["settings"]
     require_entries(path, settings, learner=str, task=str, model=str, num_steps=int)
@@ -211,6 +223,48 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     return StoredRun(learner, task, model, preset, num_steps, typed, config)
 
 
+def origins(names: Mapping[str, Any], *learners: str) -> dict[str, Any]:
+    """What `config.json` notes of learners, tasks and models that jaxevo does not bring.
+
+    Args:
+        names: names by "learner", "task" and "model"; anything else is ignored.
+        learners: further learners.
+    """
+    entries = [registry.find_learner(name) for name in learners]
+    for kind, table in own.TABLES.items():
+        if kind == "learner" and kind in names:
+            entries.append(registry.find_learner(names[kind]))
+        elif kind in names:
+            entries.append(registry.lookup(kind, names[kind], table))
+    packages = {entry.source for entry in entries if entry.source.startswith("package ")}
+    noted = {"imports": list(own.imported), "packages": sorted(packages)}
+    return {name: value for name, value in noted.items() if value}
+
+
+def recall(path: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Imports the modules that a run was made with, and misses its packages in one line.
+
+    Raises:
+        ValueError: a module or a package is not here.
+    """
+    from jaxevo.training.folder import require_entries
+
+    noted = {"imports": [], "packages": [], **config}
+    require_entries(path, noted, imports=list, packages=list)
+    own.import_modules(noted["imports"])
+    for source in noted["packages"]:
+        if not own.is_installed(source):
+            mistake(f"{path.parent} was made with the {source}, which is not installed here")
+
+
+def seeds_of(config: Mapping[str, Any]) -> dict[str, int]:
+    """Seed and seeds of a run that was made in Python with `jax.random.key(seed)`."""
+    match config.get("run"):
+        case {"key": [0, seed], "num_seeds": num}:
+            return {"seed": seed, "seeds": num or 1}
+    return {}
+
+
 def study_of(folder: str, kind: str) -> Any:
     """What a study in this folder was asked for; None where it is of another kind.
 
@@ -225,6 +279,7 @@ def study_of(folder: str, kind: str) -> Any:
     if kind not in found:
         return None
     require_entries(path, found, **{kind: dict | list})
+    recall(path, found)
     if isinstance(found[kind], dict):
         names = ("task",) if kind == "compare" else ("learner", "task")
         require_entries(path, found[kind], **dict.fromkeys(names, str))

@@ -8,6 +8,7 @@ from jaxevo import registry
 from jaxevo.cli.help import asks_help, help_text
 from jaxevo.cli.options import mistake, parse
 from jaxevo.cli.runs import (
+    StoredRun,
     about,
     combination,
     drawn,
@@ -15,6 +16,7 @@ from jaxevo.cli.runs import (
     names_by_kind,
     need_folder,
     new_folder,
+    origins,
     requested,
     require_seeds,
     stored_run,
@@ -67,6 +69,7 @@ def train(words: list[str]) -> int:
     require_seeds(values["seeds"], values["seed"])
     config = {name: values[name] for name in ("seed", "seeds", "stop_at", "on_nonfinite")}
     config["settings"] = built.settings
+    config |= origins(built.settings)
     with new_folder(values["out"], f"{learner.replace(':', '-')}-{task}") as folder:
         return trained(built, values, config, beside=beside, folder=folder)
 
@@ -88,9 +91,26 @@ def resume(words: list[str]) -> int:
         prog=f"jaxevo resume {folder}",
         what="resume",
     )
+    require_same_schedule(run, given["steps"])
     values = {name: run.config[name] for name in ("seed", "seeds")} | given
     values["record_every"] = None  # as before
     return trained(run.built(given["steps"]), values, run.config, resume_from=folder)
+
+
+def require_same_schedule(run: StoredRun, steps: int) -> None:
+    """Refuses to make a run longer whose settings, such as a falling rate, hang on its length."""
+    from jaxevo.core.pytrees import described
+
+    if steps == run.num_steps:
+        return
+    before, now = (described(run.built(num).learner) for num in (run.num_steps, steps))
+    odd = [name for name in before if before[name] != now.get(name)]
+    if odd:
+        mistake(
+            f"steps must stay {run.num_steps}, over which the schedule of the run falls "
+            f"({', '.join(odd)}); for more, train again with --steps {steps}, or with "
+            "--schedule constant, which can be made longer"
+        )
 
 
 def trained(

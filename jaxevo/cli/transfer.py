@@ -10,6 +10,7 @@ from jaxevo.cli.runs import (
     drawn,
     leading_names,
     new_folder,
+    origins,
     requested,
     require_seeds,
     wants_help,
@@ -60,6 +61,7 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
     built = registry.build(learner, task, model=values["model"], **settings)
     own = {name: value for name, value in values.items() if name not in ("out", "config")}
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
+    config |= origins({"learner": learner, "task": task, "model": values["model"]})
     sequences = sequences_of(built, values, settings)
     if resume_from is not None:
         return studied(built, values, sequences, config, {"resume_from": resume_from})

@@ -212,22 +212,18 @@ def require_learning_rate(learning_rate: Any) -> None:
 
 
 def settle_optimizer(learner: Any) -> None:
-    """Gives a learner its optimiser and its learning rate, from what it was constructed with.
+    """Settles a learner's fields `optimizer` and `learning_rate`, where it is constructed.
 
     An optimiser of optax brings its own rate, and `learning_rate` then stays None. Else None
     becomes the class's `default_learning_rate`.
-
-    Args:
-        learner: settings with the fields `optimizer` and `learning_rate`.
 
     Raises:
         ValueError: the optimiser is none, or there are two learning rates, or a bad one.
     """
     given, rate = learner.optimizer, learner.learning_rate
     if isinstance(given, optax.GradientTransformation):
-        given = MadeOptimizer(made=given)
-        object.__setattr__(learner, "optimizer", given)
-    if isinstance(given, MadeOptimizer):
+        object.__setattr__(learner, "optimizer", MadeOptimizer(made=given))
+    if isinstance(given, (optax.GradientTransformation, MadeOptimizer)):
         if rate is not None:
             raise ValueError(
                 "learning_rate must be None where optimizer is made by optax with a rate of its "
@@ -235,9 +231,7 @@ def settle_optimizer(learner: Any) -> None:
             )
         return
     if not (isinstance(given, Optimizer) or is_placeholder(given)):
-        hint = ""
-        if inspect.isfunction(given):
-            hint = f" (call it, or hand it to jaxevo.optimizer: optax.{given.__name__}(1e-3))"
+        hint = " (call it, or hand it to jaxevo.optimizer)" if inspect.isfunction(given) else ""
         raise ValueError(
             "optimizer must be jaxevo.optimizer(optax.adam) or made by optax, such as "
             f"optax.adam(1e-3), got {brief(given)}{hint}"

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxevo.core.kinds import brief, is_placeholder, named
 from jaxevo.core.problem import (
@@ -130,7 +131,7 @@ def may_train(model: Model, params: Any) -> bool:
             found.extend(jax.tree.leaves(model.trainable(params)))
 
     jax.eval_shape(masked, params)
-    return any(isinstance(leaf, jax.core.Tracer) or np.any(leaf) for leaf in found)
+    return any(isinstance(leaf, Tracer) or np.any(leaf) for leaf in found)
 
 
 def num_outputs(problem: Problem, params: Any) -> int | None:

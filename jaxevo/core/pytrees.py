@@ -93,6 +93,10 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    if any(isinstance(field.type, str) for field in fields):  # from __future__ import annotations
+        kinds = typing.get_type_hints(cls, include_extras=True)
+        for field in fields:
+            field.type = kinds[field.name]
     leaves = [field.name for field in fields if not field.metadata.get("static")]
     statics = [field.name for field in fields if field.metadata.get("static")]
     numbers = {field.name for field in fields if float in typing.get_args(field.type)}

@@ -17,6 +17,7 @@ from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
+from jaxevo.registry.own import register
 from jaxevo.registry.settings import load
 from jaxevo.registry.tasks import TASKS
 
@@ -37,5 +38,6 @@ __all__ = [
     "lookup",
     "model_of",
     "preset_of",
+    "register",
     "settings_of",
 ]

@@ -12,6 +12,7 @@ from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
+from jaxevo.registry.own import discover, resolved
 from jaxevo.registry.settings import Part, class_part, flat, function_part, load, made
 from jaxevo.registry.settings import with_fixed as fixing
 from jaxevo.registry.tasks import TASKS
@@ -33,9 +34,11 @@ def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:
         ValueError: the name is unknown; the message names the nearest.
     """
     if name not in table:
+        discover()
+    if name not in table:
         known = ", ".join(table)
         raise ValueError(f"{kind} must be one of {known}, got {name!r}{nearest(name, table)}")
-    return table[name]
+    return resolved(kind, table[name])
 
 
 def find_learner(name: str) -> Named:
@@ -193,7 +196,12 @@ def _layers(learner: str, task: str, model: str, preset: str | None) -> Iterable
         _named({owner: suits[owner] for owner in ("task", "model")}),
     )
     given = _parts(learner, task, model)
-    yield _Layer(f"model {model}", "model", MODELS[model].preset, _named({"": given["model"]}))
+    yield _Layer(
+        f"model {model}",
+        "model",
+        lookup("model", model, MODELS).preset,
+        _named({"": given["model"]}),
+    )
     own_model = model_of(learner, task)
     for source, values, of_preset in (
         (f"learner {learner}", {**entry.preset, **entry.on.get(task, {})}, None),

@@ -79,6 +79,7 @@ class Named:
         fixed: The name itself decides these settings, so that nobody can set them.
         model: A task is best learned by the network of this name; a learner needs it.
         peers: A comparison on a task takes these learners where nobody names others.
+        source: The package or module that brings it is this one; "" is jaxevo itself.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Named:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: str = ""
     peers: str = ""
+    source: str = ""
 
 
 def by_name(*entries: Named) -> dict[str, Named]:

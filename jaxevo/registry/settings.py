@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import operator
 import re
 import types
 import typing
@@ -49,7 +50,7 @@ class Part:
 def load(home: str) -> Any:
     """The object at "module:attribute"."""
     module, attribute = home.split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
 def flat(part: Part, path: tuple[str, ...] = ()) -> Iterator[Setting]:
@@ -137,20 +138,16 @@ def function_part(home: str, owner: str) -> Part:
     """A function's keyword-only arguments as a part."""
     function = load(home)
     texts = documented(function, "Args")
-    return Part(
-        function,
-        tuple(
-            Setting(
-                parameter.name,
-                plain_type(parameter.annotation),
-                REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default,
-                texts.get(parameter.name, ""),
-                owner,
-            )
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        ),
-    )
+    settings = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        name, empty = parameter.name, parameter.empty
+        kind = type(parameter.default) if parameter.annotation is empty else parameter.annotation
+        default = REQUIRED if parameter.default is empty else parameter.default
+        if default is REQUIRED or is_plain(plain_type(kind)):
+            settings.append(Setting(name, plain_type(kind), default, texts.get(name, ""), owner))
+    return Part(function, tuple(settings))
 
 
 def with_fixed(part: Part, fixed: Mapping[str, Any]) -> Part:

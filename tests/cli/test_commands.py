@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -8,8 +9,10 @@ import sys
 import tomllib
 
 import jax
+import optax
 import pytest
 
+import jaxevo
 from jaxevo import registry
 from jaxevo.cli.main import main
 from jaxevo.cli.options import first_paragraph, learner_list
@@ -267,7 +270,35 @@ def test_resuming_another_run_is_refused(in_empty_folder, capsys):
     capsys.readouterr()
     assert main(["resume", "r", "--steps", "4"]) == 2
     shown = capsys.readouterr().err
-    assert "learner.learning_rate.num_steps was 2, now 4" in shown
+    assert "steps must stay 2, over which the schedule of the run falls" in shown
+    assert "train again with --steps 4" in shown
+
+
+# red where the command line cannot say what to do with a folder that was made in Python
+def test_folders_made_in_python(in_empty_folder, capsys):
+
+    built = registry.build("backprop", "sine", hidden_sizes=(2,), schedule="constant", num_steps=2)
+    learner = dataclasses.replace(built.learner, optimizer=optax.adam(0.1), learning_rate=None)
+    arguments = {"num_steps": 2, "progress": False, "record_every": 1}
+    key = jax.random.key(0)
+    config = {"settings": built.settings}
+    jaxevo.run(key, learner, built.problem, folder="made", config=config, **arguments)
+    jaxevo.run(key, built.learner, built.problem, folder="named", config=config, **arguments)
+    assert main(["resume", "made"]) == 2
+    assert "resume_from='made') goes on with it" in capsys.readouterr().err
+    for which, step in (("final", 2), ("best", "")):
+        assert main(["eval", "made", "--which", which]) == 0
+        assert f"{which} network, held out, on record at step {step}" in (
+            " ".join(capsys.readouterr().out.split())
+        )
+    more = arguments | {"num_steps": 3}
+    longer = jaxevo.run(key, learner, built.problem, resume_from="made", **more)
+    assert longer.summary["steps"] == 3
+    other = dataclasses.replace(learner, optimizer=optax.adam(0.2))
+    with pytest.raises(ValueError, match=r"learner\.optimizer\.made was"):
+        jaxevo.run(key, other, built.problem, resume_from="made", **more)
+    assert main(["resume", "named", "--steps", "3", "--quiet"]) == 0
+    assert json.loads(pathlib.Path("named/summary.json").read_text())["steps"] == 3
 
 
 @pytest.mark.e2e

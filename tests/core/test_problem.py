@@ -118,7 +118,7 @@ def test_a_task_or_model_without_the_methods_is_refused():
     ):
         Problem(3, LINEAR)
     with pytest.raises(
-        ValueError, match=r"model must have .*core.Model, got function \(wrap a net"
+        ValueError, match=r"model must have .*core.Model, got the function <lambda> \(wrap a net"
     ):
         Problem(EXAMPLES, lambda params, x: x)
     with pytest.raises(ValueError, match="task must have"):

@@ -172,3 +172,15 @@ def test_nested_pytrees_keep_paths_and_static_settings():
     again = jax.jit(lambda d: jax.tree.map(lambda x: x + 1, d))(nest)
     assert again.inner.inner.num == 5 and again.inputs.sigma == 2
     assert jax.tree.structure(again) == jax.tree.structure(nest)
+
+
+# red where such annotations are text, so that no number is normalised and no word is checked
+def test_annotations_may_be_text():
+    @pytree
+    class Text:
+        number: "float | int" = 1
+        word: 'Literal["a", "b"]' = static(default="a")
+
+    assert type(Text().number) is np.float32
+    with pytest.raises(ValueError, match="word must be one of a, b"):
+        Text(word="c")
