@@ -1,4 +1,8 @@
-"""Recurrent cells with the parameters that PyTorch's have: two matrices and two biases each."""
+"""Recurrent cells with the parameters that PyTorch's have: two matrices and two biases each.
+
+A cell maps (hidden state, input) to (next hidden state, output), as those of flax do. flax's own
+cells have one bias, and so other networks at the start.
+"""
 
 from collections.abc import Callable
 
@@ -11,7 +15,14 @@ from jaxevo.models.layers import in_real, uniform
 
 
 class ElmanCell(nnx.Module):
-    """h' = tanh(x W + b + h R + c). All weights start uniform, as PyTorch draws them."""
+    """h' = tanh(x W + b + h R + c). All weights start uniform, as PyTorch draws them.
+
+    Args:
+        in_features: I, the size of an input.
+        hidden_features: H, the number of units.
+        kernel_init: The initializer of W and R; None: they start uniform as the biases do.
+        rngs: The source of the first weights.
+    """
 
     num_gates = 1
 
@@ -46,7 +57,10 @@ class ElmanCell(nnx.Module):
 
 
 class TwoBiasLSTMCell(ElmanCell):
-    """Long short-term memory: c' = f c + i g, h' = o tanh(c'); gates in the order i, f, g, o."""
+    """Long short-term memory: c' = f c + i g, h' = o tanh(c').
+
+    W and R of `ElmanCell` are four times as wide here. They hold the gates in the order i, f, g, o.
+    """
 
     num_gates = 4
 

@@ -1,6 +1,6 @@
 """How much the outputs of a network feel each of its weights: ABS, SUM and SO.
 
-With J_ik the gradient of output k on experience i, elementwise for each weight,
+With J_ik the gradient of output k of K on experience i of I, elementwise for each weight,
 
     ABS:  s = sqrt(sum_k (mean_i |J_ik|)^2)
     SUM:  s = sqrt(sum_k (sum_i J_ik)^2)
@@ -208,9 +208,19 @@ def _pullback(
 class _Layers:
     """The layers through which trained weights act, and the gradients of their pre-activations.
 
+    A zero, called a tap, is added to each pre-activation. The gradient of a tap is that of the
+    pre-activation, D. With what the layer was given, A, it gives the gradient of the weights:
+
+        A [I, inputs]  ->  A W + b + tap [I, units]  ->  ...  ->  outputs
+        D [I, units] is the gradient of the tap;  dW_i = A_i^T D_i,  db_i = D_i
+
     Attributes:
+        products: layers that use their weights once, in a product with one row per experience;
+            sum_i |dW_i| is then |A|^T |D|.
+        others: all other layers, whose gradients are made for each experience.
         left: trained leaves by path that no layer accounts for.
         outputs: responses to the batch; None where there is no such layer.
+        seen: what each layer was given, A, by layer.
     """
 
     def __init__(self, model: Model, params: Params, batch: _Batch, head: Head, trained: ByPath):

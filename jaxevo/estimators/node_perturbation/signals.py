@@ -1,4 +1,12 @@
-"""Signals at the nodes: noise or activity differences, [D, B, ...] by layer, and their lengths."""
+"""Signals at the nodes of each layer, and their lengths.
+
+A signal is the noise of a layer or the difference of its activities, [D, B, ...], for D draws of
+noise and B samples. Normalised rules divide it by a squared length and multiply it by the number
+of nodes that the length was taken over:
+
+    lengths = measured(signals, sizes, extent)                     (count, squared length)
+    scaled(signals, {layer: quotient(*lengths[layer]) ...})        signal * count / length
+"""
 
 import functools
 from collections.abc import Mapping
@@ -19,6 +27,8 @@ def measured(
     signals: Mapping[str, Array], sizes: Mapping[str, Any], extent: Extent
 ) -> dict[str, tuple[Any, Float[Array, "D #B"]]]:
     """By layer, the number of nodes that a length is taken over, and the squared length.
+
+    The length is [D, B], or [D, 1] where the whole batch has one.
 
     Args:
         sizes: the number of nodes of each layer, for one sample.
