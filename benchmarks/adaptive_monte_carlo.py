@@ -32,9 +32,12 @@ def memory(name: str, num_attempts: int, num_members: int) -> dict[str, np.ndarr
     for label, rate in (("with drift", 1e-2), ("without", 0.0)):
         learner = dataclasses.replace(built.learner, drift_rate=rate)
         result = jaxevo.train(
-            jax.random.key(0), learner, built.problem, num_steps=num_attempts,
+            jax.random.key(0),
+            learner,
+            built.problem,
+            num_steps=num_attempts,
             record_every=num_attempts,
-        )  # fmt: skip
+        )
         found[label] = np.asarray(result.state.chains.position.loss)
     return found
 

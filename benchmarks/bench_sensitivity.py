@@ -89,9 +89,12 @@ def main(arguments=None) -> None:
             )
         )
         settings = timing.header(
-            args, D=num_weights, N=size.num_members, B=size.num_experiences,
+            args,
+            D=num_weights,
+            N=size.num_members,
+            B=size.num_experiences,
             layers="-".join(map(str, (NUM_INPUTS, *HIDDEN_SIZES, NUM_OUTPUTS))),
-        )  # fmt: skip
+        )
         timed = {t.program.name: t for t in timing.measure(fits, args)}
         jacobian = size.num_members * size.num_experiences * num_weights * 4
         reference = timed["ABS, jacrev, scanned"].program.call()

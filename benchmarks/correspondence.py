@@ -35,9 +35,13 @@ def curve(weight_scale: float, num_points: int) -> Problem:
     """One period of a sine on [0, 1), and 1-30-1 with 90 weights from N(0, weight_scale^2)."""
     task = tasks.sine(num_points=num_points, low=0.0, high=1.0, endpoint=False)
     model = models.mlp(
-        (1,), 1, hidden_sizes=(30,), output_bias=False, first_weights="normal",
+        (1,),
+        1,
+        hidden_sizes=(30,),
+        output_bias=False,
+        first_weights="normal",
         weight_scale=weight_scale,
-    )  # fmt: skip
+    )
     return Problem(task, model)
 
 
@@ -47,9 +51,15 @@ def cold(args: argparse.Namespace) -> dict[float, Measurement]:
     learner = Metropolis(sigma=SIGMA, population_size=args.members)
     sigmas = [scale * SIGMA for scale in SCALES]
     found = delta_by_sigma(
-        jax.random.key(1), learner, problem, problem.init(jax.random.key(0)), sigmas=sigmas,
-        time=args.time, num_records=20, num_kept=25,
-    )  # fmt: skip
+        jax.random.key(1),
+        learner,
+        problem,
+        problem.init(jax.random.key(0)),
+        sigmas=sigmas,
+        time=args.time,
+        num_records=20,
+        num_kept=25,
+    )
     return dict(zip(sigmas, found, strict=True))
 
 
@@ -64,9 +74,14 @@ def warm(args: argparse.Namespace) -> tuple[Measurement, Any]:
     )
     every = int(found.trajectory.num_attempts[1])
     small_step = predict(
-        problem, params, sigma=sigma, beta=BETA, num_records=15, record_every=every,
+        problem,
+        params,
+        sigma=sigma,
+        beta=BETA,
+        num_records=15,
+        record_every=every,
         mode="finite_beta",
-    )  # fmt: skip
+    )
     return found, agreement(found.trajectory, small_step)
 
 

@@ -69,9 +69,15 @@ def trained(args, name: str, task: str, num_steps: int, num_seeds: int, records=
         begun = (folder / "config.json").exists()
         place: dict[str, Any] = {"resume_from": folder} if begun else {"folder": folder}
         result = run(
-            jax.random.key(0), built.learner, built.problem, num_steps=num_steps,
-            record_every=num_steps // records, num_seeds=num_seeds, progress=False, **place,
-        )  # fmt: skip
+            jax.random.key(0),
+            built.learner,
+            built.problem,
+            num_steps=num_steps,
+            record_every=num_steps // records,
+            num_seeds=num_seeds,
+            progress=False,
+            **place,
+        )
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
     return Found(RunFolder.open(folder).rows(), summary(folder)["seconds"])
@@ -86,21 +92,42 @@ def against_fixed_sizes(args):
     found = {"growing": trained(args, "hard-growing", "grammar-hard", 20_000, 16)}
     for size in args.sizes:
         found[str(size)] = trained(
-            args, f"hard-{size}", "grammar-hard", 20_000, 16, num_nodes=size, capacity=size,
+            args,
+            f"hard-{size}",
+            "grammar-hard",
+            20_000,
+            16,
+            num_nodes=size,
+            capacity=size,
             **NO_EVENTS,
-        )  # fmt: skip
+        )
     own = found["growing"].last("held_out/loss")
     floor = registry.build("differentiable-structure", "grammar-hard").problem.task.floors[0][1]
     print(f"entropy {floor:.2f} nats per 40 characters\n")
-    head("network", "nodes", "held-out loss", "95 % of the median", "best", "p",
-         "training loss", "seconds")  # fmt: skip
+    head(
+        "network",
+        "nodes",
+        "held-out loss",
+        "95 % of the median",
+        "best",
+        "p",
+        "training loss",
+        "seconds",
+    )
     for name, one in found.items():
         losses = one.last("held_out/loss")
         low, high = resampled(np.median, [losses], np.arange(len(losses)))
         p = "" if name == "growing" else f"{mann_whitney(losses, own):.2g}"
-        row("growing" if name == "growing" else "fixed", quartiles(one.last("nodes")),
-            quartiles(losses, 2), f"{low:.2f} to {high:.2f}", f"{losses.min():.2f}", p,
-            quartiles(one.last("loss"), 2), f"{one.seconds:.0f}")  # fmt: skip
+        row(
+            "growing" if name == "growing" else "fixed",
+            quartiles(one.last("nodes")),
+            quartiles(losses, 2),
+            f"{low:.2f} to {high:.2f}",
+            f"{losses.min():.2f}",
+            p,
+            quartiles(one.last("loss"), 2),
+            f"{one.seconds:.0f}",
+        )
     fixed = {size: found[str(size)].last("held_out/loss") for size in args.sizes}
     picture = pictures.sizes(
         fixed, found["growing"].last("nodes"), own, floor, title="hard grammar"
@@ -114,25 +141,47 @@ def both_variants(args):
     for name, (preset, phase_steps) in VARIANTS.items():
         phase_steps = round(args.scale * phase_steps)
         found[name] = trained(
-            args, f"variant-{name}", "grammar-easy-hard-easy", 3 * VARIANTS[name][1], 8, records=90,
-            preset=preset, phase_steps=phase_steps,
-        )  # fmt: skip
-    head("variant", "before the hard part", "at its end", "most", "at the end", "end / most",
-         "loss: hard part, end", "seconds")  # fmt: skip
+            args,
+            f"variant-{name}",
+            "grammar-easy-hard-easy",
+            3 * VARIANTS[name][1],
+            8,
+            records=90,
+            preset=preset,
+            phase_steps=phase_steps,
+        )
+    head(
+        "variant",
+        "before the hard part",
+        "at its end",
+        "most",
+        "at the end",
+        "end / most",
+        "loss: hard part, end",
+        "seconds",
+    )
     for name, one in found.items():
         nodes = np.array([line["nodes"] for line in one.rows], float)  # [T, S]
         loss = np.array([line["loss"] for line in one.rows], float)
         third = len(nodes) // 3
         most = nodes.max(0)
         losses = np.median(loss[[2 * third - 1, -1]], 1)
-        row(name, quartiles(nodes[third - 1]), quartiles(nodes[2 * third - 1]), quartiles(most),
-            quartiles(nodes[-1]), quartiles(nodes[-1] / most, 2),
-            f"{losses[0]:.2f}, {losses[1]:.2f}", f"{one.seconds:.0f}")  # fmt: skip
+        row(
+            name,
+            quartiles(nodes[third - 1]),
+            quartiles(nodes[2 * third - 1]),
+            quartiles(most),
+            quartiles(nodes[-1]),
+            quartiles(nodes[-1] / most, 2),
+            f"{losses[0]:.2f}, {losses[1]:.2f}",
+            f"{one.seconds:.0f}",
+        )
     labels = {"W": "W, outgoing weights", "M": "M, multipliers"}
     picture = pictures.beside(
-        {labels[name]: one.rows for name, one in found.items()}, (1 / 3, 2 / 3),
+        {labels[name]: one.rows for name, one in found.items()},
+        (1 / 3, 2 / 3),
         ("easy grammar", "hard grammar", "easy grammar"),
-    )  # fmt: skip
+    )
     switches = [round(args.scale * VARIANTS["W"][1]) * i for i in (1, 2)]
     task = registry.build("differentiable-structure", "grammar-easy-hard-easy").problem.task
     floors = {f"entropy, {name}": floor for name, floor in task.floors}
@@ -146,22 +195,31 @@ def by_difficulty(args):
     for group, values, setting, label in (
         ("easy grammar", args.values[0], "p", "p = {}"),
         ("hard grammar", args.values[1], "num_letters", "{} letters"),
-    ):  # fmt: skip
+    ):
         task = f"grammar-{group.split()[0]}"
         for value in values:
             settings: dict[str, Any] = {setting: value}
             one = trained(args, f"{task}-{value}", task, 20_000, 8, **settings)
             built = registry.build("differentiable-structure", task, **settings)
             floor = built.problem.task.floors[0][1]
-            points.append({
-                "group": group, "label": label.format(value), "entropy": floor,
-                "nodes": one.last("nodes"), "loss": one.last("held_out/loss"),
-            })  # fmt: skip
+            points.append(
+                {
+                    "group": group,
+                    "label": label.format(value),
+                    "entropy": floor,
+                    "nodes": one.last("nodes"),
+                    "loss": one.last("held_out/loss"),
+                }
+            )
             seconds += one.seconds
     head("grammar", "entropy", "nodes", "held-out loss")
     for point in points:
-        row(f"{point['group'].split()[0]}, {point['label']}", f"{point['entropy']:.2f}",
-            quartiles(point["nodes"]), quartiles(point["loss"], 2))  # fmt: skip
+        row(
+            f"{point['group'].split()[0]}, {point['label']}",
+            f"{point['entropy']:.2f}",
+            quartiles(point["nodes"]),
+            quartiles(point["loss"], 2),
+        )
     print(f"\n{seconds:.0f} s")
     return {"difficulty": pictures.difficulty(points)}
 

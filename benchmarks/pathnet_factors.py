@@ -61,9 +61,12 @@ def study(name, args):
     begun = (folder / "config.json").exists()
     place = {"resume_from": folder} if begun else {"folder": folder}
     found = transfer(
-        jax.random.key(args.seed), built.learner, sequences,
-        max_generations=args.max_generations, **place,
-    )  # fmt: skip
+        jax.random.key(args.seed),
+        built.learner,
+        sequences,
+        max_generations=args.max_generations,
+        **place,
+    )
     if found.interrupted:
         raise KeyboardInterrupt
     return load_transfer(folder)

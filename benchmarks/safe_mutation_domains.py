@@ -154,10 +154,17 @@ def deep(args: argparse.Namespace) -> None:
     for layers, width in ((32, 125), (101, 48))[: 1 if args.quick else None]:
         for name, sigma in (("safe-mutation-sum", 0.1), ("control", 0.01)):
             built = registry.build(
-                name, "hard-maze", model="deep-residual", num_layers=layers, width=width,
-                sigma=sigma, population_size=100, offspring_per_step=args.offspring,
-                num_steps=(evaluations - 100) // args.offspring, chunk_size=args.offspring,
-            )  # fmt: skip
+                name,
+                "hard-maze",
+                model="deep-residual",
+                num_layers=layers,
+                width=width,
+                sigma=sigma,
+                population_size=100,
+                offspring_per_step=args.offspring,
+                num_steps=(evaluations - 100) // args.offspring,
+                chunk_size=args.offspring,
+            )
             result = runs(built, 1, RUN_SEED)
             curves[f"{layers} layers, {name}"] = result
             shown = ", ".join(
@@ -167,10 +174,12 @@ def deep(args: argparse.Namespace) -> None:
             print(f"{layers} layers, {name}: {shown}; {result.seconds:.0f} s", flush=True)
     if args.picture:
         rows = {
-            name: [{"step": e, "evaluations": e, "way left": loss[0]}
-                   for e, loss in zip(r.evaluations.tolist(), r.best_loss.tolist(), strict=True)]
+            name: [
+                {"step": e, "evaluations": e, "way left": loss[0]}
+                for e, loss in zip(r.evaluations.tolist(), r.best_loss.tolist(), strict=True)
+            ]
             for name, r in curves.items()
-        }  # fmt: skip
+        }
         figure = plotting.comparison(rows, "way left", x="evaluations")
         plotting.save(figure, args.picture)
 
@@ -211,9 +220,13 @@ def pole(args: argparse.Namespace) -> None:
         median = statistics.median_evaluations(first)
         print(f"| {name} | {sigma:g} | {np.sort(first).tolist()} | {median:g} |", flush=True)
     first, returns = generations(
-        "control", best.get("control", 0.1), RUN_SEED, args.runs or 5, model="mlp",
+        "control",
+        best.get("control", 0.1),
+        RUN_SEED,
+        args.runs or 5,
+        model="mlp",
         hidden_sizes=(16,),
-    )  # fmt: skip
+    )
     print(f"without a memory: best held-out returns {np.round(np.sort(returns), 1).tolist()}")
 
 
@@ -221,9 +234,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     studies = {f.__name__: f for f in (toy, parity, maze, deep, pole)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=studies)
-    parser.add_argument("--methods", nargs="+", default=[
-        "safe-mutation-sum", "safe-mutation-abs", "safe-mutation-so", "control",
-    ])  # fmt: skip
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[
+            "safe-mutation-sum",
+            "safe-mutation-abs",
+            "safe-mutation-so",
+            "control",
+        ],
+    )
     parser.add_argument("--runs", type=int, help="independent runs of each method")
     parser.add_argument("--evaluations", type=int, help="of each run, in maze and deep")
     parser.add_argument("--offspring", type=int, default=10, help="per step, in maze and deep")

@@ -164,8 +164,12 @@ def figures(root: pathlib.Path, collect: bool) -> dict[str, str]:
         "assertions, as written": f"{sum(map(checks_in, tests.values()))}",
     }
     if collect:
-        for label, marks in (("default", None), ("end to end", "e2e and not slow"),
-                             ("slow", "slow"), ("of any mark", "")):  # fmt: skip
+        for label, marks in (
+            ("default", None),
+            ("end to end", "e2e and not slow"),
+            ("slow", "slow"),
+            ("of any mark", ""),
+        ):
             command = ["-m", "pytest", "tests", "--collect-only", "-q", "-n", "0"]
             shown = said(root, *command, *([] if marks is None else ["-m", marks]))
             found[f"tests, {label}"] = f"{sum('::' in line for line in shown.splitlines())}"
