@@ -56,7 +56,7 @@ class GradientLearner:
     (`optax.contrib`) is its average, on which no gradient was taken.
 
     Attributes:
-        estimator: how to estimate the gradient (`jaxevo.estimators`).
+        estimator: This estimates the gradient (`jaxevo.estimators`).
         optimizer: how to follow the gradient: `jaxevo.optimizer(optax.adam)`, which takes
             `learning_rate`, or any `optax.GradientTransformation`, such as `optax.adam(1e-3)`.
         learning_rate: a number >= 0, or a schedule evaluated at the step. None: 1e-3, or the

@@ -127,7 +127,7 @@ class NodePerturbation:
         uncovered: This decides about parameters that no layer covers, such as embeddings and
             learned initial states. "error" refuses them, "freeze" leaves them as they are, and "wp"
             perturbs them as weights, by one draw in a further pass.
-        decorrelation: which activities are decorrelated, and how. The solution of
+        decorrelation: This says which activities are decorrelated, and how. The solution of
             `GradientLearner` has the matrices folded into its weights.
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator).

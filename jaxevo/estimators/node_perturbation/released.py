@@ -87,7 +87,7 @@ class ReleasedNodePerturbation:
             credits each with its own.
         uncovered: "error" refuses parameters that no layer covers, "freeze" leaves them as they
             are.
-        decorrelation: which activities are decorrelated, and how.
+        decorrelation: This says which activities are decorrelated, and how.
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator).
 

@@ -95,9 +95,9 @@ class DifferentiableStructure:
     events. A layer whose weights are frozen keeps its nodes.
 
     Attributes:
-        growth: when nodes are born and die, and what penalty they pay; see `Growth`.
+        growth: This says when nodes are born and die, and what penalty they pay; see `Growth`.
         population_size: The population has N >= 1 members; the source has 1.
-        estimator: how the gradient is estimated; None: by back-propagation through a window.
+        estimator: This estimates the gradient; None: back-propagation through a window does.
         optimizer: as in `GradientLearner`; None: the published one, RMSProp with clipped steps for
             "outgoing_l1", Adagrad with clipped gradients for "multiplier".
         learning_rate: a number >= 0, or a schedule; 0.01 is published for "outgoing_l1", 0.1 for

@@ -110,7 +110,7 @@ class Growth:
     Attributes:
         kind: "outgoing_l1" scores and penalises a node's outgoing weights. "multiplier" does so
             with a number that the node's output is multiplied by, and needs a model with these.
-        penalty: the L1 penalty on nodes; see `Penalty`.
+        penalty: Nodes pay this L1 penalty; see `Penalty`.
         threshold: Nodes whose score is at most T_D > 0 are spares.
         num_spares: The rule keeps k >= 1 spares.
         spared: Where there are more spares, "random", "lowest" (in score) or "youngest" ones are
@@ -123,7 +123,7 @@ class Growth:
         max_nodes: A layer has at most this many living nodes, >= 1.
         max_params: A network has at most this many weights, >= 1; those of dead nodes do not count.
             A birth that would exceed it does not take place. None sets no limit.
-        birth: how a newborn starts; see `Birth`.
+        birth: This says how a newborn starts; see `Birth`.
         resizes: A run makes more slots where they run out, and fewer where most are empty. False:
             births are blocked, and counted.
     """

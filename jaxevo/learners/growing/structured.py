@@ -55,7 +55,7 @@ class StructuredLearner:
     Attributes:
         learner: a learner that edits its members (`jaxevo.core.Edits`): `Metropolis`,
             `AdaptiveMonteCarlo`, `SafeMutation`, or one of your own.
-        growth: when nodes are born and die; see `Growth`.
+        growth: This says when nodes are born and die; see `Growth`.
         every: A round of events follows so many steps of the learner, >= 1.
     """
 

@@ -82,8 +82,8 @@ class DeepGA:
     becomes a parent; its parent takes its place.
 
     Attributes:
-        operator: how a child's weights come from its parent's; "control", which is plain noise,
-            is the source's algorithm. See `Mutation`.
+        operator: The operator makes a child's weights from its parent's; "control", which is plain
+            noise, is the source's algorithm. See `Mutation`.
         population_size: A generation has N >= 2 members, the elite among them.
         num_parents: T members have children, from 1 to N.
         elite_candidates: This many members may become the elite, from 1 to N: the last elite and

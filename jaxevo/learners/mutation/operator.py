@@ -144,7 +144,7 @@ class Mutation:
             before the two limits above. None leaves both as they are.
         unit_direction: "so" measures along noise of length 1, as the source's code does. False
             takes the noise times sigma, as its text does: steps then grow with the root of sigma.
-        search: how "rescale" finds the length of its noise; see `LineSearch`.
+        search: The search finds the length of "rescale"'s noise; see `LineSearch`.
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator, the reference).
     """

@@ -74,7 +74,7 @@ class SafeMutation:
     A child whose loss is not finite takes no place.
 
     Attributes:
-        operator: how a child's weights come from its parent's; see `Mutation`.
+        operator: The operator makes a child's weights from its parent's; see `Mutation`.
         population_size: The population has N >= 1 members; the source has 250.
         tournament_size: A tournament draws this many members without replacement for each child,
             from 1 to N. Where losses are equal, the last drawn counts.

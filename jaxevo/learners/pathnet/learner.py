@@ -79,7 +79,7 @@ class PathNet:
     skipped and counted, and its path loses.
 
     Attributes:
-        estimator: how to estimate the gradient of a path's modules (`jaxevo.estimators`).
+        estimator: This estimates the gradient of a path's modules (`jaxevo.estimators`).
         optimizer: how to follow the gradient, as in `GradientLearner`. Every module has an
             optimiser of its own, whose state all paths through the module share. Norms are
             clipped for each module.
