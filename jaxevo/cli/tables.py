@@ -43,12 +43,18 @@ def settings_table(title: str, config: Mapping[str, Any]) -> Table:
     return table
 
 
+def narrow_table(title: str) -> Table:
+    """An empty table with two blanks between columns: a heading that does not fit is cut."""
+    box = rich.box.SIMPLE_HEAD
+    return Table(title=title, title_justify="left", box=box, pad_edge=False, padding=(0, 1, 0, 0))
+
+
 def comparison_table(
     title: str, rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Mapping[str, float]]
 ) -> Table:
     """The table of `jaxevo.compare`: best first, what was reached and what it cost."""
     metric = rows[0]["metric"]
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = narrow_table(title)
     table.add_column("learner", min_width=18, max_width=18, overflow="fold")
     solving = any("solved" in row for row in rows)
     # a terminal of 80 columns holds no more: the table on disk has all
@@ -87,7 +93,7 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     reached = any(row["reached"] for row in rows)
     columns = ("x", "x in all", name) if reached else (name, "pathnet's gain")
     several = len({row["task"] for row in rows}) > 1
-    table = Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = narrow_table(title)
     table.add_column("method", min_width=17, overflow="fold")
     for column in ("generations", "batches", *columns):
         table.add_column(column, no_wrap=True)

@@ -108,7 +108,7 @@ def save_episode(
 
 
 def paths(problem: Problem, params: Params, title: str = "") -> Figure:
-    """The paths of many robots through one maze, those that met the goal in green.
+    """The paths of many robots through one maze, those that reached the goal in green.
 
     Args:
         problem: a problem on a `tasks.Maze`.

@@ -75,6 +75,8 @@ def growth(
         new = np.diff(counts.mean(1), prepend=0) * 1000 / between
         panels[2].bar(steps - between / 2, sign * new, width=between, color=color, label=name)
     panels[2].axhline(0, color=GREY, linewidth=0.8)
+    low, high = panels[2].get_ylim()
+    panels[2].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     panels[2].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
     panels[2].yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     panels[2].set_ylabel("per 1,000 steps", fontsize=9)

@@ -63,7 +63,7 @@ def test_a_path_is_where_the_robot_was():
     np.testing.assert_allclose(np.stack(path.get_data(), 1), positions, rtol=1e-5)
     assert run.final.solved and to_rgb(path.get_color()) == to_rgb(maze.GREEN)
     left = problem.task.distances[tuple(np.asarray(run.final.position, int))]
-    assert ax.get_title("left") == f"the robot met the goal; {left:g} cells of way are left"
+    assert ax.get_title("left") == f"the robot reached the goal; {left:g} cells of way are left"
     # y points down, and blocked cells have no colour
     low, high = ax.get_ylim()
     assert low > high
@@ -79,9 +79,9 @@ def test_many_paths_and_how_many_met_the_goal():
     colours = [to_rgb(line.get_color()) for line in paths]
     assert colours.count(to_rgb(maze.GREEN)) == 1 and len(paths) == 3
     assert colours[-1] == to_rgb(maze.GREEN)  # on top
-    assert ax.get_title("left").startswith("1 of 3 robots met the goal; the nearest ended ")
+    assert ax.get_title("left").startswith("1 of 3 robots reached the goal; the nearest ended ")
     one = pictures.paths(problem, first_network(problem)).axes[0]
-    assert one.get_title("left").startswith("the robot met the goal")
+    assert one.get_title("left").startswith("the robot reached the goal")
 
 
 def test_blocks_that_were_touched_are_coloured():

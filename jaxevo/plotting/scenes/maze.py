@@ -80,7 +80,7 @@ def draw(task: Maze, episodes: Episode, title: str = "") -> Figure:
     ax = _floor_plan(figure, task)
     solved, left = _score(task, episodes)
     num = len(solved)
-    # The robots that met the goal are drawn last, on top.
+    # The robots that reached the goal are drawn last, on top.
     for i in np.argsort(solved, kind="stable"):
         color = GREEN if solved[i] else RED
         points = _positions(episodes)[i]
@@ -96,12 +96,12 @@ def draw(task: Maze, episodes: Episode, title: str = "") -> Figure:
             zorder=4,
         )
     if num == 1:
-        met = "met the goal" if solved[0] else "did not meet the goal"
-        text = f"the robot {met}; {left[0]:g} cells of way are left"
+        end = "reached the goal" if solved[0] else "did not reach the goal"
+        text = f"the robot {end}; {left[0]:g} cells of way are left"
     else:
         text = (
-            f"{solved.sum()} of {num} robots met the goal; the nearest ended {left.min():g} cells "
-            "from it"
+            f"{solved.sum()} of {num} robots reached the goal; the nearest ended "
+            f"{left.min():g} cells from it"
         )
     ax.set_title(text, fontsize=10, loc="left")
     return figure
