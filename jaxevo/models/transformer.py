@@ -85,8 +85,8 @@ def transformer(
         input_shape: (T,), the tokens of an example; the network takes texts of any length.
         num_outputs: K, the number of tokens that there are.
         width: W, the features of each position; a multiple of `num_heads`, and even.
-        num_blocks: blocks of attention and dense layers, >= 1.
-        num_heads: heads of attention in each block, >= 1.
+        num_blocks: The network has this many blocks of attention and dense layers, >= 1.
+        num_heads: Each block has this many heads of attention, >= 1.
 
     Raises:
         ValueError: an input shape that is no row of tokens, or a bad number.

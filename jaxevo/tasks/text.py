@@ -25,8 +25,8 @@ def shakespeare(
     Args:
         length: T, the characters of a window that are predicted, >= 1. The first of them is
             predicted from one character, the last from T.
-        batch_size: windows in a batch; None: all windows.
-        test_fraction: fraction of the windows that is held out, at the end of the text, in (0, 1).
+        batch_size: A batch has this many windows; None: all windows.
+        test_fraction: This fraction of the windows, at the end of the text, is held out, in (0, 1).
     """
     require("test_fraction", "in (0, 1)", test_fraction, lambda f: 0 < f < 1)
     packaged = importlib.resources.files("jaxevo.tasks").joinpath("data/shakespeare.txt")
