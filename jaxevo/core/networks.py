@@ -14,7 +14,6 @@ from jaxevo.core.problem import (
     Supervised,
     abstract_batch,
     abstract_key,
-    has_carry,
 )
 from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Model, Requires
 from jaxevo.core.sizes import MEMBER_BYTES, check_fits, require_memory
@@ -143,12 +142,13 @@ def num_outputs(problem: Problem, params: Any) -> int | None:
     if isinstance(problem, Supervised):
         outputs = jax.eval_shape(problem.outputs, params, abstract_batch(problem))
     elif isinstance(problem, Control):
+        wanted = getattr(problem.task, "num_outputs", None)
+        num = 1 + wanted if isinstance(wanted, int) else 1  # no outputs pass for a batch of them
 
         def first(key, params):
-            _, observation = problem.reset(key)
-            inputs = (problem.model.initial_carry(params, ()),) if has_carry(problem.model) else ()
-            answer = problem.model.apply(params, *inputs, observation)
-            answer = answer[1] if inputs else answer
+            _, observations = jax.vmap(problem.reset)(jax.random.split(key, num))
+            carry = problem.model.initial_carry(params, (num,))
+            _, answer = problem.answer(params, carry, observations)
             return answer[0] if isinstance(answer, tuple) else answer
 
         outputs = jax.eval_shape(first, abstract_key(), params)

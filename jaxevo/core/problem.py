@@ -205,51 +205,94 @@ class Sequence(Supervised):
 
 @pytree(kw_only=False)
 class Control(Problem):
-    """A problem with an environment. Its policy is a step module where it has a carry."""
+    """A problem with an environment. Its policy is a step module where it has a carry.
+
+    The task knows one episode; the network sees a batch of observations, [B, ...], everywhere.
+    """
 
     def reset(self, key: Key[Array, ""]) -> tuple[Any, Any]:
-        """Returns (env_state, observation)."""
-        return self.task.reset(key)
+        """Returns (env_state, observation); an observation of bools is shown as 0 and 1."""
+        env_state, observation = self.task.reset(key)
+        return env_state, _numbers(observation)
 
     def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple:
         """Returns (env_state, observation, reward, terminated, truncated)."""
-        return self.task.transition(key, env_state, action)
+        env_state, observation, *rest = self.task.transition(key, env_state, action)
+        return env_state, _numbers(observation), *rest
 
     def act(self, key: Key[Array, ""] | None, output: Any) -> tuple[Any, Any]:
         """Returns (action, log_prob). It is greedy where `key` is None, and reads no value head."""
         return self.task.act(key, output[0] if isinstance(output, tuple) else output)
 
+    def answer(
+        self, params: Params, carry: Carry, observations: Any, *, apply: Apply | None = None
+    ) -> tuple[Carry, Any]:
+        """What the network answers to observations of B environments, and its next hidden states.
+
+        Args:
+            carry: hidden states, [B, ...]; () for a feed-forward network.
+            observations: one of each environment, [B, ...], as in every other kind of problem.
+            apply: called in place of `model.apply`.
+
+        Raises:
+            ValueError: the outputs lack the batch axis.
+        """
+        network = apply or self.model.apply
+        if has_carry(self.model):
+            carry, outputs = network(params, carry, observations)
+        else:
+            outputs = network(params, observations)
+        num = len(jax.tree.leaves(observations)[0])
+        for leaf in jax.tree.leaves(outputs):
+            if jnp.shape(leaf)[:1] != (num,):
+                raise ValueError(
+                    f"model must answer a batch of observations, [{num}, ...], with outputs "
+                    f"[{num}, ...], got the shape {jnp.shape(leaf)}"
+                )
+        return carry, outputs
+
     def rollout(
         self, params: Params, key: Key[Array, ""], *, apply: Apply | None = None
     ) -> Episode:
         """One episode of `task.max_steps` steps; rewards of outputs that are not finite are NaN."""
-        network = apply or self.model.apply
-        recurrent = has_carry(self.model)
-        key_reset, key_steps = jax.random.split(key)
-        env_state, observation = self.reset(key_reset)
-        carry = self.model.initial_carry(params, ())
+        episodes = self.rollouts(params, key[None], apply=apply)
+        final = jax.tree.map(lambda leaf: leaf[0], episodes.final)
+        return jax.tree.map(lambda leaf: leaf[:, 0], episodes._replace(final=None))._replace(
+            final=final
+        )
 
-        def step(loop, key):
+    def rollouts(
+        self, params: Params, keys: Key[Array, " B"], *, apply: Apply | None = None
+    ) -> Episode:
+        """`rollout` for each key: the network sees the B episodes of a time step as one batch.
+
+        Returns:
+            Time first, [T, B, ...]; the final states are [B, ...].
+        """
+        key_reset, key_steps = _split(keys)
+        env_state, observation = jax.vmap(self.reset)(key_reset)
+        carry = self.model.initial_carry(params, keys.shape)
+
+        def step(loop, keys):
             env_state, observation, carry, alive = loop
-            key_act, key_transition = jax.random.split(key)
-            if recurrent:
-                carry, output = network(params, carry, observation)
-            else:
-                output = network(params, observation)
-            action, _ = self.act(key_act, output)
-            following, next_observation, reward, terminated, truncated = self.transition(
+            key_act, key_transition = _split(keys)
+            carry, output = self.answer(params, carry, observation, apply=apply)
+            action, _ = jax.vmap(self.act)(key_act, output)
+            following, next_observation, reward, terminated, truncated = jax.vmap(self.transition)(
                 key_transition, env_state, action
             )
             # An action is picked from outputs that are not finite too: its reward is no reward.
-            finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(output)]).all()
-            reward = jnp.where(finite, reward, jnp.nan)
+            finite = [
+                jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(output)
+            ]
+            reward = jnp.where(jnp.stack(finite).all(0), reward, jnp.nan)
             seen = env_state, observation, action, jnp.where(alive, reward, 0.0), alive
             going_on = alive & ~jnp.logical_or(terminated, truncated)
             return (following, next_observation, carry, going_on), seen
 
-        start = env_state, observation, carry, jnp.array(True)
-        keys = jax.random.split(key_steps, self.task.max_steps)
-        (final, *_), seen = jax.lax.scan(step, start, keys)
+        start = env_state, observation, carry, jnp.ones(keys.shape, bool)
+        steps = jax.vmap(lambda key: jax.random.split(key, self.task.max_steps), out_axes=1)
+        (final, *_), seen = jax.lax.scan(step, start, steps(key_steps))
         return Episode(*seen, final)
 
     def evaluate(
@@ -261,11 +304,9 @@ class Control(Problem):
         finite while an episode went on. Observations are [T, B, ...] and
         `mask` [T, B] says which of them were met before the episode ended.
         """
-        episodes = jax.vmap(lambda key: self.rollout(params, key, apply=apply))(batch)
-        observations, alive = jax.tree.map(
-            lambda x: jnp.swapaxes(x, 0, 1), (episodes.observations, episodes.alive)
-        )
-        returns = episodes.rewards.sum(1)
+        episodes = self.rollouts(params, batch, apply=apply)
+        observations, alive = episodes.observations, episodes.alive
+        returns = episodes.rewards.sum(0)
         metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
         if isinstance(self.task, OffersOutcome):
             found = jax.vmap(self.task.outcome)(episodes.final)
@@ -280,6 +321,21 @@ class Control(Problem):
             mask=alive,
             moments=moments,
         )
+
+
+def _split(keys: Key[Array, " B"]) -> tuple[Key[Array, " B"], Key[Array, " B"]]:
+    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
+    return first, second
+
+
+def _numbers(observation: Any) -> Any:
+    """An observation with floats for bools. Integers stay, as they may be tokens."""
+
+    def number(leaf):
+        is_bool = jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)
+        return jnp.asarray(leaf, float) if is_bool else leaf
+
+    return jax.tree.map(number, observation)
 
 
 def check_key(key: Any) -> None:

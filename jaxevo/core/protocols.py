@@ -88,7 +88,10 @@ class SequenceTask(SupervisedTask, Protocol):
 
 @runtime_checkable
 class ControlTask(Task, Protocol):
-    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode."""
+    """An environment. `sample` draws one key per episode; `max_steps` bounds an episode.
+
+    Its methods know one episode: an observation has no batch axis, nor has the output of `act`.
+    """
 
     max_steps: int
 

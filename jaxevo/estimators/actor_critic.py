@@ -26,7 +26,6 @@ from jaxevo.core import (
     Metrics,
     Params,
     Scalar,
-    has_carry,
     learner,
     require,
     require_integer,
@@ -36,35 +35,35 @@ from jaxevo.core.tree import tree_where
 from jaxevo.estimators.backprop import float_gradient
 
 
-class Worker(NamedTuple):
-    """One environment and what its network knows, [E] of them."""
+class Workers(NamedTuple):
+    """E environments and what their network knows; all leaves lead with E."""
 
     env_state: Any
     observation: Any
     hidden: Carry
-    return_so_far: Float[Array, "..."]  # what the episode under way has brought
-    last_return: Float[Array, "..."]  # what the latest episode that ended has brought
-    has_ended: Bool[Array, "..."]  # whether any episode has
+    return_so_far: Float[Array, " E"]  # what the episode under way has brought
+    last_return: Float[Array, " E"]  # what the latest episode that ended has brought
+    has_ended: Bool[Array, " E"]  # whether any episode has
 
 
 class Seen(NamedTuple):
-    """One step of a worker."""
+    """One step of all workers."""
 
-    log_prob: Float[Array, "..."]
-    entropy: Float[Array, "..."]
-    value: Float[Array, "..."]
-    reward: Float[Array, "..."]
-    ended: Bool[Array, "..."]
+    log_prob: Float[Array, " E"]
+    entropy: Float[Array, " E"]
+    value: Float[Array, " E"]
+    reward: Float[Array, " E"]
+    ended: Bool[Array, " E"]
 
 
 @learner
 class ActorCritic:
     """The gradient of the actor-critic loss, on discrete actions drawn with the softmax.
 
-    The network has two outputs, (action logits [A], value []), as `modular(value_head=True)` has.
-    The reported loss is minus the return of each environment's latest episode that ended, meaned
-    over environments. Before any has ended, the episode under way counts. The task's `sample` is
-    not used.
+    The network has two outputs, (action logits [E, A], values [E] or [E, 1]), as
+    `modular(value_head=True)` has. The reported loss is minus the return of each environment's
+    latest episode that ended, meaned over environments. Before any has ended, the episode under
+    way counts. The task's `sample` is not used.
 
     Attributes:
         horizon: A window has k >= 1 steps.
@@ -95,32 +94,24 @@ class ActorCritic:
 
     def init(self, key: Key[Array, ""], params: Params, problem: Control) -> Carry:
         _check_stochastic(problem)
-
-        def one(key):
-            env_state, observation = problem.reset(key)
-            hidden = problem.model.initial_carry(params, ())
-            nothing = jnp.zeros(())
-            return Worker(env_state, observation, hidden, nothing, nothing, jnp.array(False))
-
-        return jax.vmap(one)(jax.random.split(key, self.num_environments))
+        keys = jax.random.split(key, self.num_environments)
+        env_state, observation = jax.vmap(problem.reset)(keys)
+        hidden = problem.model.initial_carry(params, (self.num_environments,))
+        nothing = jnp.zeros(self.num_environments)
+        return Workers(env_state, observation, hidden, nothing, nothing, nothing > 0)
 
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Control, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
         def loss(params):
             def step(workers, key):
-                keys = jax.random.split(key, self.num_environments)
-                return jax.vmap(lambda key, one: self.step(key, params, problem, one))(
-                    keys, workers
-                )
+                return self.step(key, params, problem, workers)
 
             keys = jax.random.split(key, self.horizon)
             workers, seen = jax.lax.scan(step, carry, keys)
-            _, (_, last_value) = jax.vmap(
-                lambda one: _run(params, problem, one.hidden, one.observation)
-            )(workers)
+            _, _, last_value = _run(params, problem, workers)
             held = jax.lax.stop_gradient((seen.value, last_value))
-            # a value [1] in place of [] would broadcast to pairs of environments
+            # values of another shape would broadcast to pairs of environments
             chex.assert_equal_shape([seen.reward, seen.log_prob, seen.value, seen.entropy])
             advantages = self.advantages(seen.reward, seen.ended, *held)
             targets = held[0] + advantages
@@ -137,29 +128,33 @@ class ActorCritic:
         return workers, float_gradient(gradient, params), -returns, metrics
 
     def step(
-        self, key: Key[Array, ""], params: Params, problem: Control, worker: Worker
-    ) -> tuple[Worker, Seen]:
-        """One step of one environment, or the first look at the next episode."""
-        key_act, key_transition, key_reset = jax.random.split(key, 3)
-        hidden, (logits, value) = _run(params, problem, worker.hidden, worker.observation)
-        action, log_prob = problem.act(key_act, logits)
-        env_state, observation, reward, terminated, truncated = problem.transition(
-            key_transition, worker.env_state, jax.lax.stop_gradient(action)
+        self, key: Key[Array, ""], params: Params, problem: Control, workers: Workers
+    ) -> tuple[Workers, Seen]:
+        """One step of each environment, or the first look at its next episode."""
+        keys = jax.random.split(key, self.num_environments)
+        key_act, key_transition, key_reset = jax.vmap(
+            lambda key: jax.random.split(key, 3), out_axes=1
+        )(keys)
+        hidden, logits, value = _run(params, problem, workers)
+        action, log_prob = jax.vmap(problem.act)(key_act, logits)
+        env_state, observation, reward, terminated, truncated = jax.vmap(problem.transition)(
+            key_transition, workers.env_state, jax.lax.stop_gradient(action)
         )
         ended = jnp.logical_or(terminated, truncated)
-        total = worker.return_so_far + reward
-        anew = (*problem.reset(key_reset), problem.model.initial_carry(params, ()))
+        total = workers.return_so_far + reward
+        first_hidden = problem.model.initial_carry(params, (self.num_environments,))
+        anew = (*jax.vmap(problem.reset)(key_reset), first_hidden)
         env_state, observation, hidden = tree_where(ended, anew, (env_state, observation, hidden))
-        after = Worker(
+        after = Workers(
             env_state,
             observation,
             hidden,
             jnp.where(ended, 0.0, total),
-            jnp.where(ended, total, worker.last_return),
-            worker.has_ended | ended,
+            jnp.where(ended, total, workers.last_return),
+            workers.has_ended | ended,
         )
         log_shares = jax.nn.log_softmax(logits)
-        entropy = -jnp.sum(jnp.exp(log_shares) * log_shares)
+        entropy = -jnp.sum(jnp.exp(log_shares) * log_shares, -1)
         return after, Seen(log_prob, entropy, value, reward, ended)
 
     def advantages(
@@ -188,16 +183,17 @@ class ActorCritic:
         return Cost(1, 1, self.horizon * self.num_environments)
 
 
-def _run(params: Params, problem: Control, hidden: Carry, observation: Any) -> tuple[Carry, Any]:
-    if has_carry(problem.model):
-        return problem.model.apply(params, hidden, observation)
-    output = problem.model.apply(params, observation)
-    if not isinstance(output, tuple):
+def _run(params: Params, problem: Control, workers: Workers) -> tuple[Carry, Array, Array]:
+    """The next hidden states, the logits [E, A] and the values [E]."""
+    hidden, output = problem.answer(params, workers.hidden, workers.observation)
+    if not isinstance(output, tuple) or len(output) != 2:
+        got = f"{len(output)} of them" if isinstance(output, tuple) else "one"
         raise ValueError(
             "model must have two outputs for ActorCritic, (action logits, value), such as "
-            "jaxevo.models.modular(..., value_head=True), got one"
+            f"jaxevo.models.modular(..., value_head=True), got {got}"
         )
-    return hidden, output
+    logits, value = output
+    return hidden, logits, value[:, 0] if value.shape[1:] == (1,) else value
 
 
 def _check_stochastic(problem: Control) -> None:

@@ -36,6 +36,10 @@ def test_outputs_that_are_no_actions_are_refused():
         with pytest.raises(ValueError, match=f"the 2 outputs that Environment reads, got {num}"):
             check_requirements(SafeMutation(), Problem(cartpole(), mlp((4,), num)))
     check_requirements(SafeMutation(), Problem(cartpole(), mlp((4,), 2)))
+    # whatever the number of outputs, none of it passes for a batch
+    alone = from_functions(lambda key: {"w": jnp.ones(2)}, lambda params, x: params["w"])
+    with pytest.raises(ValueError, match=r"a batch of observations, \[3, .*, got the shape \(2,\)"):
+        check_requirements(SafeMutation(), Problem(cartpole(num_episodes=2), alone))
 
 
 def test_complex_weights_are_refused_by_name():

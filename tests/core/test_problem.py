@@ -242,6 +242,50 @@ def test_a_recurrent_policy_keeps_its_state_within_an_episode():
     assert evaluation.loss == 6 and evaluation.metrics["episode_length"] == 5
 
 
+def test_a_policy_sees_a_batch_of_observations():
+    """Red where the network of a rollout sees one observation without a batch axis."""
+    seen = []
+
+    def look(params, x):
+        seen.append(x.shape)
+        return -params["gain"] * x.reshape(x.shape[0], -1)
+
+    rollout(models.from_functions(PROPORTIONAL.init, look))
+    problem = Problem(Point(), models.from_functions(PROPORTIONAL.init, look))
+    problem.rollout({"gain": jnp.float32(1)}, jax.random.key(1))
+    assert set(seen) == {(5, 1), (1, 1)}
+
+
+def test_outputs_without_a_batch_axis_are_refused():
+    """Red where one output would be dealt out over the episodes."""
+    lost = models.from_functions(PROPORTIONAL.init, lambda params, x: -params["gain"] * x[0])
+    with pytest.raises(ValueError, match=r"a batch of observations, \[5, .* shape \(1,\)"):
+        rollout(lost)
+
+
+@pytree
+class Bits(Point):
+    def reset(self, key):
+        state, _ = super().reset(key)
+        return state, {"left": state.position[None] > 0, "tokens": jnp.ones(2, jnp.int32)}
+
+    def transition(self, key, state, action):
+        state, _, *rest = super().transition(key, state, action)
+        return state, {"left": state.position[None] > 0, "tokens": jnp.ones(2, jnp.int32)}, *rest
+
+
+def test_bools_are_shown_as_numbers_and_integers_stay_tokens():
+    """Red where a picture of bools reaches a network of floats, or tokens become floats."""
+
+    def steer(params, x):
+        assert x["left"].dtype == params["gain"].dtype and x["tokens"].dtype == jnp.int32
+        return params["gain"] * (1 - 2 * x["left"])
+
+    problem = Problem(Bits(), models.from_functions(PROPORTIONAL.init, steer))
+    found = problem.evaluate({"gain": jnp.float32(1)}, problem.sample(jax.random.key(1), 0))
+    assert found.loss == 3 and found.observations["left"].dtype == jnp.float32
+
+
 def test_apply_reaches_every_step_of_a_rollout():
     problem = Problem(Point(), PROPORTIONAL)
     batch = problem.sample(jax.random.key(1), 0)

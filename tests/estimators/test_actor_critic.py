@@ -68,7 +68,9 @@ def test_the_gradient_is_that_of_the_mean_return():
     from jaxevo.models import from_functions
 
     def network(params, x):
-        return params["w"], params["v"][0]
+        return tuple(
+            jnp.broadcast_to(params[name], (len(x), num)) for name, num in (("w", 3), ("v", 1))
+        )
 
     params = {"w": jnp.array([0.3, -0.2, 0.1]), "v": jnp.array([0.4])}
     model = from_functions(lambda key: params, network)

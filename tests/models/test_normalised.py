@@ -152,7 +152,7 @@ class Drift:
 
 
 def passing(params, x):
-    return x * params["one"]
+    return x * params["one"][None]
 
 
 def test_an_evaluation_returns_moments_and_absorb_acts_on_the_next():

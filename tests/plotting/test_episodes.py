@@ -25,7 +25,7 @@ def fixed(output):
     """Answers the same to everything."""
     return from_functions(
         lambda key: {"output": jnp.array(output, jnp.float32)},
-        lambda params, x: params["output"],
+        lambda params, x: jnp.broadcast_to(params["output"], (len(x), len(output))),
     )
 
 

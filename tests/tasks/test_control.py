@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxevo import registry, tasks
 from jaxevo.core import Control, ControlTask, Problem
-from jaxevo.models import from_functions
+from jaxevo.learners import Mutation, SafeMutation
+from jaxevo.models import convnet, from_functions, from_linen
 from jaxevo.tasks.control import gymnax_environment
+from jaxevo.training.loop import train
 from tests.support.traces import jit_traced_once
 
 KEY = jax.random.key(0)
@@ -36,7 +39,12 @@ def follow_the_pole(params, x):
 
 
 def push_right(params, x):
-    return jnp.array([0.0, 1.0]) + params["nothing"]
+    return right(x, params["nothing"])
+
+
+def right(x, added=0.0):
+    """Outputs [B, 2] that push to the right, whatever is observed."""
+    return jnp.broadcast_to(jnp.array([0.0, 1.0]) + added, (len(x), 2))
 
 
 @functools.cache
@@ -187,7 +195,7 @@ def test_outputs_that_are_not_finite_make_the_loss_not_finite(value):
     """The largest of NaN outputs is the first: such a policy scored as one that pushes left."""
 
     def broken(params, x):
-        return jnp.array([0.0, 1.0]) + params["added"]
+        return right(x, params["added"])
 
     problem = Problem(cartpole(), policy(broken, added=value))
     found = problem.evaluate(problem.init(KEY), problem.sample(KEY, 0))
@@ -197,8 +205,39 @@ def test_outputs_that_are_not_finite_make_the_loss_not_finite(value):
 
 def test_outputs_after_the_end_do_not_count():
     def late(params, x):
-        outputs = jnp.array([0.0, 1.0]) + params["nothing"]
-        return jnp.where(abs(x[2]) > 0.2095, jnp.nan, outputs)  # the angle that ends an episode
+        fallen = abs(x[:, 2:3]) > 0.2095  # the angle that ends an episode
+        return jnp.where(fallen, jnp.nan, push_right(params, x))
 
     problem = Problem(cartpole(), policy(late))
     assert jnp.isfinite(problem.evaluate(problem.init(KEY), problem.sample(KEY, 0)).loss)
+
+
+class Pixels(nn.Module):
+    """A convolutional network as flax's examples have it: it needs the batch axis."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), strides=(2, 2))(x))
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+PICTURES = {
+    "convnet": lambda: convnet((10, 10, 4), 3, channels=(4,)),
+    "linen": lambda: from_linen(Pixels(), input_shape=(10, 10, 4)),
+}
+
+
+@pytest.mark.parametrize("network", PICTURES)
+def test_pictures_go_to_convolutional_networks(network):
+    """Red where an observation comes without its batch axis: heights were taken for a batch."""
+    task = tasks.environment("Breakout-MinAtar", num_episodes=2, max_steps=6)
+    problem = Problem(task, PICTURES[network]())
+    operator = Mutation(variant="abs")
+    learner = SafeMutation(operator=operator, population_size=3, tournament_size=2)
+    result = train(KEY, learner, problem, num_steps=2)
+    assert np.isfinite(result.history["loss"]).all()
+    evaluation = problem.evaluate(result.params, problem.sample(KEY, 0))
+    assert evaluation.observations.shape == (6, 2, 10, 10, 4)
+    outputs = [problem.model.apply(result.params, x) for x in evaluation.observations]
+    first = problem.rollout(result.params, problem.sample(KEY, 0)[0])
+    np.testing.assert_array_equal(jnp.stack(outputs)[:, 0].argmax(-1), first.actions)

@@ -140,7 +140,8 @@ def test_a_ray_meets_the_nearest_wall():
 def policy(output):
     """One that ignores what it sees."""
     return from_functions(
-        lambda key: {"output": jnp.array(output, jnp.float32)}, lambda params, x: params["output"]
+        lambda key: {"output": jnp.array(output, jnp.float32)},
+        lambda params, x: jnp.broadcast_to(params["output"], (len(x), len(output))),
     )
 
 
