@@ -44,7 +44,7 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
             return 0
         mistake("compare needs a task, such as: jaxevo compare digits --learners backprop,bptt")
     (task,) = names
-    entry = registry.lookup("task", task, registry.TASKS)
+    entry = registry.find_task(task)
     values, settings, named = requested(
         words[1:],
         COMPARE,
@@ -74,7 +74,7 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
 def offered(task: str, model: str | None) -> tuple[list[Setting], dict[str, Any]]:
     """The settings that all learners share: those of the task and of its model."""
     any_learner = "backprop"
-    entry = registry.lookup("task", task, registry.TASKS)
+    entry = registry.find_task(task)
     model = model or entry.model
     found = registry.settings_of(any_learner, task, model)
     defaults = {"model": model, "learners": entry.peers}

@@ -20,6 +20,7 @@ def list_names(words: list[str]) -> int:
     if words:
         mistake(f"list takes no arguments, got {words[0]!r}")
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -30,6 +31,9 @@ def list_names(words: list[str]) -> int:
         for entry in entries.values():
             table.add_row(kind, entry.name, entry.summary)
     table.add_row("learner", "evosax:NAME", "any strategy of evosax, such as evosax:SNES")
+    for name, library in registry.LIBRARIES.items():
+        names = f"{', '.join(library.names)}: pip install 'jaxevo[{library.extra}]'"
+        table.add_row("task", f"{name}:NAME", escape(names))
     Console().print(table)
     return 0
 

@@ -106,7 +106,7 @@ def combination(learner: str, task: str) -> Callable[[str | None, str | None], A
 
 def about(learner: str, task: str) -> str:
     """A line on a combination."""
-    entry = registry.lookup("task", task, registry.TASKS)
+    entry = registry.find_task(task)
     return f"{registry.find_learner(learner).summary}; {entry.summary}"
 
 
@@ -136,7 +136,9 @@ def need_folder(command: str, words: Sequence[str], text: str) -> str:
 
 
 def names_by_kind() -> dict[str, str]:
-    return {"learners": ", ".join(registry.LEARNERS), "tasks": ", ".join(registry.TASKS)}
+    learners = ", ".join((*registry.LEARNERS, "evosax:NAME"))
+    tasks = ", ".join((*registry.TASKS, *(f"{library}:NAME" for library in registry.LIBRARIES)))
+    return {"learners": learners, "tasks": tasks}
 
 
 def require_seeds(seeds: int, seed: int) -> None:
@@ -231,9 +233,10 @@ def origins(names: Mapping[str, Any], *learners: str) -> dict[str, Any]:
         learners: further learners.
     """
     entries = [registry.find_learner(name) for name in learners]
+    find = {"learner": registry.find_learner, "task": registry.find_task}
     for kind, table in own.TABLES.items():
-        if kind == "learner" and kind in names:
-            entries.append(registry.find_learner(names[kind]))
+        if kind in find and kind in names:
+            entries.append(find[kind](names[kind]))
         elif kind in names:
             entries.append(registry.lookup(kind, names[kind], table))
     packages = {entry.source for entry in entries if entry.source.startswith("package ")}
@@ -290,12 +293,13 @@ def study_of(folder: str, kind: str) -> Any:
 def new_folder(out: str | None, name: str) -> Iterator[pathlib.Path]:
     """The folder `out`, or the first of runs/<name>, runs/<name>-2, ... that does not exist.
 
-    It is made at once, so that of several processes each gets its own. After a mistake it goes
-    if it is empty.
+    A colon of the name, as in gymnax:NAME, becomes a hyphen. The folder is made at once, so that
+    of several processes each gets its own. After a mistake it goes if it is empty.
     """
     if out is not None:
         yield pathlib.Path(out)
         return
+    name = name.replace(":", "-")
     for i in itertools.count(1):
         path = pathlib.Path("runs", name if i == 1 else f"{name}-{i}")
         with contextlib.suppress(FileExistsError):

@@ -27,7 +27,7 @@ from jaxevo.registry.commands import FOLDER, TRAIN
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
 Trains a learner on a task and leaves config.json, metrics.jsonl, summary.json, curve.png,
-params.safetensors and checkpoints in a new folder under runs/; for a maze or a cart with a pole
+params.safetensors and checkpoints in a new folder under runs/; where an environment can be drawn
 also episode.png and episode.gif.
 
 learners: {learners}
@@ -70,7 +70,7 @@ def train(words: list[str]) -> int:
     config = {name: values[name] for name in ("seed", "seeds", "stop_at", "on_nonfinite")}
     config["settings"] = built.settings
     config |= origins(built.settings)
-    with new_folder(values["out"], f"{learner.replace(':', '-')}-{task}") as folder:
+    with new_folder(values["out"], f"{learner}-{task}") as folder:
         return trained(built, values, config, beside=beside, folder=folder)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and animations of what a policy does: in a maze, on blocks, under a pole."""
+"""Pictures and animations of what a policy does: in a maze, under a pole, on a hill, in pixels."""
 
 import pathlib
 from types import ModuleType
@@ -14,17 +14,26 @@ from PIL import Image
 
 from jaxevo.core import Control, Episode, Params, Problem
 from jaxevo.core.offers import OffersScene
-from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze
+from jaxevo.plotting.scenes import cart_pole, maze, mountain_car, pixel_maze, pixels, rods
 from jaxevo.plotting.style import check_one_network, save
 
-SCENES = {"maze": maze, "pixel maze": pixel_maze, "cart and pole": cart_pole}
+SCENES = {
+    "maze": maze,
+    "pixel maze": pixel_maze,
+    "cart and pole": cart_pole,
+    "mountain car": mountain_car,
+    "pendulum": rods,
+    "acrobot": rods,
+    "pixels": pixels,
+}
 
 
 def episode(problem: Problem, params: Params, key: Key[Array, ""] | None = None) -> Figure:
     """One episode of a policy: its path in a maze, or what cart and pole did.
 
     Args:
-        problem: a problem whose task has a scene: a maze, a pixel maze or CartPole.
+        problem: a problem whose task has a scene: a maze, an environment of classic control or
+            one that is seen as an image.
         params: one network.
         key: the key of the episode; None: the first held-out one.
 
@@ -39,7 +48,8 @@ def animation(problem: Problem, params: Params, key: Key[Array, ""] | None = Non
     """The same episode as it runs, for `save_animation` or a notebook's `HTML(a.to_jshtml())`.
 
     Args:
-        problem: a problem whose task has a scene: a maze, a pixel maze or CartPole.
+        problem: a problem whose task has a scene: a maze, an environment of classic control or
+            one that is seen as an image.
         params: one network.
         key: the key of the episode; None: the first held-out one.
 
@@ -155,7 +165,7 @@ def _checked_scene(problem: Any, params: Params) -> ModuleType:
     scene = _scene(problem)
     if scene is None:
         raise ValueError(
-            f"problem must be on a maze, a pixel maze or CartPole, got {_described(problem)}"
+            f"problem must have one of the scenes {', '.join(SCENES)}, got {_described(problem)}"
         )
     check_one_network(problem, params)
     return scene

@@ -8,6 +8,7 @@ from jaxevo.registry.building import (
     build,
     default_steps,
     find_learner,
+    find_task,
     lookup,
     model_of,
     preset_of,
@@ -15,6 +16,7 @@ from jaxevo.registry.building import (
 )
 from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
+from jaxevo.registry.environments import LIBRARIES
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
 from jaxevo.registry.own import register
@@ -24,6 +26,7 @@ from jaxevo.registry.tasks import TASKS
 __all__ = [
     "ALIASES",
     "LEARNERS",
+    "LIBRARIES",
     "MODELS",
     "RUN_SETTINGS",
     "TASKS",
@@ -34,6 +37,7 @@ __all__ = [
     "build",
     "default_steps",
     "find_learner",
+    "find_task",
     "load",
     "lookup",
     "model_of",

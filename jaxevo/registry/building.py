@@ -4,18 +4,22 @@ The names stand in `jaxevo.registry.learners`, `tasks` and `models`. Importing t
 only the standard library: a name's class is loaded when its settings are listed.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxevo.core.words import nearest
 from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
+from jaxevo.registry.environments import LIBRARIES
 from jaxevo.registry.learners import ALIASES, LEARNERS
 from jaxevo.registry.models import MODELS
 from jaxevo.registry.own import discover, resolved
 from jaxevo.registry.settings import Part, class_part, flat, function_part, load, made
 from jaxevo.registry.settings import with_fixed as fixing
 from jaxevo.registry.tasks import TASKS
+
+SMALLEST_PICTURE = 4  # pixels of a side; what is smaller is no picture
 
 
 class Built(NamedTuple):
@@ -55,6 +59,35 @@ def find_learner(name: str) -> Named:
     return lookup("learner", ALIASES.get(name, name), LEARNERS)
 
 
+def find_task(name: str) -> Named:
+    """The entry of a task; `gymnax:<Name>` and `brax:<name>` are any of their environments.
+
+    Raises:
+        ValueError: the name is unknown; the message names the nearest.
+        ImportError: the library is not installed; the message names the extra.
+    """
+    library, _, environment = name.partition(":")
+    return (
+        _environment(library, environment) if library in LIBRARIES else lookup("task", name, TASKS)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _environment(library: str, name: str) -> Named:
+    """The entry of an environment; its model is one for the shape of its observations."""
+    home = LIBRARIES[library].home
+    shape = load(home)(name).input_shape
+    picture = len(shape) in (2, 3) and min(shape[:2]) >= SMALLEST_PICTURE
+    return Named(
+        f"{library}:{name}",
+        home,
+        f"{name} of {library}",
+        model="convnet" if picture else "mlp",
+        peers="evolution-strategy,control",
+        fixed={"name": name},
+    )
+
+
 def find_preset(entry: Named, name: str | None) -> Preset:
     """A learner's preset of that name; an empty one for None.
 
@@ -76,7 +109,7 @@ def preset_of(learner: str, task: str, preset: str | None = None) -> dict[str, A
         ValueError: a name is unknown.
     """
     entry = find_learner(learner)
-    lookup("task", task, TASKS)
+    find_task(task)
     named = find_preset(entry, preset)
     return {
         **entry.preset,
@@ -89,7 +122,7 @@ def preset_of(learner: str, task: str, preset: str | None = None) -> dict[str, A
 def model_of(learner: str, task: str) -> str:
     """The name of the model that a learner needs, or that suits the task."""
     entry = find_learner(learner)
-    model = entry.model or lookup("task", task, TASKS).model
+    model = entry.model or find_task(task).model
     growing = f"growing-{'rnn' if model == 'elman' else model}"
     return growing if entry.grows and growing in MODELS else model
 
@@ -121,7 +154,7 @@ def settings_of(
 
 def _parts(learner: str, task: str, model: str, preset: str | None = None) -> dict[str, Part]:
     """Learner, task and model as parts."""
-    task_entry, model_entry = lookup("task", task, TASKS), lookup("model", model, MODELS)
+    task_entry, model_entry = find_task(task), lookup("model", model, MODELS)
     return {
         "learner": _learner_part(find_learner(learner), preset),
         "task": fixing(function_part(task_entry.home, "task"), task_entry.fixed),
@@ -186,7 +219,7 @@ def _changed(
 
 
 def _layers(learner: str, task: str, model: str, preset: str | None) -> Iterable[_Layer]:
-    entry, task_entry = find_learner(learner), lookup("task", task, TASKS)
+    entry, task_entry = find_learner(learner), find_task(task)
     named = find_preset(entry, preset)
     suits = _parts(learner, task, task_entry.model)
     yield _Layer(
@@ -260,7 +293,7 @@ def build(
 
     Args:
         learner: a key of `LEARNERS`.
-        task: a key of `TASKS`.
+        task: a key of `TASKS`, or an environment, as gymnax:MountainCar-v0 or brax:ant.
         model: a key of `MODELS`; None: the one that suits the task.
         preset: the name of one of the learner's presets, such as "authors"; None: its defaults.
         num_steps: steps of training, which also is the length of a learning-rate schedule;

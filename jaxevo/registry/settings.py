@@ -135,12 +135,15 @@ def _part_of(
 
 @functools.cache
 def function_part(home: str, owner: str) -> Part:
-    """A function's keyword-only arguments as a part."""
+    """A function's keyword-only arguments as a part; of a task also those that go by position.
+
+    A model's two positional arguments are the shapes that its task gives.
+    """
     function = load(home)
     texts = documented(function, "Args")
     settings = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
+        if parameter.kind is not parameter.KEYWORD_ONLY and owner != "task":
             continue
         name, empty = parameter.name, parameter.empty
         kind = type(parameter.default) if parameter.annotation is empty else parameter.annotation

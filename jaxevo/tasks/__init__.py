@@ -31,6 +31,7 @@ from jaxevo.tasks.permuted_mnist import PixelSequences, permuted_mnist
 from jaxevo.tasks.pixel_digits import pixel_digits
 from jaxevo.tasks.pixel_maze import PixelMaze, pixel_maze
 from jaxevo.tasks.regression import sine
+from jaxevo.tasks.rigid_bodies import BraxEnvironment, brax_environment
 from jaxevo.tasks.sequences import SequenceBatch, SequenceSet, Stream, sequences, stream
 from jaxevo.tasks.text import shakespeare
 from jaxevo.tasks.toy import toy_easy, toy_medium, toy_washout
@@ -38,6 +39,7 @@ from jaxevo.tasks.weather import weather
 
 __all__ = [
     "BinaryDigits",
+    "BraxEnvironment",
     "Copying",
     "Environment",
     "ExampleBatch",
@@ -54,6 +56,7 @@ __all__ = [
     "binary_digits",
     "binary_mnist",
     "blind",
+    "brax_environment",
     "cartpole",
     "cartpole_masked",
     "characters",

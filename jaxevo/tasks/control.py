@@ -15,9 +15,16 @@ from jaxtyping import Array, Bool, Key
 from jaxevo.core import Data, pytree, require, require_integer, static
 from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import tree_where
-from jaxevo.core.words import Direction
+from jaxevo.core.words import Direction, nearest
 
 HELD_OUT_EPISODES = 32
+SCENES = {
+    "CartPole-v1": "cart and pole",
+    "MountainCar-v0": "mountain car",
+    "MountainCarContinuous-v0": "mountain car",
+    "Acrobot-v1": "acrobot",
+    "Pendulum-v1": "pendulum",
+}
 
 
 class Running(NamedTuple):
@@ -105,6 +112,13 @@ class Environment:
         action = jax.random.categorical(key, output)
         return action, jax.nn.log_softmax(output)[action]
 
+    def random_action(self, key: Key[Array, ""]) -> Any:
+        """An action drawn uniformly from all that there are."""
+        return gymnax_environment(self.name).action_space(self.settings).sample(key)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        return {"random policy": random_policy(self)}
+
     @property
     def metric_directions(self) -> dict[str, Direction]:
         """A pole that is balanced for longer is balanced better; elsewhere length says nothing."""
@@ -113,7 +127,8 @@ class Environment:
     @property
     def scene(self) -> str | None:
         """What an episode looks like; None: there is no picture of this environment."""
-        return "cart and pole" if self.name == "CartPole-v1" else None
+        pixels = "pixels" if len(self.input_shape) in (2, 3) else None
+        return SCENES.get(self.name, pixels)
 
 
 @functools.lru_cache(maxsize=32)
@@ -130,13 +145,44 @@ def gymnax_environment(name: str) -> Any:
         raise ImportError(
             f"environments need gymnax, which is not there ({error}): pip install 'jaxevo[rl]'"
         ) from None
-    require(
-        "name",
-        f"one of {', '.join(gymnax.registered_envs)}",
-        name,
-        lambda name: name in gymnax.registered_envs,
-    )
-    return gymnax.make(name)[0]
+    known = gymnax.registered_envs
+    if name not in known:
+        raise ValueError(
+            f"name must be one of {', '.join(known)}, got {name!r}{nearest(name, known)}"
+        )
+    try:
+        return gymnax.make(name)[0]
+    except OSError as error:  # it downloads its pictures
+        raise ValueError(f"name {name} must be one that gymnax can make, got {error}") from None
+
+
+def random_policy(task: Any) -> dict[str, float]:
+    """The mean return of random actions over the held-out episodes.
+
+    Args:
+        task: an environment with `random_action`.
+    """
+
+    @jax.jit
+    def mean_return(task, keys):
+        def episode(key):
+            key_reset, key_steps = jax.random.split(key)
+
+            def step(loop, key):
+                state, alive = loop
+                key_act, key_transition = jax.random.split(key)
+                action = task.random_action(key_act)
+                state, _, reward, *ends = task.transition(key_transition, state, action)
+                return (state, alive & ~jnp.logical_or(*ends)), jnp.where(alive, reward, 0.0)
+
+            start = task.reset(key_reset)[0], jnp.array(True)
+            keys = jax.random.split(key_steps, task.max_steps)
+            return jax.lax.scan(step, start, keys)[1].sum()
+
+        return jax.vmap(episode)(keys).mean()
+
+    held_out = task.held_out()
+    return {"return": float(mean_return(held_out, held_out.sample(jax.random.key(0), 0)))}
 
 
 @checked
@@ -152,12 +198,12 @@ def environment(
     """Any environment of gymnax.
 
     Args:
-        name: the name that gymnax has for it.
-        observed: indices of the numbers that the policy sees; None: the observation as it is.
-        scales: factors of the observed numbers; None: 1.
-        num_episodes: A batch has this many episodes, which all members of a generation share.
-        max_steps: the most steps of an episode; None: as many as gymnax allows.
-        stochastic: discrete actions are drawn with the softmax of the outputs; else the greatest
+        name: The name that gymnax has for it.
+        observed: Indices of the numbers that the policy sees; None: the observation as it is.
+        scales: Factors of the observed numbers; None: 1.
+        num_episodes: Episodes in a batch, which all members of a generation share.
+        max_steps: The most steps of an episode; None: as many as gymnax allows.
+        stochastic: Discrete actions are drawn with the softmax of the outputs; else the greatest
             output is taken.
 
     Raises:

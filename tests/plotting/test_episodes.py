@@ -14,7 +14,7 @@ from jaxevo import tasks
 from jaxevo.core import Problem, pytree
 from jaxevo.models import from_functions, mlp
 from jaxevo.plotting import episodes as pictures
-from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze
+from jaxevo.plotting.scenes import cart_pole, maze, pixel_maze, pixels, rods
 from tests.plotting.test_curves_and_networks import assert_nothing_overlaps
 
 KEY = jax.random.key(0)
@@ -46,7 +46,19 @@ def pole():
     return Problem(tasks.cartpole(num_episodes=1), fixed([0.0, 1.0]))  # pushed to the right
 
 
-PROBLEMS = {"maze": robot, "pixel maze": walker, "cart and pole": pole}
+def drawn(name, num_outputs):
+    task = tasks.environment(name, num_episodes=1, max_steps=12)
+    return Problem(task, fixed([0.0] * (num_outputs - 1) + [1.0]))
+
+
+PROBLEMS = {
+    "maze": robot,
+    "pixel maze": walker,
+    "cart and pole": pole,
+    "mountain car": functools.cache(lambda: drawn("MountainCar-v0", 3)),
+    "acrobot": functools.cache(lambda: drawn("Acrobot-v1", 3)),
+    "pixels": functools.cache(lambda: drawn("Breakout-MinAtar", 3)),
+}
 
 
 def first_network(problem):
@@ -122,7 +134,7 @@ def test_a_task_says_which_scene_is_drawn(tmp_path):
     task = Unseen(**{field.name: getattr(made, field.name) for field in dataclasses.fields(made)})
     problem = Problem(task, walker().model)
     assert pictures.save_episode(problem, first_network(problem), tmp_path) == []
-    with pytest.raises(ValueError, match="problem must be on a maze, a pixel maze or CartPole"):
+    with pytest.raises(ValueError, match="problem must have one of the scenes maze, pixel maze"):
         pictures.episode(problem, first_network(problem))
 
 
@@ -145,7 +157,7 @@ def test_animations_become_gifs_frame_by_frame(name, tmp_path):
     )
     run = problem.rollout(params, problem.held_out().sample(KEY, 0)[0])
     # every state that an action was chosen in, and the last
-    frames = {"maze": 12, "pixel maze": 7, "cart and pole": int(run.alive.sum()) + 1}[name]
+    frames = {"maze": 12, "pixel maze": 7}.get(name, int(run.alive.sum()) + 1)
     with Image.open(path) as film:
         assert film.format == "GIF" and film.n_frames == frames
         first = np.asarray(film.convert("RGB")).astype(int)
@@ -162,12 +174,36 @@ def test_no_text_overlaps(name):
     assert_nothing_overlaps(pictures.episode(problem, first_network(problem)))
 
 
+def test_rods_stand_where_the_environment_says():
+    """Red where an angle is measured from the wrong side: the observation has its cosine."""
+    problem = drawn("Pendulum-v1", 1)
+    run = pictures._rollout(problem, first_network(problem), KEY)
+    tips = rods._points(problem.task, run)[:, -1]
+    np.testing.assert_allclose(tips[:-1, 1], run.observations[0, :, 0], atol=1e-5)
+    problem = PROBLEMS["acrobot"]()
+    run = pictures._rollout(problem, first_network(problem), KEY)
+    tips, seen = rods._points(problem.task, run)[:-1, -1], run.observations[0]
+    first, second = (np.arctan2(seen[:, i + 1], seen[:, i]) for i in (0, 2))
+    # gymnax ends an episode where -cos a - cos(a + b) > 1: the height of the tip
+    np.testing.assert_allclose(tips[:, 1], -np.cos(first) - np.cos(first + second), atol=1e-5)
+
+
+def test_pixels_show_the_last_channel_that_is_lit():
+    problem = PROBLEMS["pixels"]()
+    run = pictures._rollout(problem, first_network(problem), KEY)
+    figure, update, *_ = pixels.film(problem.task, run)
+    update(0)
+    image = figure.axes[0].images[0]
+    dark = (np.asarray(image.get_array()).max(-1) <= 0.1 + 1e-6).sum()
+    assert dark == 100 - run.observations[0, 0].any(-1).sum() and 0 < dark < 100
+
+
 def test_what_has_no_picture_is_refused(tmp_path):
     sine = Problem(tasks.sine(), mlp((1,), 1))
-    pendulum = Problem(tasks.environment("Pendulum-v1"), fixed([0.0]))
-    for problem, shown in ((sine, "a Supervised of Examples"), (pendulum, "Pendulum-v1")):
+    robot_arm = Problem(tasks.environment("Reacher-misc"), fixed([0.0, 0.0]))
+    for problem, shown in ((sine, "a Supervised of Examples"), (robot_arm, "Reacher-misc")):
         for draw in (pictures.episode, pictures.animation):
-            with pytest.raises(ValueError, match=rf"a pixel maze or CartPole, got {shown}"):
+            with pytest.raises(ValueError, match=rf"one of the scenes .*, got {shown}"):
                 draw(problem, first_network(problem))
     with pytest.raises(ValueError, match=r"problem must be on a tasks\.Maze, got CartPole-v1"):
         pictures.paths(pole(), first_network(pole()))

@@ -20,6 +20,8 @@ def settings():
     for table, owner in ((registry.TASKS, "task"), (registry.MODELS, "model")):
         for entry in table.values():
             yield from flat(function_part(entry.home, owner))
+    for library in registry.LIBRARIES.values():
+        yield from flat(function_part(library.home, "task"))
     for value in vars(commands).values():
         if isinstance(value, (list, tuple)):
             yield from (setting for setting in value if isinstance(setting, Setting))

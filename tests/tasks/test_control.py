@@ -190,6 +190,13 @@ def test_without_gymnax_the_error_names_the_extra(monkeypatch):
     gymnax_environment.cache_clear()
 
 
+def test_a_random_policy_is_what_to_beat():
+    """Red where steps after the end count: 500 of them are run."""
+    returns = tasks.baselines(tasks.cartpole())["random policy"]["return"]
+    # gym's random policy lasts 22 steps, with a standard deviation of 12: over 32 episodes 2.1
+    assert abs(returns - 22) < 4 * 2.1
+
+
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
 def test_outputs_that_are_not_finite_make_the_loss_not_finite(value):
     """The largest of NaN outputs is the first: such a policy scored as one that pushes left."""

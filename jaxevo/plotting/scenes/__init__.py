@@ -1,4 +1,4 @@
-"""Scenes in which an episode is drawn, one file each: a maze, a pixel maze, cart and pole.
+"""Scenes in which an episode is drawn, one file each; `moments` has what several share.
 
 Each file has `draw(task, episodes)`, a figure, and `film(task, episodes)`. A film is a figure, the
 function that shows one moment in it, the moments, and how many of them a second has.
