@@ -74,10 +74,10 @@ class HiddenLayer(ValueError):
 class _View:
     """What one hooked call of a network sees. It lives while that call is traced."""
 
-    def __init__(self, hook: Hook | None, params: Params | None):
+    def __init__(self, hook: Hook | None, params: Params, record: bool):
         self.hook = hook or (lambda layer, inputs, linear: linear(inputs))
-        self.record = params is not None  # the network whose layers are recorded
-        self.leaves = {} if params is None else named_leaves(params)
+        self.leaves = named_leaves(params)
+        self.record = record
         self.trace = get_opaque_trace_state()
         self.token = next(_tokens)
         self.uses: dict[str, int] = {}
@@ -140,7 +140,7 @@ def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Arr
         return spec.run(kernels, bias, inputs)
     spec = _placed(spec)
     hidden = get_opaque_trace_state() != view.trace
-    if view.record and not hidden:
+    if not hidden:
         given = zip((*spec.kernels, spec.bias), (*kernels, bias), strict=True)
         if any(path is not None and view.leaves.get(path) is not value for path, value in given):
             with _in_force(None):  # no layer: the network computes the kernel, as WeightNorm does
@@ -213,7 +213,7 @@ def apply(
         raise ValueError(
             f"model must be a model, such as problem.model, got {type(model).__name__}"
         )
-    view = _View(hook, params)
+    view = _View(hook, params, record=True)
     with _in_force(view):
         outputs = model.apply(params, *inputs)
     if uncovered == "error":
@@ -230,7 +230,7 @@ def hooked(model: Model, hook: Hook, *, uncovered: str = "error") -> Apply:
     _require_known(uncovered)
 
     def apply(params, *inputs):
-        view = _View(hook, None)
+        view = _View(hook, params, record=False)
         with _in_force(view):
             outputs = model.apply(params, *inputs)
         if uncovered == "error":
@@ -281,7 +281,7 @@ def uncovered(model: Model, params: Params, *inputs: Any) -> list[str]:
     """Paths of the parameters that no layer accounts for, run on inputs of these shapes."""
 
     def run(params, *inputs):
-        view = _View(None, None)
+        view = _View(None, params, record=False)
         with _in_force(view):
             model.apply(params, *inputs)
         covered.update(view.covered)

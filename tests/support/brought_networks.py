@@ -228,7 +228,7 @@ NETWORKS: dict[str, Brought] = {
         lambda: pairs(lambda inputs: tuple(inputs.values())),
         HIDDEN,
     ),
-    "imagenet, frozen": Brought(in_linen(nets.ResNet, 6, 6, 1, train=False), images),
+    "imagenet, frozen": Brought(in_linen(nets.ResNet, 6, 6, 1, train=False), images, HIDDEN),
     "imagenet, training": Brought(in_linen(nets.ResNet, 6, 6, 1), images, DOOR),
     "mnist": Brought(in_linen(nets.CNN, 6, 6, 1), images),
     # ------------------------------------------------------------------ flax's examples, nnx
