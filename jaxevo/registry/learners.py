@@ -207,6 +207,7 @@ LEARNERS = by_name(
         preset={"learning_rate": 2e-3, "steps": 2000},
         on={
             "sine": {"learning_rate": 1e-2, "schedule": "cosine"},
+            "shakespeare": {"learning_rate": 3e-3, "schedule": "cosine"},
             **dict.fromkeys(_GREY_IMAGES, _GREY_BACKPROP),
             "mnist-layernorm": {"batch_size": 128},
             "mackey-glass": {"window": 50, "clip_norm": 1.0, "schedule": "cosine", "steps": 8000},
@@ -251,6 +252,13 @@ LEARNERS = by_name(
         preset={"learning_rate": 0.02, "steps": 400},
         on={
             "sine": {"steps": 2000, "schedule": "cosine"},
+            "shakespeare": {
+                "learning_rate": 0.03,
+                "population_size": 128,
+                "batch_size": 16,
+                "steps": 2000,
+                "schedule": "cosine",
+            },
             **dict.fromkeys(_GREY_IMAGES, _GREY_ES),
             "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
         },

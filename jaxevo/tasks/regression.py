@@ -32,7 +32,10 @@ def sine(
     """
     require("num_points", ">= 2", num_points, lambda n: n >= 2)
     require("num_periods", "finite and > 0", num_periods, lambda n: 0 < n < float("inf"))
+    most = float(np.finfo(np.float32).max) / 2
+    require("low", f"from {-most:g} to {most:g}", low, lambda x: -most <= x <= most)
     require("high", f"finite and above low ({low:g})", high, lambda h: low < h < float("inf"))
+    require("high", f"at most {most:g}", high, lambda h: h <= most)
     require_memory({"num_points": num_points}, 32 * num_points)
     train, gap = np.linspace(low, high, num_points, endpoint=endpoint, retstep=True)
     test = (train[:-1] if endpoint else train) + gap / 2
