@@ -16,10 +16,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.kinds import brief, is_placeholder, shortened
-from jaxevo.core.population import trained_leaves
 from jaxevo.core.problem import Problem
 from jaxevo.core.protocols import Batch, Carry, Estimator, Mask, Metrics, Model, Params
 from jaxevo.core.pytrees import Scalar, checked, normalised, pytree, require, static
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import (
     tree_fill,
     tree_finite,

@@ -5,14 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import (
     Batch,
     Evaluation,
-    Model,
     Params,
     Problem,
     Supervised,
@@ -215,32 +212,3 @@ def leading_axis(params: Params | None, one: Params) -> int | None:
         return None
     lengths = {jnp.shape(leaf)[0] for leaf, _ in pairs}
     return lengths.pop() if len(lengths) == 1 else None
-
-
-def trained_leaves(model: Model, params: Params, tree: Any = None) -> Any:
-    """`params`, or another `tree` like it, with None for leaves that take no part (`left_out`)."""
-    tree = params if tree is None else tree
-    return jax.tree.map(lambda leaf, out: None if out else leaf, tree, left_out(model, params))
-
-
-def left_out(model: Model, params: Params) -> Any:
-    """Whether each leaf takes no part: it is no float, or a constant mask rules it out.
-
-    The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
-    """
-    found = []
-
-    def look(params):
-        found.append(
-            jax.tree.map(
-                lambda leaf, mask: (
-                    not jnp.issubdtype(leaf.dtype, jnp.floating)
-                    or not (isinstance(mask, Tracer) or np.any(mask))
-                ),
-                params,
-                model.trainable(params),
-            )
-        )
-
-    jax.eval_shape(look, params)
-    return found[0]

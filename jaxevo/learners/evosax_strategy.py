@@ -35,14 +35,9 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import keys_of
-from jaxevo.core.population import (
-    default_chunk_size,
-    finite_mean,
-    leading_axis,
-    left_out,
-    map_members,
-)
+from jaxevo.core.population import default_chunk_size, finite_mean, leading_axis, map_members
 from jaxevo.core.pytrees import normalised
+from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 from jaxevo.core.words import nearest
 from jaxevo.learners.evosax_library import Built, algorithms, build, lenient, quirks_of

@@ -30,7 +30,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxevo.core import Model, Params, has_carry
-from jaxevo.core.population import add_at_once, fitting, sum_members, trained_leaves
+from jaxevo.core.population import add_at_once, fitting, sum_members
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import named_leaves, nested, tree_size
 from jaxevo.views import nodes
 from jaxevo.views.experiences import (

@@ -29,7 +29,7 @@ from jaxevo.core import (
     abstract_key,
     num_samples,
 )
-from jaxevo.core.population import left_out
+from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import named_leaves, tree_zeros
 from jaxevo.estimators.node_perturbation import decorrelation
 from jaxevo.estimators.node_perturbation.signals import squared_length

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Metrics, Params, Problem, Scalar, pytree, require, static
 from jaxevo.core.noise import fold_in
-from jaxevo.core.population import left_out
+from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import named_leaves, tree_masked
 from jaxevo.models.growing.events import (
     Change,

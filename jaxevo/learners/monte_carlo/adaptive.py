@@ -34,7 +34,8 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source
-from jaxevo.core.population import map_members, members_at_once, trained_leaves
+from jaxevo.core.population import map_members, members_at_once
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_where, tree_zeros
 from jaxevo.learners.monte_carlo import chain as chain_lib
 from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys

@@ -29,8 +29,8 @@ from jaxevo.core.population import (
     initial_population,
     map_members,
     members_at_once,
-    trained_leaves,
 )
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_row, tree_where
 
 MAX_TIES = 0.01  # Above this fraction of attempts without any change of loss, users are warned.

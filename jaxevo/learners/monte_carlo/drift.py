@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxevo.core import Batch, Params, Problem, require
-from jaxevo.core.population import trained_leaves
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_fill, tree_masked, tree_zeros
 
 Mode = Literal["exact", "finite_beta", "normalised"]

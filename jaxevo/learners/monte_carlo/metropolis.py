@@ -38,8 +38,8 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import bounded_step, schedule_value
 from jaxevo.core.noise import Source
-from jaxevo.core.population import trained_leaves
 from jaxevo.core.pytrees import normalised
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.learners.monte_carlo import chain as chain_lib
 from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys
 from jaxevo.models.growing.capacity import reset_members

@@ -38,7 +38,8 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source, tree_normal
-from jaxevo.core.population import map_few, trained_leaves
+from jaxevo.core.population import map_few
+from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_masked, tree_zeros
 from jaxevo.views.sensitivity import (
     Head,
