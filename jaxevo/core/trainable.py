@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from jaxevo.core.protocols import Model, Params
+from jaxevo.core.tree import can_be_learned
 
 
 def trained_leaves(model: Model, params: Params, tree: Any = None) -> Any:
@@ -17,7 +17,7 @@ def trained_leaves(model: Model, params: Params, tree: Any = None) -> Any:
 
 
 def left_out(model: Model, params: Params) -> Any:
-    """Whether each leaf takes no part: it is no float, or a constant mask rules it out.
+    """Whether each leaf takes no part: it cannot be learned, or a constant mask rules it out.
 
     The mask is looked at while it is traced, so that the answer is the same in and out of `jit`.
     """
@@ -27,8 +27,7 @@ def left_out(model: Model, params: Params) -> Any:
         found.append(
             jax.tree.map(
                 lambda leaf, mask: (
-                    not jnp.issubdtype(leaf.dtype, jnp.floating)
-                    or not (isinstance(mask, Tracer) or np.any(mask))
+                    not can_be_learned(leaf) or not (isinstance(mask, Tracer) or np.any(mask))
                 ),
                 params,
                 model.trainable(params),

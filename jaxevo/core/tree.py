@@ -41,11 +41,14 @@ def tree_masked(mask: Tree, new: Tree, old: Tree) -> Tree:
     )
 
 
+def can_be_learned(leaf: Any) -> bool:
+    """Whether a leaf holds floating numbers: integers, booleans, keys and empty leaves do not."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and 0 not in np.shape(leaf)
+
+
 def tree_floats(tree: Tree) -> Tree:
-    """`tree` without its leaves of integers and keys (None in their place): what can be learned."""
-    return jax.tree.map(
-        lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None, tree
-    )
+    """`tree` with None for the leaves that cannot be learned (`can_be_learned`)."""
+    return jax.tree.map(lambda leaf: leaf if can_be_learned(leaf) else None, tree)
 
 
 def tree_in_dtypes(tree: Tree, like: Tree) -> Tree:
