@@ -103,11 +103,6 @@ def optimizer(
         ValueError: the factory takes no `learning_rate`, or not one of the settings.
     """
     name = getattr(factory, "__name__", repr(factory))
-    if isinstance(factory, optax.GradientTransformation):
-        raise ValueError(
-            "factory must be a function such as optax.adam; what optax.adam(1e-3) returns goes to "
-            "the learner itself, as optimizer=optax.adam(1e-3)"
-        )
     known = inspect.signature(factory).parameters
     if "learning_rate" not in known:
         raise ValueError(f"factory must be an optax optimiser with a learning_rate, got {name}")

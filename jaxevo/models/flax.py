@@ -23,6 +23,8 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Model, Params
+from jaxevo.core.kinds import door_of, named
+from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.views import nodes
 
@@ -235,6 +237,11 @@ def from_nnx(
             f"constructor must be a class or function that takes rngs, got an instance of "
             f"{type(constructor).__name__}; pass the class, with its settings as keywords"
         )
+    if not (callable(constructor) and door_of(constructor).startswith("jaxevo.models.from_nnx")):
+        raise ValueError(
+            "constructor must be a class or function that takes rngs, "
+            f"got {named(constructor)} (use {door_of(constructor)})"
+        )
     return NNXModel(constructor, tuple(sorted(settings.items())), trainable, head)
 
 
@@ -346,6 +353,7 @@ class FunctionModel:
         return self.mask(params)
 
 
+@checked
 def from_functions(
     init: Callable[[Key[Array, ""]], Params],
     apply: Callable[..., Any],

@@ -13,6 +13,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Params
+from jaxevo.core.kinds import door_of, named
 from jaxevo.models.flax import (
     NO_CHANGES,
     NO_DRAWS,
@@ -163,7 +164,9 @@ def from_linen(
             collections (BatchNorm in training) or draws random numbers (Dropout).
     """
     if not isinstance(module, linen.Module):
-        raise ValueError(f"module must be a linen module instance, got {module!r}")
+        raise ValueError(
+            f"module must be a linen module instance, got {named(module)} (use {door_of(module)})"
+        )
     module = _hashable(module)
     for name, value in keywords.items():
         require_hashable(name, value)

@@ -77,6 +77,12 @@ CASES = {
     "from_linen(network, input_shape=": lambda: Problem(TASK, linen.Dense(1)),
     "with eqx.partition": lambda: Problem(TASK, from_library("equinox._module")()),
     "net.apply(params, None, x))": lambda: Problem(TASK, from_library("haiku._src.transform")()),
+    "got Dense (use jaxevo.models.from_linen(": lambda: models.from_nnx(linen.Dense(1)),
+    "got the class Net (use jaxevo.models.from_nnx(": lambda: models.from_linen(
+        Net, input_shape=(1,)
+    ),
+    "that takes rngs, got str": lambda: models.from_nnx("mlp"),
+    "init must be a function, got 1": lambda: models.from_functions(1, MODEL.apply),
     "batch_size must be an integer or None, got 8.0": lambda: tasks.sine(batch_size=8.0),
     "truncation must be a whole number >= 1, got 2.5": lambda: estimators.Backprop(truncation=2.5),
 }
