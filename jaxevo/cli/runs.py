@@ -232,13 +232,13 @@ def origins(names: Mapping[str, Any], *learners: str) -> dict[str, Any]:
         names: names by "learner", "task" and "model"; anything else is ignored.
         learners: further learners.
     """
+    find = {
+        "learner": registry.find_learner,
+        "task": registry.find_task,
+        "model": lambda name: registry.lookup("model", name, registry.MODELS),
+    }
     entries = [registry.find_learner(name) for name in learners]
-    find = {"learner": registry.find_learner, "task": registry.find_task}
-    for kind, table in own.TABLES.items():
-        if kind in find and kind in names:
-            entries.append(find[kind](names[kind]))
-        elif kind in names:
-            entries.append(registry.lookup(kind, names[kind], table))
+    entries += [find[kind](names[kind]) for kind in find if kind in names]
     packages = {entry.source for entry in entries if entry.source.startswith("package ")}
     noted = {"imports": list(own.imported), "packages": sorted(packages)}
     return {name: value for name, value in noted.items() if value}

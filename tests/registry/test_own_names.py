@@ -8,6 +8,8 @@ import pytest
 import jaxevo
 from jaxevo import registry
 from jaxevo.cli.main import main
+from jaxevo.cli.runs import origins
+from jaxevo.registry import own
 from tests.support.packages import install
 
 SINE = ["--hidden-sizes", "2", "--quiet", "--steps", "2"]
@@ -85,3 +87,12 @@ def test_a_missing_package_is_said(tables, capsys):
     assert "run was made with the package gone 2.0, which is not installed here" in (
         capsys.readouterr().err
     )
+
+
+# red where a name that stands in no table is looked up in one
+def test_only_what_jaxevo_does_not_bring_is_noted(tables):
+    names = {"learner": "evosax:SNES", "task": "gymnax:Pendulum-v1", "model": "mlp", "seed": 3}
+    assert origins(names, "backprop") == {}
+    jaxevo.register("model", "mine", "jaxevo.models:mlp")
+    own.imported.append("my_module")
+    assert origins(names | {"model": "mine"}) == {"imports": ["my_module"]}
