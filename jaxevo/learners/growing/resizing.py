@@ -5,17 +5,19 @@ with a `ledger` in its state. The random draws of a step do not depend on the nu
 step can therefore be taken again with more of them.
 """
 
+import functools
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxevo.core import Params, Problem, Resized
 from jaxevo.core.tree import tree_floats, tree_size
 from jaxevo.learners.growing.rule import Growth, Ledger
 from jaxevo.models.growing import capacity
 from jaxevo.models.growing.model import DynamicModel
-from jaxevo.models.growing.table import alive_in, num_alive, num_params
+from jaxevo.models.growing.table import Group, alive_in, num_alive, num_params
 
 LEAST_CAPACITY = 16  # the number of slots is never halved to fewer than these
 ROOMY_STEPS = 2000  # steps with less than a quarter of the slots in use, before they are halved
@@ -64,18 +66,26 @@ def at_size(learner: Growing, size: int, state: Any, problem: Problem) -> Resize
 def with_capacity(learner: Growing, num: int, state: Any, problem: Problem) -> Resized:
     """Problem and state with `num` slots; `num` is at least the number of living nodes."""
     groups = problem.model.groups
+    state = _with_capacity(learner, num, state, problem)
+
+    def carried(params: Params) -> Params | None:
+        most = max(int(alive.max()) for alive in num_alive(params).values())
+        return _resized(groups, params, num) if most <= num else None
+
+    problem = type(problem)(problem.task, problem.model.resized(num))
+    return Resized(problem, state, rerun=False, carried=carried)
+
+
+@functools.partial(jax.jit, static_argnums=1)  # one program, where single operations are dozens
+def _with_capacity(learner: Growing, num: int, state: Any, problem: Problem) -> Any:
     fn = capacity.refit(learner.members(state), num)
     births = {name: fn(steps, name) for name, steps in state.ledger.births.items()}
     counts = state.ledger.counts
     counts = counts._replace(roomy=jnp.zeros_like(counts.roomy))
-    state = learner.on_slots(state, fn, num, problem)._replace(ledger=Ledger(births, counts))
+    return learner.on_slots(state, fn, num, problem)._replace(ledger=Ledger(births, counts))
 
-    def carried(params: Params) -> Params | None:
-        most = max(int(alive.max()) for alive in num_alive(params).values())
-        return capacity.resized(groups, params, num) if most <= num else None
 
-    problem = type(problem)(problem.task, problem.model.resized(num))
-    return Resized(problem, state, rerun=False, carried=carried)
+_resized = jax.jit(capacity.resized, static_argnums=(0, 2))
 
 
 def slots_in_use(learner: Growing, state: Any, problem: Problem) -> dict[str, Any]:
@@ -83,7 +93,18 @@ def slots_in_use(learner: Growing, state: Any, problem: Problem) -> dict[str, An
 
     The padding is the number of stored weights over the number of weights of living nodes.
     """
-    params, groups = learner.members(state), problem.model.groups
+    nodes, weights = _in_use(problem.model.groups, learner.members(state))
+    with_slots = tree_size(tree_floats(jax.eval_shape(problem.init, jax.random.key(0))))
+    return {
+        "capacity": problem.model.capacity,
+        "nodes": float(nodes),
+        "padding": with_slots / float(weights),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _in_use(groups: tuple[Group, ...], params: Params) -> tuple[Array, Array]:
+    """Mean numbers of living nodes, of a layer, and of their weights, of a network."""
     alive = alive_in(params)
 
     def weights(params):
@@ -91,9 +112,5 @@ def slots_in_use(learner: Growing, state: Any, problem: Problem) -> dict[str, An
 
     for _ in range(next(iter(alive.values())).ndim - 1):  # members, and seeds
         weights = jax.vmap(weights)
-    with_slots = tree_size(tree_floats(jax.eval_shape(problem.init, jax.random.key(0))))
-    return {
-        "capacity": problem.model.capacity,
-        "nodes": float(jnp.mean(jnp.array([mask.sum(-1).mean() for mask in alive.values()]))),
-        "padding": float(with_slots / weights(params).mean()),
-    }
+    nodes = jnp.mean(jnp.array([mask.sum(-1).mean() for mask in alive.values()]))
+    return nodes, weights(params).mean()

@@ -25,6 +25,7 @@ from tests.learners.mutation.test_safe_mutation import (
     first_line,
     only,
 )
+from tests.support.estimates import quick
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(12, 3))
@@ -211,10 +212,10 @@ def test_statistics_of_observations_grow_with_the_generations():
 # -------------------------------------------------------------------------------------- lineages
 
 
-@pytest.mark.parametrize("variant", ["control", "rescale"])
+@pytest.mark.parametrize("variant", quick(["control", "rescale"], "rescale", mark=pytest.mark.e2e))
 def test_lineages_are_the_stored_weights_bit_for_bit(optimised, variant):
     """Over seven generations, with chains of at most three mutations."""
-    settings = {"operator": Mutation(variant=variant), **SMALL, "elite_evaluations": 2}
+    settings = {"operator": Mutation(variant=variant), **DETERMINISTIC}
     stored, chained = DeepGA(**settings), DeepGA(**settings, chain_length=3)
     weights, lineages = start(stored, REGRESSION), start(chained, REGRESSION)
     lengths = []
