@@ -87,6 +87,11 @@ def summary(folder: pathlib.Path) -> dict[str, Any]:
     return read_json(folder / "summary.json")
 
 
+def medians(drawn, losses):
+    """By resample, from how often it holds each loss."""
+    return np.array([np.median(np.repeat(losses, counts)) for counts in drawn])
+
+
 def against_fixed_sizes(args):
     """The hard grammar, as the source's controls: the same program without events."""
     found = {"growing": trained(args, "hard-growing", "grammar-hard", 20_000, 16)}
@@ -116,7 +121,7 @@ def against_fixed_sizes(args):
     )
     for name, one in found.items():
         losses = one.last("held_out/loss")
-        low, high = resampled(np.median, [losses], np.arange(len(losses)))
+        low, high = resampled(medians, [losses], np.arange(len(losses)))
         p = "" if name == "growing" else f"{mann_whitney(losses, own):.2g}"
         row(
             "growing" if name == "growing" else "fixed",

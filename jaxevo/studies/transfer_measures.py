@@ -98,24 +98,34 @@ def score_of(row: Mapping[str, Any]) -> str:
     return next((name for name in names if name in row), "fitness")
 
 
-def mean(values: np.ndarray) -> float:
-    return float(values.mean())
+# Each measure takes how often each replicate was drawn, [..., R], before its arrays, [R]. So all
+# resamples are measured at once.
 
 
-def ratio_of_means(theirs: np.ndarray, own: np.ndarray) -> float:
-    return float(np.mean(theirs) / np.mean(own))
+def mean(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return _sum(drawn, values) / drawn.sum(-1)
 
 
-def mean_of_ratios(theirs: np.ndarray, own: np.ndarray) -> float:
-    return float(np.mean(theirs / np.maximum(own, 1)))
+def ratio_of_means(drawn: np.ndarray, theirs: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return _sum(drawn, theirs) / _sum(drawn, own)
 
 
-def difference(own: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.mean(own - theirs))
+def mean_of_ratios(drawn: np.ndarray, theirs: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return mean(drawn, theirs / np.maximum(own, 1))
+
+
+def difference(drawn: np.ndarray, own: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return mean(drawn, own - theirs)
+
+
+def _sum(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The sum over drawn replicates, [...]; those that were not drawn may be infinite."""
+    product = np.zeros(drawn.shape)
+    return np.multiply(drawn, values, out=product, where=drawn > 0).sum(-1)
 
 
 def with_interval(
-    measure: Callable[..., float],
+    measure: Callable[..., np.ndarray],
     arrays: Sequence[np.ndarray],
     own: Mapping[str, np.ndarray],
     name: str,
@@ -124,11 +134,12 @@ def with_interval(
 ) -> dict[str, float]:
     """A measure and its interval: `name`, `name_low` and `name_high`."""
     low, high = resampled(measure, arrays, own["sequence"], num_resamples, seed)
-    return {name: measure(*arrays), f"{name}_low": low, f"{name}_high": high}
+    whole = measure(np.ones(len(arrays[0])), *arrays)
+    return {name: float(whole), f"{name}_low": low, f"{name}_high": high}
 
 
 def resampled(
-    measure: Callable[..., Any],
+    measure: Callable[..., np.ndarray],
     arrays: Sequence[np.ndarray],
     sequences: np.ndarray,
     num_resamples: int = RESAMPLES,
@@ -137,23 +148,22 @@ def resampled(
     """The 95 % bootstrap interval of a measure of paired arrays, [R] each.
 
     Args:
-        measure: a function of the arrays.
+        measure: a function of how often each replicate is drawn, [..., R], and of the arrays.
         sequences: the sequence of each replicate, [R]; a sequence's replicates are drawn together.
 
     Returns:
         The percentiles 2.5 and 97.5 over resamples. With one sequence, its replicates are drawn one
         by one, and the interval says nothing about other tasks. NaN if there is one replicate.
     """
-    groups = [np.flatnonzero(sequences == name) for name in np.unique(sequences)]
-    if len(groups) == 1:
-        groups = [np.array([i]) for i in groups[0]]
-    if len(groups) < 2:
+    names, group = np.unique(sequences, return_inverse=True)  # [G], and its index by replicate
+    if len(names) == 1:
+        names = group = np.arange(len(sequences))
+    num = len(names)
+    if num < 2:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(groups), (num_resamples, len(groups)))
-    values = []
-    for draw in draws:
-        rows = np.concatenate([groups[i] for i in draw])
-        values.append(measure(*(array[rows] for array in arrays)))
-    low, high = np.percentile(values, [2.5, 97.5])
+    draws = np.random.default_rng(seed).integers(0, num, (num_resamples, num))
+    # How often each group is in a resample: numbers of resample r are counted from r G on.
+    numbered = draws + num * np.arange(num_resamples)[:, None]
+    drawn = np.bincount(numbered.ravel(), minlength=num_resamples * num).reshape(-1, num)
+    low, high = np.percentile(measure(drawn[:, group], *arrays), [2.5, 97.5])
     return float(low), float(high)
