@@ -63,7 +63,8 @@ def fitting(num: int, floats: int) -> int:
 
 def map_members(fn: Callable[..., Any], members: Any, chunk_size: int) -> Any:
     """`vmap(fn)` over the leading axis of `members`, `chunk_size` members at a time."""
-    return jax.lax.map(fn, members, batch_size=chunk_size)
+    # not by lax.map, which divides by the size of a leaf: a network's may be empty
+    return sum_members(lambda member: ((), fn(member)), members, chunk_size, add_at_once)[1]
 
 
 def add_in_turn(total: Any, summands: Any) -> Any:
@@ -102,8 +103,8 @@ def sum_members(
         return add(total, summands), kept
 
     def zeros_like_one():
-        member = jax.tree.map(lambda leaf: leaf[0], members)
-        return tree_zeros(jax.eval_shape(fn, member)[0])
+        one = jax.eval_shape(lambda: fn(jax.tree.map(lambda leaf: leaf[0], members)))
+        return tree_zeros(one[0])
 
     full = jax.tree.map(
         lambda leaf: leaf[: num - rest].reshape(num_chunks, chunk_size, *leaf.shape[1:]), members

@@ -287,9 +287,9 @@ def require_integer(name: str, minimum: int, value: Any) -> None:
 def described(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Everything that makes a learner or problem what it is, as flat plain JSON.
 
-    Numbers stay as they are. An array is described by its shape, dtype and SHA-256, a class by
-    its name, and a function by its name and what it has captured. Two trees that train alike have
-    equal descriptions, in any process.
+    Numbers stay as they are. An array or key is described by its shape, dtype and SHA-256, a class
+    by its name, and a function by its name and what it has captured. Two trees that train alike
+    have equal descriptions, in any process.
     """
     found = {name: _plain(value) for name, value in static_settings(tree, prefix).items()}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -299,11 +299,14 @@ def described(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _plain_array(leaf: Any) -> Any:
-    array = np.asarray(leaf)
+    """An array or a typed key as plain JSON."""
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", object), jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
     if not array.ndim:
         return array.item()
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-    return f"{array.dtype}{list(array.shape)} sha256:{digest}"
+    kind = leaf if is_key else array
+    return f"{kind.dtype}{list(kind.shape)} sha256:{digest}"
 
 
 def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
@@ -316,8 +319,7 @@ def _plain(value: Any, within: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, dict):
         return {str(name): _plain(item, within) for name, item in value.items()}
     if isinstance(value, (np.ndarray, jax.Array)) and not is_placeholder(value):
-        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        return _plain_array(jax.random.key_data(value) if is_key else value)
+        return _plain_array(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, functools.partial):

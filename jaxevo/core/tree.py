@@ -72,6 +72,11 @@ def tree_fill(tree: Tree, missing: Tree) -> Tree:
     )
 
 
+def tree_fill_zeros(tree: Tree, like: Tree) -> Tree:
+    """`tree` with zeros in the shapes and dtypes of `like` for the leaves that are None."""
+    return tree_fill(tree, jax.tree.map(jnp.zeros_like, like))
+
+
 def tree_finite(tree: Tree) -> Bool[Array, ""]:
     """Whether every number of every floating leaf is finite."""
 

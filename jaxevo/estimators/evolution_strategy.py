@@ -37,7 +37,7 @@ from jaxevo.core.population import (
     map_members,
     sum_members,
 )
-from jaxevo.core.tree import tree_masked
+from jaxevo.core.tree import tree_fill, tree_fill_zeros, tree_floats, tree_masked
 
 
 @learner
@@ -94,17 +94,18 @@ class EvolutionStrategy:
             self.population_size, params, problem, batch
         )
         chunk_size = max(1, min(chunk_size, self.population_size) // len(signs))
-        mask = problem.model.trainable(params)
+        mask, weights = problem.model.trainable(params), tree_floats(params)
 
         def direction(draw: Int[Array, ""]) -> Params:
-            return tree_normal(fold_in(key, draw, self.noise), params, self.noise)
+            return tree_floats(tree_normal(fold_in(key, draw, self.noise), params, self.noise))
 
         def losses_along(noise: Params) -> Float[Array, " S"]:
             def loss(sign):
-                member = jax.tree.map(
-                    lambda p, e: p + (sign * self.sigma).astype(p.dtype) * e, params, noise
+                moved = jax.tree.map(
+                    lambda p, e: p + (sign * self.sigma).astype(p.dtype) * e, weights, noise
                 )
-                return problem.evaluate(tree_masked(mask, member, params), batch).loss
+                member = tree_masked(mask, tree_fill(moved, params), params)
+                return problem.evaluate(member, batch).loss
 
             return map_few(loss, signs)
 
@@ -133,6 +134,7 @@ class EvolutionStrategy:
             "best_loss": jnp.min(jnp.where(finite, losses, jnp.inf)),
             "num_nonfinite": jnp.sum(~finite),
         }
+        gradient = tree_fill_zeros(gradient, params)
         return carry, gradient, finite_mean(losses, finite), metrics
 
     def shaped(self, losses: Float[Array, "D S"]) -> Float[Array, "D S"]:

@@ -8,7 +8,6 @@ tangents of weight perturbation go on from window to window, as the hidden state
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import (
@@ -26,7 +25,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in, keys_of
-from jaxevo.core.tree import tree_fill, tree_floats, tree_where, tree_zeros
+from jaxevo.core.tree import tree_fill, tree_fill_zeros, tree_floats, tree_where, tree_zeros
 from jaxevo.estimators.trajectories import DISTRIBUTIONS, Distribution
 
 
@@ -78,8 +77,7 @@ class ForwardGradient:
         keys = keys_of(key, self.num_draws, self.noise)
         loss, (last, metrics), each = jax.vmap(along, out_axes=(None, None, 0))(keys)
         gradient = jax.tree.map(lambda g: g.mean(0), each)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return last, tree_fill(gradient, zeros), loss, metrics
+        return last, tree_fill_zeros(gradient, params), loss, metrics
 
     def direction(self, key: Key[Array, ""], weights: Params) -> Params:
         leaves, structure = jax.tree.flatten(weights)

@@ -30,7 +30,15 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
-from jaxevo.core.tree import named_leaves, tree_fill, tree_floats, tree_where, tree_zeros
+from jaxevo.core.tree import (
+    can_be_learned,
+    named_leaves,
+    tree_fill,
+    tree_fill_zeros,
+    tree_floats,
+    tree_where,
+    tree_zeros,
+)
 from jaxevo.estimators.timeline import Timeline
 from jaxevo.estimators.trajectories import (
     DISTRIBUTIONS,
@@ -138,7 +146,7 @@ class WeightPerturbation:
             return (states, gradient, trace, jax.tree.map(jnp.add, metrics, more)), None
 
         metrics = self.no_metrics(timeline, params, states, example)
-        total = states, tree_zeros(params), tree_zeros(example[0]), metrics
+        total = states, tree_zeros(tree_floats(params)), tree_zeros(example[0]), metrics
         times = jnp.arange(timeline.num_steps)
         (states, gradient, _, metrics), _ = jax.lax.scan(one, total, times)
         return states, gradient, metrics
@@ -171,14 +179,13 @@ class WeightPerturbation:
             floats = lambda weights: tree_floats(initial(tree_fill(weights, params)))
             return jax.jvp(floats, (weights,), (unit,))[1]
 
-        return Trajectories(
-            states.base, tree_fill(jax.vmap(along)(tree_floats(noise[0])), states.perturbed)
-        )
+        return Trajectories(states.base, tree_fill(jax.vmap(along)(noise[0]), states.perturbed))
 
     def moved(self, params: Params, sign: float, unit: Params) -> Params:
         """`params` plus unit noise times `sign` and `sigma`."""
-        step = jnp.asarray(sign * self.sigma)
-        return jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), params, unit)
+        step, weights = jnp.asarray(sign * self.sigma), tree_floats(params)
+        moved = jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), weights, unit)
+        return tree_fill(moved, params)
 
     def scale(self) -> Scalar:
         """The factor that takes (loss difference) x (difference of unit noise) to a gradient."""
@@ -188,16 +195,18 @@ class WeightPerturbation:
         return scale / (1 if self.noise_scale == "inverse_sigma" else self.sigma)
 
     def draw(self, key: Any, params: Params, only: frozenset[str] | None = None) -> tuple:
-        """Unit noise for the weights, [K, ...] by leaf, for each trajectory that has its own.
+        """Unit noise for what can be learned, [K, ...] by leaf; None for other leaves.
 
-        "two_noisy" has two trees, all other methods one.
+        Each trajectory that has its own has a tree: "two_noisy" has two, all other methods one.
         """
         leaves, structure = jax.tree.flatten(params)
         chosen = [only is None or path in only for path in named_leaves(params)]
 
         def unit(key, leaf, wanted):
             shape = (self.num_draws, *leaf.shape)
-            if not wanted or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            if not can_be_learned(leaf):
+                return None
+            if not wanted:
                 return jnp.zeros(shape, leaf.dtype)
             return DISTRIBUTIONS[self.distribution](key, shape, leaf.dtype, self.noise)
 
@@ -264,7 +273,7 @@ class WeightPerturbation:
                 return carry, output, tree_fill(tangents[0], tangent), difference
 
             base, output, tangents, difference = jax.vmap(along, out_axes=(None, None, 0, 0))(
-                states.perturbed, tree_floats(noise[0])
+                states.perturbed, noise[0]
             )
             states = Trajectories(base, tangents)
         elif self.method == "finite":
@@ -330,7 +339,7 @@ class WeightPerturbation:
         scale = self.scale() / self.num_draws
         gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient)
         loss = metrics.pop("loss")
-        return WeightCarry(states, units), gradient, loss, metrics
+        return WeightCarry(states, units), tree_fill_zeros(gradient, params), loss, metrics
 
     def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         return params
@@ -351,7 +360,7 @@ def _along(differences: Float[Array, " K"], noise: Params) -> Params:
 
 
 def _acts_at_first(timeline: Timeline, params: Params) -> Any:
-    """Whether each leaf acts at the first step; recurrent kernels read zeros there."""
+    """Whether each weight acts at the first step; recurrent kernels read zeros there."""
     silent = set()
     if timeline.in_time:
         shapes = jax.eval_shape(
@@ -362,5 +371,6 @@ def _acts_at_first(timeline: Timeline, params: Params) -> Any:
         except HiddenLayer:
             layers = []
         silent = set(recurrent_kernels(layers, params))
-    leaves = [path not in silent for path in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    weights = tree_floats(params)
+    leaves = [path not in silent for path in named_leaves(weights)]
+    return jax.tree.unflatten(jax.tree.structure(weights), leaves)

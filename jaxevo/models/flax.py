@@ -25,7 +25,7 @@ from jaxtyping import Array, Key
 from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.pytrees import checked
-from jaxevo.core.tree import named_leaves, nested
+from jaxevo.core.tree import can_be_learned, named_leaves, nested
 from jaxevo.views import nodes
 
 Head = Callable[[Any], Any]
@@ -73,8 +73,8 @@ def layer_kind(cls: type) -> tuple[str, tuple[str, ...]] | None:
 
 
 def all_trainable(params: Params) -> Mask:
-    """A mask with 1 for every floating leaf: integers and keys are no weights."""
-    return jax.tree.map(lambda leaf: np.bool_(jnp.issubdtype(leaf.dtype, jnp.floating)), params)
+    """A mask with 1 for every leaf that can be learned: integers and keys are no weights."""
+    return jax.tree.map(lambda leaf: np.bool_(can_be_learned(leaf)), params)
 
 
 # ---------------------------------------------------------------------------------------- nnx

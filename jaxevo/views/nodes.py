@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array
 
 from jaxevo.core import Apply, Model, Params, require
+from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import named_leaves
 
 
@@ -177,11 +176,8 @@ def _require_known(uncovered: str) -> None:
 
 
 def _check_coverage(view: _View, model: Model, params: Params) -> None:
-    missing = [
-        path
-        for path, trainable in named_leaves(model.trainable(params)).items()
-        if path not in view.covered and (isinstance(trainable, Tracer) or np.any(trainable))
-    ]
+    trained = {path for path, out in named_leaves(left_out(model, params)).items() if not out}
+    missing = [path for path in named_leaves(params) if path in trained - view.covered]
     if missing:
         raise ValueError(
             f"no layer accounts for the parameters {', '.join(missing)}: the node view covers "

@@ -414,6 +414,7 @@ class GrowingFunctions(FunctionModel):
     """Functions of a growing network: a learner asks it for the table of its nodes."""
 
     groups: tuple[Any, ...] = ()
+    capacity: int = 0
 
 
 def networks(learner, state):

@@ -47,6 +47,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import chunk_floats
+from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.estimators.node_perturbation.credit import (
     Contribution,
     by_traces,
@@ -238,25 +239,26 @@ class NodePerturbation:
             step = normalized_by_window(step, first, num_steps, length, count)
         # Noise on layers that reach the hidden state changes the losses of later steps too.
         delayed = frozenset(wired.layer for wired in plan.layers if wired.reaches_carry)
-        accumulate = self.accumulation(plan)
+        accumulate, weights = self.accumulation(plan), tree_floats(params)
         if accumulate == "per_sequence":
-            window = by_traces(step, first, params, num_steps, self.gamma, delayed)
+            window = by_traces(step, first, weights, num_steps, self.gamma, delayed)
         else:
             block = num_steps if accumulate == "store" else BLOCK
-            window = in_blocks(step, first, params, num_steps, block, self.gamma, delayed)
+            window = in_blocks(step, first, weights, num_steps, block, self.gamma, delayed)
         last, gradient, metrics = window
         matrices, metrics = self.decorrelation.end(
             last.matrices, last.correlations, num_steps, metrics
         )
-        weights = carry.weights
+        kept = carry.weights
         if plan.uncovered:
             key_weights = fold_in(key, num_steps, self.noise)
-            weights, other, _, _ = self.of_weights().estimate(
-                key_weights, weights, params, problem, batch, only=plan.uncovered
+            kept, other, _, _ = self.of_weights().estimate(
+                key_weights, kept, params, problem, batch, only=plan.uncovered
             )
-            gradient = jax.tree.map(jnp.add, gradient, other)
+            gradient = jax.tree.map(jnp.add, gradient, tree_floats(other))
+        carry = NodeCarry(last.trajectories, matrices, kept)
         loss = metrics.pop("loss")
-        return NodeCarry(last.trajectories, matrices, weights), gradient, loss, metrics
+        return carry, tree_fill_zeros(gradient, params), loss, metrics
 
     def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         if not carry.matrices:

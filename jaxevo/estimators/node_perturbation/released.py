@@ -40,6 +40,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
+from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.estimators.node_perturbation.credit import Contribution, in_blocks
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
 from jaxevo.estimators.node_perturbation.plan import Plan, StepCarry, cost_by_shapes
@@ -180,10 +181,12 @@ class ReleasedNodePerturbation:
         first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
         step = functools.partial(self.step, plan, key, params)
         delayed = frozenset()  # No layer is credited with later losses.
-        last, gradient, metrics = in_blocks(step, first, params, num_steps, BLOCK, 0.0, delayed)
+        weights = tree_floats(params)
+        last, gradient, metrics = in_blocks(step, first, weights, num_steps, BLOCK, 0.0, delayed)
         trajectories, matrices, sums = last
         matrices, metrics = self.decorrelation.end(matrices, sums, num_steps, metrics)
         loss = metrics.pop("loss")
+        gradient = tree_fill_zeros(gradient, params)
         return ReleasedCarry(trajectories, matrices), gradient, loss, metrics
 
     def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
