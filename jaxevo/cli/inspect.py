@@ -1,11 +1,19 @@
 """`jaxevo list`, `eval`, `show` and `doctor`: they train nothing."""
 
+import math
 import os
 import pathlib
 
 from jaxevo import registry
 from jaxevo.cli.options import mistake, parse
-from jaxevo.cli.runs import is_of_names, need_folder, stored_run, study_of, wants_help
+from jaxevo.cli.runs import (
+    is_of_names,
+    need_folder,
+    say_if_changed,
+    stored_run,
+    study_of,
+    wants_help,
+)
 from jaxevo.registry.entries import Setting
 
 WHICH = Setting(
@@ -123,6 +131,7 @@ def show(words: list[str]) -> int:
     from jaxevo.training.folder import read_json
 
     config = read_json(pathlib.Path(folder) / "config.json")
+    say_if_changed(folder, config)
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
     if study_of(folder, "transfer") is not None:
@@ -158,17 +167,16 @@ def doctor(words: list[str]) -> int:
     from rich.console import Console
 
     from jaxevo.cli.tables import doctor_table
+    from jaxevo.core.sizes import host_memory
     from jaxevo.training.folder import environment
 
-    memory = None
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory()
     Console().print(
         doctor_table(
             environment(),
             devices=[(str(device), device.memory_stats() or {}) for device in jax.devices()],
             cores=os.cpu_count(),
-            memory=memory,
+            memory=None if math.isinf(memory) else int(memory),
             compilation_cache=jax.config.values.get("jax_compilation_cache_dir"),
             data_cache=os.environ.get("JAXEVO_CACHE"),
         )

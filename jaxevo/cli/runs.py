@@ -194,7 +194,10 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     from jaxevo.training.folder import read_json, require_entries
 
     path = pathlib.Path(folder) / "config.json"
-    config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | read_json(path)
+    written = read_json(path)
+    config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | written
+    if not whole:
+        say_if_changed(folder, written)
     if not is_of_names(config):
         how = f"jaxevo.run(key, learner, problem, num_steps=..., resume_from={folder!r})"
         mistake(
@@ -266,6 +269,14 @@ def seeds_of(config: Mapping[str, Any]) -> dict[str, int]:
         case {"key": [0, seed], "num_seeds": num}:
             return {"seed": seed, "seeds": num or 1}
     return {}
+
+
+def say_if_changed(folder: str, config: dict[str, Any]) -> None:
+    """A line on stderr where a `config.json` is not what the run wrote."""
+    from jaxevo.training.folder import has_changed
+
+    if has_changed(config):
+        print(f"jaxevo: {folder}/config.json has changed since the run began", file=sys.stderr)
 
 
 def study_of(folder: str, kind: str) -> Any:

@@ -16,7 +16,7 @@ from jaxevo.core.problem import (
     abstract_key,
 )
 from jaxevo.core.protocols import Estimator, FollowsGradient, Learner, Model, Requires
-from jaxevo.core.sizes import MEMBER_BYTES, check_fits, require_memory
+from jaxevo.core.sizes import MEMBER_BYTES, STEP_BYTES, check_fits, require_memory
 from jaxevo.core.tree import named_leaves, nested
 
 
@@ -97,7 +97,11 @@ def check_network(problem: Problem) -> None:
             f"model must have a parameter to train, got {type(problem.model).__name__}, whose "
             f"trainable leaves out all {len(jax.tree.leaves(params))} arrays"
         )
-    check_fits("one batch of the task", abstract_batch(problem))
+    batch = abstract_batch(problem)
+    check_fits("one batch of the task", batch)
+    if isinstance(problem, Control):
+        sizes = {"max_steps": problem.task.max_steps, "episodes of a batch": batch.size}
+        require_memory(sizes, STEP_BYTES * problem.task.max_steps * batch.size)
     for name, leaf in named_leaves(params).items():
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise ValueError(

@@ -1,6 +1,7 @@
 """What a machine holds: sizes beyond it are refused in one line, before memory is spent."""
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,15 +13,56 @@ from jaxevo.core.tree import named_leaves
 MEMBER_BYTES = 32  # the least that a member takes in a step: its key, index, loss, rank and flag
 
 
+STEP_BYTES = 13  # the least that a step of an episode takes: its key, reward, and a flag
+
+
 def total_memory() -> float:
     """Bytes that the devices hold together; infinite where a system does not tell."""
     if jax.default_backend() == "cpu":
-        try:
-            return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        except (AttributeError, ValueError, OSError):
-            return float("inf")
+        return host_memory()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
     return float("inf") if None in limits else float(sum(limit or 0 for limit in limits))
+
+
+def host_memory() -> float:
+    """Bytes that this process may have: the machine's memory, or a container's limit below it."""
+    try:
+        physical = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        physical = float("inf")
+    return min(physical, container_memory())
+
+
+def container_memory(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """The least memory limit, in bytes, of the control groups of this process; else infinite.
+
+    A line of `own` names a group of version 2, or a group of version 1 for some controllers:
+
+        0::/system.slice/job            ROOT/system.slice/job/memory.max, ROOT/system.slice/...
+        4:memory:/docker/1a2b           ROOT/memory/docker/1a2b/memory.limit_in_bytes, ...
+
+    A group's limit holds in the groups below it. Inside a container, ROOT is the container's own
+    group, whatever the path says.
+    """
+    limits = [float("inf")]
+    for line in _text(own).splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        base = pathlib.Path(root, "memory") if controllers else pathlib.Path(root)
+        group = pathlib.PurePosixPath(path.lstrip("/"))
+        for part in (group, *group.parents):
+            limit = _text(base / part / name).strip()
+            limits += [float(limit)] if limit.isdigit() else []  # "max": there is none
+    return min(limits)
+
+
+def _text(path: str | pathlib.Path) -> str:
+    try:
+        return pathlib.Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def require_memory(sizes: Mapping[str, Any], num_bytes: float) -> None:

@@ -29,6 +29,9 @@ DIRECTIONS: dict[str, Direction] = {
 """How the metrics that are known by name change as a network learns."""
 
 
+COUNTS = ("evaluations",)
+"""Metrics that count from the start of a run: a record holds the last, and means of all others."""
+
 Range = tuple[float, float]
 RANGES: dict[str, Range] = {
     "mse": (0.0, math.inf),

@@ -26,7 +26,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import CosineDecay
 from jaxevo.core.offers import OffersGoal
-from jaxevo.core.statistics import interval
+from jaxevo.core.statistics import few_seeds, interval
 from jaxevo.core.words import lower_is_better, range_of
 from jaxevo.studies.comparison_plan import (
     BUDGETS,
@@ -101,7 +101,8 @@ def compare(
         budget: what is equal for all: "samples" drawn from the task, "steps", "passes" or
             "seconds". A pass is forward or backward, over one batch. Seconds are those of training
             and records, without compilation; a short run of the same program measures the speed.
-        num_seeds: independent repetitions, run together in one program, >= 1.
+        num_seeds: independent repetitions, run together in one program, >= 1. Over 2 to 4 a
+            warning says that intervals tell little.
         tune: how many learning rates to try for each learner; 0 takes its own. They are on a log
             grid from a tenth to ten times its own, and the held-out loss of 2 other seeds decides.
             A learner without a learning rate has its `sigma` tuned.
@@ -143,6 +144,8 @@ def compare(
     }
     if resume_from is not None and folder is not None:
         raise ValueError("folder must be None where resume_from is given: it goes on there")
+    if (warning := few_seeds(num_seeds)) is not None:
+        warnings.warn(warning, stacklevel=2)
     plan = Plan.of(key, entries, num_seeds)
     files = None
     if resume_from is not None:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Learner, Metrics, Problem, State, require, require_integer
-from jaxevo.core.tree import tree_finite, tree_where
+from jaxevo.core.tree import tree_finite, tree_where, tree_zeros
+from jaxevo.core.words import COUNTS
 
 FINITE = "_finite"  # beside the sums of a run: how many steps had a finite loss
 MOST_STEPS = 2**31 - 1  # the most steps that a state can count
@@ -50,8 +51,8 @@ def run_chunk(
     on where the chunks are cut.
 
     Args:
-        sums: those of earlier steps. Where `FINITE` is among them, steps whose loss is finite
-            are counted there.
+        sums: those of earlier steps. Counts (`COUNTS`) have their last value in place of a sum.
+            Where `FINITE` is among them, steps whose loss is finite are counted there.
         skip: whether a step is left out, of the state and of the sums, where its loss or the
             solution after it is not finite. The next step draws other numbers.
     """
@@ -64,8 +65,14 @@ def run_chunk(
         if skip:
             taken = metrics.get(FINITE, True) & tree_finite(learner.solution(new, problem))
             new = tree_where(taken, new, with_step(state, new.step))
-            metrics = jax.tree.map(lambda m: jnp.where(taken, m, jnp.zeros_like(m)), metrics)
-        return new, jax.tree.map(jnp.add, sums, metrics)
+            metrics = {
+                name: jnp.where(taken, m, sums[name] if name in COUNTS else jnp.zeros_like(m))
+                for name, m in metrics.items()
+            }
+        return new, {
+            name: metrics[name] if name in COUNTS else total + metrics[name]
+            for name, total in sums.items()
+        }
 
     return jax.lax.fori_loop(0, num_steps, body, (state, sums))
 
@@ -82,9 +89,14 @@ def with_step(state: State, step: Int[Array, ""]) -> State:
 def zero_sums(learner: Learner, problem: Problem, state: State) -> Metrics:
     """The zeros from which `run_chunk` starts its sums."""
     metrics = jax.eval_shape(one_step, jax.random.key(0), learner, problem, state)[1]
-    return jax.tree.map(lambda m: jnp.zeros(m.shape, mean_dtype(m)), metrics)
+    return tree_zeros(sums_like(metrics))
 
 
-def mean_dtype(metric: Any) -> Any:
-    """The float dtype that means of a metric are held in."""
-    return jnp.promote_types(metric.dtype, jnp.float32)
+def sums_like(metrics: Metrics) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the sums of metrics: counts keep their dtype, others become floats."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            m.shape, m.dtype if name in COUNTS else jnp.promote_types(m.dtype, jnp.float32)
+        )
+        for name, m in metrics.items()
+    }

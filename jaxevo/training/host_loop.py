@@ -34,7 +34,8 @@ class RunResult(NamedTuple):
         best_params: the solution at the record of the lowest held-out loss; None without a
             held-out split.
         rows: one dict for each record: `step`, `seconds` since the run began, the mean of each
-            metric since the last record, and `held_out/...`; lists over seeds.
+            metric since the last record (of `evaluations`, a count, the last), and
+            `held_out/...`; lists over seeds.
         state: the last state, which `train(..., state=...)` goes on from.
         problem: what was trained on, at the size that a growing network ended with.
         summary: cost of a step, seconds to compile, seconds to the first record, bytes, and what

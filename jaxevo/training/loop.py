@@ -24,7 +24,8 @@ from jaxevo.core import (
 from jaxevo.core.networks import check_learner, check_problem, plain_params
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.sizes import check_fits
-from jaxevo.training.chunks import mean_dtype, one_step, require_steps, split_key
+from jaxevo.core.words import COUNTS
+from jaxevo.training.chunks import one_step, require_steps, split_key, sums_like
 
 
 class TrainResult(NamedTuple):
@@ -32,7 +33,8 @@ class TrainResult(NamedTuple):
 
     Attributes:
         params: the learner's solution.
-        history: means of each metric over `record_every` steps, [num_records].
+        history: means of each metric over `record_every` steps, [num_records]; of a count since
+            the start, such as `evaluations`, the last of these steps.
         state: the last state, from which `train(..., state=result.state)` goes on.
     """
 
@@ -93,8 +95,8 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
     step = functools.partial(one_step, key_run, learner, problem)
     num_records = -(-num_steps // record_every)
     history = jax.tree.map(
-        lambda m: jnp.zeros((max(num_records, 1), *m.shape), mean_dtype(m)),
-        jax.eval_shape(step, state)[1],
+        lambda m: jnp.zeros((max(num_records, 1), *m.shape), m.dtype),
+        sums_like(jax.eval_shape(step, state)[1]),
     )
 
     def scan_body(carry, _):  # it counts by itself: no array is as long as the run
@@ -102,7 +104,12 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
         state, metrics = step(state)
         record = i // record_every
         length = jnp.minimum(record_every, num_steps - record * record_every)
-        history = jax.tree.map(lambda h, m: h.at[record].add(m / length), history, metrics)
+        history = {
+            name: h.at[record].set(metrics[name])
+            if name in COUNTS
+            else h.at[record].add(metrics[name] / length)
+            for name, h in history.items()
+        }
         return (i + 1, state, history), None
 
     first = (jnp.int32(0), state, history)

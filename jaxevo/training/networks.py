@@ -2,9 +2,11 @@
 
 Leaves are named by their path, such as "hidden/0/kernel", so that the file can be read without
 jaxevo. What the names cannot say stands in the file's metadata: which node is a dict, a list or a
-tuple, which dict key is an integer, and which leaf is a typed key of jax.
+tuple, which dict key is an integer, and which leaf is a typed key of jax. A digest tells a file
+that has changed since.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -55,8 +57,9 @@ def save_params(path: str | pathlib.Path, params: Params) -> None:
         leaves[name] = np.ascontiguousarray(array).reshape(array.shape)
     part = path.with_name(path.name + ".part")
     # one entry: safetensors writes several in an order that differs from file to file
-    metadata = {METADATA: json.dumps({"structure": _described(params, ()), "kinds": kinds})}
-    safetensors.save_file(leaves, part, metadata=metadata)
+    described = {"structure": _described(params, ()), "kinds": kinds}
+    described["sha256"] = _digest(leaves, described)
+    safetensors.save_file(leaves, part, metadata={METADATA: json.dumps(described)})
     part.replace(path)
 
 
@@ -81,8 +84,15 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
         raise ValueError(
             f"{path} is damaged ({error}); a copy or a checkpoint has it whole"
         ) from None
+    if metadata and METADATA not in metadata:
+        raise ValueError(f"{path} is damaged: its metadata are not named {METADATA!r}")
     try:
         described = json.loads(metadata.get(METADATA, "{}"))
+        if "sha256" in described and described.pop("sha256") != _digest(leaves, described):
+            raise ValueError(
+                f"{path} is damaged: it has changed since it was written; a copy or a checkpoint "
+                "has it whole"
+            )
         for name, kind in described.get("kinds", {}).items():
             leaves[name] = jax.random.wrap_key_data(
                 jnp.asarray(leaves[name]), impl=kind.removeprefix(KEY_MARK)
@@ -98,6 +108,15 @@ def read_params(path: str | pathlib.Path, like: Params | None = None) -> Params:
         return _rebuilt(described["structure"], leaves, path)
     except (KeyError, TypeError, IndexError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: its metadata do not fit ({error!r})") from None
+
+
+def _digest(leaves: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> str:
+    """The digest of all that a file holds; `leaves` lie row by row in memory."""
+    found = hashlib.sha256(json.dumps(described).encode())
+    for name, array in sorted(leaves.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
 def shapes_by_name(leaves: Mapping[str, Any]) -> dict[str, str]:

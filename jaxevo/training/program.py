@@ -18,6 +18,7 @@ from jaxtyping import Array
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
 from jaxevo.core.sizes import check_fits
 from jaxevo.core.tree import tree_finite, tree_where
+from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import (
     FINITE,
     run_chunk,
@@ -26,6 +27,8 @@ from jaxevo.training.chunks import (
     with_step,
     zero_sums,
 )
+
+OF_RECORDS = {"step", "seconds"}  # what a record holds beside metrics
 
 
 class Program:
@@ -143,13 +146,15 @@ class Program:
         finite = sums.pop(FINITE, None)
         share = 1.0 if finite is None else np.asarray(finite, np.float64) / num_steps
 
-        def mean(total):
+        def mean(name, total):
+            if name in COUNTS:
+                return total
             if finite is None or not self.skip:
                 return total / num_steps
             extra = (1,) * (jnp.ndim(total) - jnp.ndim(finite))
             return total / jnp.reshape(finite, jnp.shape(finite) + extra)
 
-        return {name: _plain(mean(total)) for name, total in sums.items()}, share
+        return {name: _plain(mean(name, total)) for name, total in sums.items()}, share
 
     def sound(self) -> np.ndarray:
         """Whether the solution is finite, for each seed."""
@@ -253,6 +258,8 @@ def _first(key, learner, problem, params):
     has_test = problem.held_out() is not None
     best = _first_best(learner, problem, state) if has_test else None
     sums = zero_sums(learner, problem, state)
+    for name in OF_RECORDS & set(sums):
+        raise ValueError(f"metrics must not hold {name!r}, which a record has of its own")
     if "loss" in sums:
         sums = sums | {FINITE: jnp.int32(0)}
     return state, sums, best

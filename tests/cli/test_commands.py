@@ -232,6 +232,27 @@ def test_an_old_run_is_shown_and_evaluated_but_not_gone_on_with(small_run, in_em
     assert "(did you mean learning_rate?)" in capsys.readouterr().err
 
 
+# red where settings that were changed after the run are shown and used as if it had had them
+def test_a_changed_config_and_a_changed_network_are_said(small_run, in_empty_folder, capsys):
+    shutil.copytree(small_run, "run")
+    file = in_empty_folder / "run" / "config.json"
+    content = json.loads(file.read_text())
+    for command in ("show", "eval"):
+        assert main([command, "run"]) == 0
+        assert "has changed" not in capsys.readouterr().err
+    content["settings"]["learning_rate"] = 0.7
+    file.write_text(json.dumps(content))
+    for command in ("show", "eval"):
+        assert main([command, "run"]) == 0
+        assert "run/config.json has changed since the run began" in capsys.readouterr().err
+    network = in_empty_folder / "run" / "params.safetensors"
+    damaged = bytearray(network.read_bytes())
+    damaged[-1] ^= 1
+    network.write_bytes(damaged)
+    assert main(["eval", "run"]) == 2
+    assert "params.safetensors is damaged: it has changed" in capsys.readouterr().err
+
+
 def test_folders_are_shown_as_they_are_named(small_run, capsys):
     shutil.copytree(small_run, "a[b]c[/d]")
     capsys.readouterr()

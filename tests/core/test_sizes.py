@@ -9,7 +9,13 @@ import pytest
 import jaxevo
 from jaxevo import models, registry, tasks
 from jaxevo.core.networks import check_requirements
-from jaxevo.core.sizes import check_fits, num_bytes, require_memory, total_memory
+from jaxevo.core.sizes import (
+    check_fits,
+    container_memory,
+    num_bytes,
+    require_memory,
+    total_memory,
+)
 from jaxevo.training.driver import run
 from jaxevo.training.loop import train
 
@@ -25,6 +31,27 @@ def small_machine(monkeypatch):
 def test_memory_of_this_machine_is_known(monkeypatch):
     monkeypatch.undo()
     assert 1e8 < total_memory() < 1e15 or total_memory() == float("inf")
+
+
+# red where the limit of a container, or of a group above it, is not the size of the machine
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "4000", "a/b/memory.max": "max"}, 4000.0),
+        ("0::/\n", {"memory.max": "3000\n"}, 3000.0),
+        ("0::/elsewhere\n", {"memory.max": "3000\n"}, 3000.0),  # a container sees its own alone
+        ("3:cpu:/x\n4:cpuset,memory:/x\n", {"memory/x/memory.limit_in_bytes": "2000"}, 2000.0),
+        ("4:memory:/x\n", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, 2.0**63 - 4096),
+        ("3:cpu:/x\n", {"memory/x/memory.limit_in_bytes": "2000"}, float("inf")),
+        ("", {"memory.max": "3000"}, float("inf")),  # no control groups
+    ],
+)
+def test_the_limit_of_a_container_counts(own, files, limit, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    assert container_memory(str(tmp_path), str(tmp_path / "own")) == limit
 
 
 @pytest.mark.parametrize(
@@ -47,6 +74,8 @@ def test_memory_of_this_machine_is_known(monkeypatch):
             "num_layers must be at most 512",
         ),
         ("bptt", "grammar-easy", {"num_characters": 2**31}, r"num_characters .*2147483648"),
+        ("evolution-strategy", "cartpole", {"max_steps": 2**31 - 1}, "max_steps 2147483647"),
+        ("evolution-strategy", "pixel-maze", {"max_steps": 2**31 - 1}, "max_steps 2147483647"),
     ],
 )
 def test_the_door_names_what_is_too_large(learner, task, settings, named):

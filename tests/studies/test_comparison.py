@@ -28,10 +28,10 @@ UNTESTED = dataclasses.replace(PROBLEM, task=dataclasses.replace(PROBLEM.task, t
 
 
 def test_equal_budget_same_first_networks_best_first():
-    result = compare(
-        jax.random.key(0), {"slow": (SLOW, PROBLEM), "good": (GOOD, PROBLEM)},
-        amount=160, num_seeds=2,
-    )  # fmt: skip
+    entries = {"slow": (SLOW, PROBLEM), "good": (GOOD, PROBLEM)}
+    with pytest.warns(UserWarning, match="intervals over 2 seeds are wide") as warned:
+        result = compare(jax.random.key(0), entries, amount=160, num_seeds=2)
+    assert len(warned) == 1 and warned[0].filename == __file__
     assert [row["learner"] for row in result.table] == ["good", "slow"]
     assert {row["steps"] for row in result.table} == {20}  # of 8 samples each
     first = {name: run.rows[0]["loss"] for name, run in result.runs.items()}

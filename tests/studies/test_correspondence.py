@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxevo.core import Problem
 from jaxevo.learners import AdaptiveMonteCarlo, Annealing, Metropolis
+from jaxevo.models import mlp
 from jaxevo.studies.correspondence import (
     Langevin,
     Prediction,
@@ -21,6 +23,7 @@ from jaxevo.studies.correspondence import (
     record,
     time_per_attempt,
 )
+from jaxevo.tasks import examples
 from tests.support.curves import CURVATURE, bowl, curve, flat
 
 KEY = jax.random.key(0)
@@ -171,6 +174,22 @@ def test_langevin_has_the_mean_and_the_spread_of_the_chains():
     np.testing.assert_allclose(noisy.variance["w"][-1], chains.variance["w"][-1], rtol=0.25)
     np.testing.assert_allclose(noisy.acceptance[1:], chains.acceptance[1:], rtol=0.02)
     assert noisy.kept["w"].shape == (3, 25, 4)
+
+
+def test_langevin_measures_the_batch_of_the_chains():
+    """Red where it takes the batch of another key than chains that start from the same key."""
+    inputs = np.random.default_rng(0).normal(size=(64, 2))
+    problem = Problem(examples(inputs, inputs[:, :1], batch_size=4), mlp((2,), 1))
+    params = problem.init(jax.random.key(3))
+    chains = Metropolis(sigma=0.0, population_size=2)
+    peer = Langevin(sigma=0.0, population_size=2)
+    losses = [
+        learner.step(KEY, learner.init(KEY, problem, params), problem)[1]["loss"]
+        for learner in (chains, peer)
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    other = peer.step(KEY, peer.init(jax.random.key(1), problem, params), problem)[1]["loss"]
+    assert abs(other - losses[1]) > 1e-3
 
 
 def test_resynchronisation_sets_members_to_the_prediction():

@@ -20,6 +20,7 @@ from jaxevo.core.descent import optimizer
 from jaxevo.estimators import Backprop, EvolutionStrategy
 from jaxevo.learners import GradientLearner
 from jaxevo.training.chunks import run_chunk, split_key, zero_sums
+from jaxevo.training.driver import run
 from jaxevo.training.loop import sweep, train
 
 KEY = jax.random.key(0)
@@ -275,6 +276,32 @@ def test_chunks_of_any_length_are_one_program_and_the_same_run():
         close(sums, jax.tree.map(lambda h, s=slice(at - length, at): h[s].sum(), whole.history))
     assert TRACES["step"] <= 1 and chunk._cache_size() == 1
     same_bits(state, whole.state)
+
+
+@learner
+class Counter(Walker):
+    """A walker that counts as evolving learners do."""
+
+    def step(self, key, state, problem):
+        state, metrics = super().step(key, state, problem)
+        return state, {"loss": metrics["loss"], "evaluations": 10 * state.step}
+
+
+def test_a_record_holds_the_last_count_and_means_of_all_else(tmp_path):
+    """Red where `evaluations` is a mean over the steps of a record, or a float."""
+    history = train(KEY, Counter(), PROBLEM, num_steps=7, record_every=3).history
+    np.testing.assert_array_equal(history["evaluations"], [30, 60, 70])
+    assert history["evaluations"].dtype == jnp.int32
+    settings = {"record_every": 3, "progress": False}
+    run(KEY, Counter(), PROBLEM, num_steps=4, folder=tmp_path / "run", **settings)
+    result = run(KEY, Counter(), PROBLEM, num_steps=7, resume_from=tmp_path / "run", **settings)
+    assert [row["evaluations"] for row in result.rows] == [30, 40, 60, 70]
+
+
+def test_a_metric_cannot_take_the_place_of_a_records_step():
+    """Red where such a metric overwrites the step, and the records are lost at a resume."""
+    with pytest.raises(ValueError, match="metrics must not hold 'step', which a record has"):
+        run(KEY, Walker(), PROBLEM, num_steps=4, progress=False)
 
 
 def test_initial_params_are_used():

@@ -128,3 +128,34 @@ def test_a_checkpoint_keeps_leaves_whose_paths_look_alike(tmp_path):
     tree = {"a/b": jnp.asarray(W), "a": {"b": jnp.asarray(W + 1)}, "l": [jnp.zeros(0)] * 12}
     checkpoint.save(tmp_path, 3, tree, {})
     assert_same(checkpoint.restore(tmp_path, jax.eval_shape(lambda: tree)).tree, tree)
+
+
+# red where a number that changed on disk is evaluated as if it had been trained
+def test_any_flipped_bit_of_a_number_is_seen(tmp_path):
+    save_params(tmp_path / "p", {"w": W, "k": jax.random.key(1), "n": np.int32(3), "e": W[:0]})
+    whole = (tmp_path / "p").read_bytes()
+    numbers = 8 + int.from_bytes(whole[:8], "little")
+    assert len(whole) - numbers == 24 + 8 + 4
+    for position in range(numbers, len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        (tmp_path / "p").write_bytes(damaged)
+        with pytest.raises(ValueError, match="p is damaged: it has changed since it was written"):
+            read_params(tmp_path / "p")
+
+
+# red where a bit of the file's header gives back another tree without a word
+def test_a_flipped_bit_of_the_header_changes_nothing_or_is_refused(tmp_path):
+    saved = {"w": W, "list": [W + 1, (W + 2,)], "keys": {3: W + 3}}
+    save_params(tmp_path / "p", saved)
+    whole = (tmp_path / "p").read_bytes()
+    for position in range(8 + int.from_bytes(whole[:8], "little")):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 7
+        (tmp_path / "p").write_bytes(damaged)
+        try:
+            found = read_params(tmp_path / "p")
+        except ValueError as error:
+            assert "damaged" in str(error)
+        else:
+            assert_same(found, saved)

@@ -165,8 +165,7 @@ def first_chains(
         params: one network for all chains, or one for each, [N, ...]; None draws them.
         first_chain: a function from the position of a chain to the whole chain at its start.
     """
-    key_params, key_batch = jax.random.split(key)
-    seed = jax.random.bits(key_batch, (2,), jnp.uint32)
+    key_params, seed = batch_seed(key)
     batch = chain_batch(problem, seed)
     initial_member = initial_population(key_params, problem, params, learner.population_size)
     chains = map_members(
@@ -244,6 +243,12 @@ def examples_last(problem: Problem) -> Problem:
         return problem
     task, model = (part.examples_last() for part in parts)
     return problem if task is None or model is None else Supervised(task, model)
+
+
+def batch_seed(key: Key[Array, ""]) -> tuple[Key[Array, ""], UInt32[Array, "2"]]:
+    """The key of the first networks, and the seed of the batch, of chains that start from `key`."""
+    key_params, key_batch = jax.random.split(key)
+    return key_params, jax.random.bits(key_batch, (2,), jnp.uint32)
 
 
 def chain_batch(problem: Problem, seed: UInt32[Array, "2"]) -> Batch:

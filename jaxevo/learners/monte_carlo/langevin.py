@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxevo.core import (
     Cost,
@@ -29,7 +29,7 @@ from jaxevo.core import (
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import initial_population, map_members, members_at_once
 from jaxevo.core.tree import tree_masked
-from jaxevo.learners.monte_carlo.chain import standard_normal
+from jaxevo.learners.monte_carlo.chain import batch_seed, chain_batch, standard_normal
 from jaxevo.learners.monte_carlo.drift import (
     Flow,
     Mode,
@@ -42,6 +42,7 @@ from jaxevo.learners.monte_carlo.drift import (
 
 class LangevinState(NamedTuple):
     params: Params  # [N, ...]
+    seed: UInt32[Array, "2"]  # what the one batch of all steps is drawn from
     step: Int[Array, ""]
 
 
@@ -87,15 +88,15 @@ class Langevin:
     def init(
         self, key: Key[Array, ""], problem: Problem, params: Params | None = None
     ) -> LangevinState:
-        initial_member = initial_population(key, problem, params, self.population_size)
+        key_params, seed = batch_seed(key)
+        initial_member = initial_population(key_params, problem, params, self.population_size)
         networks = jax.vmap(initial_member)(jnp.arange(self.population_size))
-        return LangevinState(networks, jnp.int32(0))
+        return LangevinState(networks, seed, jnp.int32(0))
 
     def step(
         self, key: Key[Array, ""], state: LangevinState, problem: Problem
     ) -> tuple[LangevinState, Metrics]:
-        # Every step sees one batch, the task's first; a task is expected to give all its data.
-        batch = problem.sample(jax.random.key(0), jnp.int32(0))
+        batch = chain_batch(problem, state.seed)  # the one that chains of the same key have
         chunk_size = members_at_once(self.population_size, None, problem, batch)
 
         def move(member):
@@ -119,7 +120,7 @@ class Langevin:
             "ties": jnp.zeros((), losses.dtype),
             "num_nonfinite": jnp.sum(~jnp.isfinite(losses)),
         }
-        return LangevinState(params, state.step + 1), metrics
+        return LangevinState(params, state.seed, state.step + 1), metrics
 
     def solution(self, state: LangevinState, problem: Problem) -> Params:
         return jax.tree.map(lambda leaf: leaf.mean(0).astype(leaf.dtype), state.params)
