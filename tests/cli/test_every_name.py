@@ -31,6 +31,7 @@ RUNS = {
     "kmnist": ("control", None, SMALL),
     "cifar10": ("differentiable-structure", None, FEW),
     "svhn": ("evolution-strategy", None, FEW),
+    "shakespeare": ("backprop", None, {"width": 4, "num_blocks": 1, "batch_size": 4}),
     "toy-easy": ("safe-mutation-sum", None, FEW),
     "toy-medium": ("safe-mutation-so", None, FEW),
     "toy-washout": ("safe-mutation-abs", None, FEW),

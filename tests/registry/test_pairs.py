@@ -18,6 +18,7 @@ REASONS = (
     " needs a Control problem",
     " needs a Supervised problem",
     "Sequence: model must be a step module",  # paths are through feed-forward modules
+    "outputs must have one row of logits for each label",  # the characters of a window
     "model must be a growing one",
     "no layer accounts for the parameters",  # read-outs of modular networks; a norm that grows
 )
