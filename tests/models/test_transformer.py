@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+import jaxevo
+from jaxevo import registry
 from jaxevo.models import transformer
 from jaxevo.views import nodes
 
