@@ -49,13 +49,10 @@ def test_bad_settings_are_refused_by_name(settings, message):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("learner", "steps", "margin"), [("backprop", 100, 0.5), ("evolution-strategy", 150, 0.1)]
-)
-def test_it_learns_more_of_a_text_than_how_often_characters_occur(learner, steps, margin):
-    """Unigrams have 3.32 nats a character; 2.6 and 2.9 were measured after so many steps."""
-    built = registry.build(learner, "shakespeare", num_steps=steps)
-    result = jaxevo.train(KEY, built.learner, built.problem, num_steps=steps)
+def test_evolution_learns_more_of_a_text_than_how_often_characters_occur():
+    """Unigrams have 3.32 nats a character; 3.13 were measured."""
+    built = registry.build("evolution-strategy", "shakespeare", num_steps=100, population_size=64)
+    result = jaxevo.train(KEY, built.learner, built.problem, num_steps=100)
     held_out = built.problem.held_out()
     nats = held_out.evaluate(result.params, held_out.sample(KEY, 0)).loss
-    assert nats < jaxevo.tasks.baselines(built.problem.task)["unigram"]["loss"] - margin
+    assert nats < jaxevo.tasks.baselines(built.problem.task)["unigram"]["loss"] - 0.05
