@@ -161,6 +161,20 @@ def library(case: Case, quick: bool) -> Iterator[Program]:
         for shaping in ("ranks", "standardized")
         if not (quick and noise == "threefry" and shaping == "standardized")  # slow to compile
     }
+    for shaping, rank, factors in (
+        ("standardized", 1, "rademacher"),
+        ("ranks", 1, "rademacher"),
+        ("ranks", 1, "gaussian"),
+        ("ranks", 4, "rademacher"),
+    ):
+        name = f"low rank, r={rank}, {factors}, {shaping}"
+        estimators[name] = EvolutionStrategy(
+            population_size=case.num_members,
+            sigma=SIGMA,
+            shaping=shaping,
+            rank=rank,
+            factors=factors,
+        )
     for name, estimator in estimators.items():
         learner = GradientLearner(
             estimator=estimator, optimizer=optimizer(optax.sgd), learning_rate=LEARNING_RATE

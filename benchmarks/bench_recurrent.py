@@ -17,7 +17,7 @@ from timing import SEED, Program
 from jaxevo.core import Batch, Params, Problem
 from jaxevo.core.descent import optimizer
 from jaxevo.core.tree import tree_size
-from jaxevo.estimators import Backprop, NodePerturbation
+from jaxevo.estimators import Backprop, EvolutionStrategy, NodePerturbation
 from jaxevo.learners import GradientLearner
 from jaxevo.models import recurrent
 from jaxevo.tasks.sequences import Stream
@@ -121,6 +121,30 @@ def updates(case: Case) -> Iterator[Program]:
         yield timing.compiled(name, step, key, learner, state, case.problem)
 
 
+def population(num_members: int, num_units: int, length: int, dtype: Any) -> Iterator[Program]:
+    """A generation of one sequence each, and one network on as many sequences: the floor."""
+    case = make_case(1, num_units, 1, length, dtype)
+    params = jax.tree.map(lambda leaf: leaf[0], case.params)
+    rows = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, num_members, 1), case.problem.task)
+    rows = Problem(rows, case.problem.model)
+    batch = rows.sample(case.keys[0], 0)
+
+    def forward(params, problem, batch):
+        return problem.evaluate(params, batch).loss
+
+    yield timing.compiled("floor: one network, N sequences", forward, params, rows, batch)
+    for name, rank in (("own weights", None), ("low rank, r=1", 1), ("low rank, r=4", 4)):
+        estimator = EvolutionStrategy(
+            population_size=num_members, shaping="standardized", rank=rank
+        )
+
+        def generation(key, params, problem, batch, estimator):
+            return estimator.estimate(key, (), params, problem, batch)[:3]
+
+        inputs = case.keys[0], params, case.problem, case.batch, estimator
+        yield timing.compiled(name, generation, *inputs)
+
+
 def fits(program: Program) -> bool:
     most = MOST_BYTES.get(jax.default_backend(), MOST_BYTES["other"])
     return program.temp_bytes is None or program.temp_bytes < most
@@ -166,6 +190,12 @@ def memory_rows(temps: dict[str, dict[int, int | None]]) -> list[dict[str, Any]]
 def main(arguments=None) -> None:
     args = timing.options(__doc__, arguments)
     dtype, blocks = timing.dtype(args), []
+    num_members, num_units, length = (1024, 256, 200) if timing.on_gpu() else (256, 64, 200)
+    timings = measure(list(population(num_members, num_units, length, dtype)), args)
+    settings = timing.header(args, N=num_members, B=1, T=length, H=num_units)
+    rows = rows_of(timings, "ms", 1e3, (timings[0].program.name,))
+    timing.table(rows)
+    blocks.append({"settings": settings, "rows": rows})
     for size in sizes(args):
         temps: dict[str, dict[int, int | None]] = {}
         shown = {"N": size.num_members, "B": size.batch_size, "H": size.num_units}

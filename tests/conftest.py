@@ -6,9 +6,7 @@ With JAXEVO_TEST_TYPES=1 beartype also checks every annotated shape.
 """
 
 import ctypes
-import functools
 import gc
-import itertools
 import os
 import pathlib
 import tempfile
@@ -20,7 +18,6 @@ if os.environ.get("JAXEVO_TEST_TYPES") == "1":
     _hook = jaxtyping.install_import_hook("jaxevo", "beartype.beartype")
 
 import jax
-import jax._src.interpreters.mlir as mlir
 import pytest
 
 MOST_MAPS = 40_000  # memory maps of a process: Linux allows 65,530, and each program takes some
@@ -37,15 +34,6 @@ jax.config.update(
     os.environ.get("JAXEVO_TEST_CACHE", os.path.join(tempfile.gettempdir(), "jaxevo-test-cache")),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-# jax makes an MLIR context for each program: a fifth of the time that a small one takes. Here a
-# context serves many, and is given up before what it holds grows large.
-PROGRAMS_OF_A_CONTEXT = 200
-if make_context := getattr(mlir, "make_ir_context", None):
-    turns = itertools.count()
-    contexts = functools.lru_cache(maxsize=1)(lambda _: make_context())
-    mlir.make_ir_context = lambda: contexts(next(turns) // PROGRAMS_OF_A_CONTEXT)
 
 
 def pytest_configure(config):

@@ -31,14 +31,22 @@ def chunk_floats() -> int:
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
-    A member is counted as two copies of its weights (the noise and the moved weights) and one
-    float for each unit and sample. The longest axis of each leaf of `params` estimates the units.
+    A member is counted as two copies of its weights (the noise and the moved weights) and its
+    activity.
+    """
+    return fitting(num_members, 2 * tree_size(params) + activity_floats(params, problem, batch))
+
+
+def activity_floats(params: Params, problem: Problem, batch: Batch) -> int:
+    """About what the activity of one network takes: a float for each unit and sample.
+
+    The longest axis of each leaf of `params` estimates the units.
     """
     units = sum(max(jnp.shape(leaf), default=1) for leaf in jax.tree.leaves(params))
     rows = 1
     if isinstance(problem, Supervised):
         rows = jax.eval_shape(problem.weights, batch).shape[-1]
-    return fitting(num_members, 2 * tree_size(params) + rows * units)
+    return rows * units
 
 
 def members_at_once(num: int, chunk_size: int | None, problem: Problem, batch: Batch) -> int:
@@ -83,14 +91,19 @@ def add_at_once(total: Any, summands: Any) -> Any:
 
 
 def sum_members(
-    fn: Callable[..., Any], members: Any, chunk_size: int, add: Callable = add_in_turn
+    fn: Callable[..., Any],
+    members: Any,
+    chunk_size: int,
+    add: Callable = add_in_turn,
+    like: Any = None,
 ) -> tuple[Any, Any]:
     """The sum over members of what `fn` returns first, and for each member what it returns second.
 
     Args:
         fn: member -> (to be summed, to be kept).
         members: leading axis [N].
-        add: `add_in_turn` or `add_at_once`.
+        add: `add_in_turn` or `add_at_once`, or another (total, summands [C, ...]) -> total.
+        like: a tree in the shapes of the total; None where it is like what `fn` returns first.
 
     Returns:
         (sum, kept [N, ...]). One chunk and one sum are held at a time.
@@ -104,7 +117,7 @@ def sum_members(
 
     def zeros_like_one():
         one = jax.eval_shape(lambda: fn(jax.tree.map(lambda leaf: leaf[0], members)))
-        return tree_zeros(one[0])
+        return tree_zeros(one[0] if like is None else like)
 
     full = jax.tree.map(
         lambda leaf: leaf[: num - rest].reshape(num_chunks, chunk_size, *leaf.shape[1:]), members

@@ -4,9 +4,11 @@ Source: Rechenberg (1973); Salimans et al., arXiv 1703.03864 (antithetic pairs, 
 With u_n the shaped loss of member theta + sigma e_n, the gradient of the smoothed loss is about
 
     g = 1 / (N sigma) sum_n u_n e_n
+
+With `rank` the kernels' noise has low rank (`jaxevo.views.directions`), and the same formula holds.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -28,21 +30,20 @@ from jaxevo.core import (
     require_integer,
     static,
 )
-from jaxevo.core.noise import Source, fold_in, tree_normal
+from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import (
     centered_ranks,
-    default_chunk_size,
     finite_mean,
-    map_few,
     map_members,
     sum_members,
 )
-from jaxevo.core.tree import tree_fill, tree_fill_zeros, tree_floats, tree_masked
+from jaxevo.core.tree import tree_fill_zeros, tree_floats
+from jaxevo.views.directions import Factors, FullRank, LowRank, low_rank
 
 
 @learner
 class EvolutionStrategy:
-    """A full-rank Gaussian population around one network; no member is ever stored.
+    """A population around one network, Gaussian or of low rank; no member is ever stored.
 
     Every window of a stream starts from the initial hidden state, which `Backprop` carries on. All
     members see the same batch. Noise is made again where it is needed, so memory depends on
@@ -61,6 +62,11 @@ class EvolutionStrategy:
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator, the reference).
         chunk_size: So many members are evaluated at once; None takes as many as fit in fast memory.
+        rank: None gives every weight noise of its own. A rank >= 1 gives each kernel the product of
+            two thin factors, so that a population costs what inference costs.
+        factors: The factors are "rademacher" signs or "gaussian" numbers. At rank 1 signs lose
+            nothing where the loss is locally linear; normal numbers need
+            (in + 2) (out + 2) / (in out + 2) times the members there.
     """
 
     sigma: Scalar = 0.05
@@ -69,6 +75,8 @@ class EvolutionStrategy:
     shaping: Literal["ranks", "standardized"] = static(default="ranks")
     noise: Source = static(default="mix")
     chunk_size: int | None = static(default=None)
+    rank: int | None = static(default=None)
+    factors: Factors = static(default="rademacher")
 
     def __post_init__(self):
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
@@ -81,6 +89,7 @@ class EvolutionStrategy:
                 lambda n: n % 2 == 0,
             )
         require_integer("chunk_size", 1, self.chunk_size)
+        require_integer("rank", 1, self.rank)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
         return ()
@@ -90,24 +99,21 @@ class EvolutionStrategy:
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
         signs = jnp.array([1.0, -1.0] if self.antithetic else [1.0])
         draws = jnp.arange(self.population_size // len(signs))
-        chunk_size = self.chunk_size or default_chunk_size(
+        directions = self.directions(params, problem, batch)
+        chunk_size = self.chunk_size or directions.chunk_size(
             self.population_size, params, problem, batch
         )
         chunk_size = max(1, min(chunk_size, self.population_size) // len(signs))
-        mask, weights = problem.model.trainable(params), tree_floats(params)
 
-        def direction(draw: Int[Array, ""]) -> Params:
-            return tree_floats(tree_normal(fold_in(key, draw, self.noise), params, self.noise))
+        def direction(draw: Int[Array, ""]) -> Any:
+            return directions.draw(fold_in(key, draw, self.noise), params)
 
-        def losses_along(noise: Params) -> Float[Array, " S"]:
+        def losses_along(direction: Any) -> Float[Array, " S"]:
             def loss(sign):
-                moved = jax.tree.map(
-                    lambda p, e: p + (sign * self.sigma).astype(p.dtype) * e, weights, noise
-                )
-                member = tree_masked(mask, tree_fill(moved, params), params)
-                return problem.evaluate(member, batch).loss
+                member, apply = directions.member(params, direction, sign * self.sigma)
+                return problem.evaluate(member, batch, apply=apply).loss
 
-            return map_few(loss, signs)
+            return directions.over_signs(loss, signs)
 
         if self.shaping == "standardized" and self.antithetic:
 
@@ -115,17 +121,22 @@ class EvolutionStrategy:
                 noise = direction(draw)
                 losses = losses_along(noise)
                 difference = losses[0] - losses[1]
-                return scaled(jnp.where(jnp.isfinite(difference), difference, 0), noise), losses
+                difference = jnp.where(jnp.isfinite(difference), difference, 0)
+                return directions.weighed(difference, noise), losses
 
-            total, losses = sum_members(evaluate_and_weigh, draws, chunk_size)
+            total, losses = sum_members(
+                evaluate_and_weigh, draws, chunk_size, directions.add, like=tree_floats(params)
+            )
             total = scaled(1 / deviation(losses), total)
         else:
             losses = map_members(lambda draw: losses_along(direction(draw)), draws, chunk_size)
             weights = self.shaped(losses) @ signs
             total, _ = sum_members(
-                lambda member: (scaled(member[0], direction(member[1])), ()),
+                lambda member: (directions.weighed(member[0], direction(member[1])), ()),
                 (weights, draws),
                 chunk_size,
+                directions.add,
+                like=tree_floats(params),
             )
         chex.assert_shape(losses, (draws.size, signs.size))
         gradient = scaled(1 / (self.population_size * self.sigma), total)
@@ -136,6 +147,13 @@ class EvolutionStrategy:
         }
         gradient = tree_fill_zeros(gradient, params)
         return carry, gradient, finite_mean(losses, finite), metrics
+
+    def directions(self, params: Params, problem: Problem, batch: Batch) -> FullRank | LowRank:
+        if self.rank is None:
+            return FullRank(problem.model, self.noise)
+        return low_rank(
+            problem, params, batch, rank=self.rank, factors=self.factors, source=self.noise
+        )
 
     def shaped(self, losses: Float[Array, "D S"]) -> Float[Array, "D S"]:
         if self.shaping == "ranks":

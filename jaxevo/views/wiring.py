@@ -143,7 +143,7 @@ def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[La
     # Sets are bits: bit i is layer order[i], and the bits above them are the hidden state.
     order = jax.tree.leaves({layer: layer for layer in preactivations})  # as jax sorts a dictionary
     sources = [*jaxpr.invars[: len(order)], *carry_vars]
-    _, read, carry, _ = jax.tree.unflatten(result_structure, _reach(jaxpr, sources))
+    _, read, carry, _ = jax.tree.unflatten(result_structure, reach(jaxpr, sources))
     to_carry, to_layers = _union(carry), _union(read)
     for layer, bits in read.items():  # what no layer and no hidden state reaches is an input
         parts = zip(names[layer], bits if isinstance(bits, tuple) else (bits,), strict=True)
@@ -185,7 +185,7 @@ def _union(sets: Any) -> int:
     return functools.reduce(operator.or_, jax.tree.leaves(sets), 0)
 
 
-def _reach(jaxpr: Any, sources: list) -> list[int]:
+def reach(jaxpr: Any, sources: list) -> list[int]:
     """For each output of a program, the set of sources that it may depend on, as bits."""
     reach = {var: 1 << i for i, var in enumerate(sources)}
 

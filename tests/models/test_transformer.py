@@ -49,10 +49,14 @@ def test_bad_settings_are_refused_by_name(settings, message):
 
 
 @pytest.mark.e2e
-def test_evolution_learns_more_of_a_text_than_how_often_characters_occur():
-    """Unigrams have 3.32 nats a character; 3.13 were measured."""
-    built = registry.build("evolution-strategy", "shakespeare", num_steps=100, population_size=64)
+@pytest.mark.parametrize(
+    ("learner", "margin", "settings"),
+    [("backprop", 0.5, {}), ("evolution-strategy", 0.05, {"population_size": 64})],
+)
+def test_it_learns_more_of_a_text_than_how_often_characters_occur(learner, margin, settings):
+    """Unigrams have 3.32 nats a character; 2.6 and 3.13 were measured after 100 steps."""
+    built = registry.build(learner, "shakespeare", num_steps=100, **settings)
     result = jaxevo.train(KEY, built.learner, built.problem, num_steps=100)
     held_out = built.problem.held_out()
     nats = held_out.evaluate(result.params, held_out.sample(KEY, 0)).loss
-    assert nats < jaxevo.tasks.baselines(built.problem.task)["unigram"]["loss"] - 0.05
+    assert nats < jaxevo.tasks.baselines(built.problem.task)["unigram"]["loss"] - margin
