@@ -45,3 +45,16 @@ def test_a_pair_is_traced_or_refused_in_one_line(learner, task, small_tasks):  #
     assert {"loss", "num_nonfinite"} <= set(metrics)
     solution = jax.eval_shape(built.learner.solution, after, built.problem)
     assert kinds(solution) == kinds(jax.eval_shape(built.problem.init, key))
+
+
+@pytest.mark.parametrize(
+    "task", [task if task == "toy-easy" else pytest.param(task, marks=pytest.mark.slow)
+             for task in registry.TASKS],
+)  # fmt: skip
+def test_low_rank_takes_every_network(task, small_tasks):  # noqa: F811
+    """Red where a layer's hook meets shapes or dtypes that only another task's model has."""
+    key = jax.random.key(0)
+    built = registry.build("evolution-strategy", task, rank=1, **small_settings(task, small_tasks))
+    state = jax.eval_shape(built.learner.init, key, built.problem)
+    after, _ = jax.eval_shape(built.learner.step, key, state, built.problem)
+    assert kinds(after) == kinds(state)
