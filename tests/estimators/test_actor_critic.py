@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo import tasks
-from jaxevo.core import Problem
+from jaxevo.core import Problem, pytree
 from jaxevo.core.descent import optimizer
 from jaxevo.estimators import ActorCritic
 from jaxevo.learners import GradientLearner, PathNet, Rounds
@@ -44,6 +44,7 @@ def test_advantages_by_hand():
 def test_the_gradient_is_that_of_the_mean_return():
     """Of one step: the sum over actions of their share's gradient times the advantage."""
 
+    @pytree
     class OneStep:
         max_steps, num_episodes, stochastic = 1, 1, True
         input_shape, num_outputs = (2,), 3
