@@ -319,8 +319,9 @@ def as_floats(name: str, array: np.ndarray) -> np.ndarray:
 
 def first(array: np.ndarray, odd: np.ndarray) -> str:
     """The first odd entry and where it stands."""
-    place = np.unravel_index(int(odd.argmax()), odd.shape)
-    return f"{array[place]} at {[int(index) for index in place]}"
+    place = [int(index) for index in np.unravel_index(int(odd.argmax()), odd.shape)]
+    where = f" (row {place[0]}, column {place[1]})" if len(place) == 2 else ""
+    return f"{array[tuple(place)]} at {place}{where}"
 
 
 def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:

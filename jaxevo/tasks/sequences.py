@@ -30,6 +30,7 @@ from jaxevo.tasks.levels import (
     shortest_series,
 )
 from jaxevo.tasks.losses import LOSSES, LossName
+from jaxevo.tasks.ragged import is_ragged, padded
 
 
 class SequenceBatch(NamedTuple):
@@ -40,8 +41,11 @@ class SequenceBatch(NamedTuple):
 
 
 def mean_weights(counts: Any, num_sequences: int) -> Float[Array, "T B"]:
-    """Weights of a mean over the time steps that count, [T], and over sequences."""
-    weights = jnp.asarray(counts, float) / (jnp.sum(jnp.asarray(counts, float)) * num_sequences)
+    """Weights of a mean over all steps that count: [T], alike in every sequence, or [T, B]."""
+    counts = jnp.asarray(counts, float)
+    if counts.ndim == 2:
+        return counts / jnp.sum(counts)
+    weights = counts / (jnp.sum(counts) * num_sequences)
     return jnp.broadcast_to(weights[:, None], (weights.shape[0], num_sequences))
 
 
@@ -176,14 +180,18 @@ class Stream(TimedTask):
 
 @pytree
 class SequenceSet(TimedTask):
-    """Separate sequences of one length, each from a zero state. A batch is drawn with replacement.
+    """Separate sequences, each from a zero state. A batch is drawn with replacement.
+
+    The loss of a batch is the mean over all steps that count, so a longer sequence has more of it.
 
     Attributes:
         train_inputs: inputs of the training sequences, [T, n, I].
         train_targets: their targets, [T, n, K] floats or [T, n] labels.
-        mask: how much the loss of each step counts, [T]; 0 leaves a step out.
+        mask: how much the loss of each step counts, [T], or [T, n] where it differs between
+            sequences; 0 leaves a step out, such as one behind the end of a shorter sequence.
         test_inputs: inputs of the held-out sequences, or None.
         test_targets: targets of the held-out sequences, or None.
+        test_mask: the mask of the held-out sequences; None: theirs is `mask`, [T].
         batch_size: sequences in a batch; None takes all of them, in order.
     """
 
@@ -192,6 +200,7 @@ class SequenceSet(TimedTask):
     mask: Data
     test_inputs: Data | None = None
     test_targets: Data | None = None
+    test_mask: Data | None = None
     batch_size: int | None = static(default=None)
 
     def __post_init__(self):
@@ -200,13 +209,10 @@ class SequenceSet(TimedTask):
 
         check_aligned("train", self.train_inputs, self.train_targets, 2)
         check_aligned("test", self.test_inputs, self.test_targets, 2)
-        length = getattr(self.train_inputs, "shape", (0,))[0]
-        require(
-            "mask",
-            f"{length} numbers >= 0, one for each time step, of which one is above 0",
-            self.mask,
-            lambda mask: mask.shape == (length,) and (mask >= 0).all() and 0 < mask.sum() < np.inf,
-        )
+        _check_mask("mask", self.mask, self.train_inputs)
+        if self.test_inputs is not None:
+            name = "mask" if self.test_mask is None else "test_mask"
+            _check_mask(name, getattr(self, name), self.test_inputs, " of the held-out sequences")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -214,15 +220,32 @@ class SequenceSet(TimedTask):
         return self.train_inputs.shape[2:]
 
     def sample(self, key: Key[Array, ""], step: Any) -> SequenceBatch:
-        inputs, targets = self.train_inputs, self.train_targets
+        inputs, targets, mask = self.train_inputs, self.train_targets, self.mask
         if self.batch_size is not None:
             columns = jax.random.randint(key, (self.batch_size,), 0, inputs.shape[1])
             inputs, targets = inputs[:, columns], targets[:, columns]
-        weights = mean_weights(self.mask, inputs.shape[1])
+            mask = mask[:, columns] if mask.ndim == 2 else mask
+        weights = mean_weights(mask, inputs.shape[1])
         return SequenceBatch(inputs, targets, weights, jnp.full(inputs.shape[1], True))
 
     def held_out(self) -> "SequenceSet | None":
-        return on_test_split(self, batch_size=None)
+        mask = self.mask if self.test_mask is None else self.test_mask
+        return on_test_split(self, batch_size=None, mask=mask, test_mask=None)
+
+
+def _check_mask(name: str, mask: Any, inputs: Any, of: str = "") -> None:
+    length, num = getattr(inputs, "shape", (0, 0))[:2]
+    require(
+        name,
+        f"{length} numbers >= 0, one for each time step, or [{length}, {num}]{of}, of which each "
+        "sequence has one above 0",
+        mask,
+        lambda mask: (
+            mask.shape in ((length,), (length, num))
+            and (mask >= 0).all()
+            and np.all((mask.sum(0) > 0) & (mask.sum(0) < np.inf))
+        ),
+    )
 
 
 @checked
@@ -280,9 +303,12 @@ def sequences(
     """A set of sequences from arrays of your own.
 
     Args:
-        inputs: numbers, [n, T, I], with sequences first, as data sets have them.
-        targets: a target for every step, [n, T, K] floats or [n, T] labels. Or one for each
-            sequence, [n, K] floats or [n] labels; then the last step alone counts.
+        inputs: numbers, [n, T, I], with sequences first, as data sets have them. Sequences of
+            unequal length are a list of arrays, [T_i, I]; shorter ones are filled up with zeros,
+            and nothing behind their end counts.
+        targets: a target for every step, [n, T, K] floats or [n, T] labels, or a list of arrays
+            beside a list of inputs. Or one for each sequence, [n, K] floats or [n] labels; then
+            the last step of each sequence alone counts.
         test: arrays (inputs, targets), or the fraction of sequences to hold out, in [0, 1).
         batch_size: sequences in a batch; None for all of them.
         seed: the seed of the shuffle before the split.
@@ -290,12 +316,15 @@ def sequences(
     Raises:
         ValueError: arrays do not fit each other or are not finite, or a number is bad.
     """
-    inputs, targets, mask, loss = _checked_set(inputs, targets)
+    inputs, targets, mask, per_step, loss = _checked_set(inputs, targets)
     require_integer("seed", 0, seed)
     if isinstance(test, tuple):
-        test_inputs, test_targets, test_mask, _ = held_out_pair(test, _checked_set)
+        test_inputs, test_targets, test_mask, test_per_step, _ = held_out_pair(test, _checked_set)
         check_splits((inputs, targets), (test_inputs, test_targets), axis=1)
-        if not np.array_equal(mask, test_mask):
+        if per_step != test_per_step:
+            kind = "step" if per_step else "sequence"
+            raise ValueError(f"test targets must be one for each {kind}, as training targets are")
+        if mask.ndim == test_mask.ndim == 1 and len(mask) != len(test_mask):
             raise ValueError(
                 f"test sequences must have {len(mask)} steps and targets at the same ones as the "
                 f"training sequences, got {len(test_mask)} steps"
@@ -306,7 +335,11 @@ def sequences(
         num_train = len(order) - math.ceil(test * len(order))
         inputs, test_inputs = inputs[:, order[:num_train]], inputs[:, order[num_train:]]
         targets, test_targets = targets[:, order[:num_train]], targets[:, order[num_train:]]
+        test_mask = mask
+        if mask.ndim == 2:
+            mask, test_mask = mask[:, order[:num_train]], mask[:, order[num_train:]]
     require("test", "a fraction that leaves some to train on", test, lambda _: inputs.size > 0)
+    lists = mask.ndim == 2 or test_mask.ndim == 2
     return SequenceSet(
         loss=loss,
         num_outputs=count_outputs(targets, test_targets, loss),
@@ -315,6 +348,7 @@ def sequences(
         mask=mask,
         test_inputs=test_inputs if test_inputs.shape[1] else None,
         test_targets=test_targets if test_inputs.shape[1] else None,
+        test_mask=test_mask if lists and test_inputs.shape[1] else None,
         batch_size=batch_size,
     )
 
@@ -327,15 +361,24 @@ def _checked_series(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, 
     return checked_pair(inputs, targets, axis=1)
 
 
-def _checked_set(inputs: Any, targets: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, LossName]:
+def _checked_set(
+    inputs: Any, targets: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool, LossName]:
+    """Inputs and targets, time first; the mask; whether every step has a target; the loss."""
+    lengths = None
+    if is_ragged(inputs) or is_ragged(targets):
+        inputs, targets, lengths = padded(inputs, targets)
     inputs, targets = real_numbers("inputs", inputs), real_numbers("targets", targets)
     require("inputs", "[n, T, I]", inputs, lambda a: a.ndim == 3)
     length = inputs.shape[1]
     labels = np.issubdtype(targets.dtype, np.integer)
     per_step = targets.ndim == (2 if labels else 3)
     inputs, targets, loss = checked_pair(inputs, targets, axis=1 if per_step else 0)
-    mask = np.ones(length, np.float32)
+    # A step counts before the end of its sequence, or alone at that end.
+    steps, ends = np.arange(length), np.array([length]) if lengths is None else lengths
+    counts = steps[:, None] < ends if per_step else steps[:, None] == ends - 1
+    mask = counts.astype(np.float32)
     if not per_step:
-        mask[:-1] = 0
         targets = np.repeat(targets[:, None], length, axis=1)
-    return np.swapaxes(inputs, 0, 1), np.swapaxes(targets, 0, 1), mask, loss
+    mask = mask[:, 0] if lengths is None else mask
+    return np.swapaxes(inputs, 0, 1), np.swapaxes(targets, 0, 1), mask, per_step, loss

@@ -47,7 +47,7 @@ def test_series_are_checked_alike():
 
 
 @pytest.mark.parametrize(
-    "mask", [np.zeros(6), np.ones(3), np.ones(7), -np.ones(6), np.ones((6, 4))]
+    "mask", [np.zeros(6), np.ones(3), np.ones(7), -np.ones(6), np.ones((6, 3))]
 )
 def test_a_mask_that_leaves_no_mean_is_refused(mask):
     """All zeros gave NaN; one that is too short made the loss four times too large."""
