@@ -108,6 +108,7 @@ def check_network(problem: Problem) -> None:
                 f"model must have real parameters, got {leaf.dtype} as {name}: keep real and "
                 "imaginary parts as two real arrays, and join them in the network"
             )
+    check_input_shape(problem, params)
     wanted = getattr(problem.task, "num_outputs", None)
     if not isinstance(wanted, int):
         return
@@ -123,6 +124,48 @@ def check_network(problem: Problem) -> None:
             f"model must have the {wanted} outputs that {type(problem.task).__name__} reads, "
             f"got {got}"
         )
+
+
+def check_input_shape(problem: Problem, params: Any) -> None:
+    """Refuses a network that was made for other inputs than the task has.
+
+    A model with an `input_shape` must have the task's. Where `input_shape` is a setting of the
+    network, one that takes other inputs too, such as texts of any length, may have another.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    wanted = _shapes(getattr(problem.task, "input_shape", None))
+    made_for = getattr(problem.model, "input_shape", None)
+    setting = _setting(problem.model, "input_shape") if made_for is None else None
+    got = _shapes(setting if made_for is None else made_for)
+    if None in (wanted, got) or wanted == got:
+        return
+    if setting is not None:
+        try:
+            num_outputs(problem, params)
+            return
+        except (TypeError, ValueError):  # of the network's layers, each in its own words
+            pass
+    raise ValueError(
+        f"model must have the input_shape of {type(problem.task).__name__}, {wanted}, got a "
+        f"{type(problem.model).__name__} for {got}"
+    )
+
+
+def _setting(model: Any, name: str) -> Any:
+    settings = getattr(model, "settings", ())
+    return dict(settings).get(name) if isinstance(settings, tuple) else None
+
+
+def _shapes(tree: Any) -> Any:
+    """A shape, or a tuple or dict of shapes, in plain tuples of integers."""
+    if isinstance(tree, dict):
+        return {name: _shapes(shape) for name, shape in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        parts = tuple(map(_shapes, tree))
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], tuple) else parts
+    return tree
 
 
 def may_train(model: Model, params: Any) -> bool:

@@ -8,6 +8,38 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
+class OffersWeights(Protocol):
+    """A supervised task whose losses do not all count alike."""
+
+    def weights(self, batch: Any) -> Any:
+        """The weight of each loss in the loss of the batch, in the shape of the losses."""
+        ...
+
+
+@runtime_checkable
+class OffersLossDifferences(Protocol):
+    """A supervised task that knows how far losses differ, in a form that does not cancel.
+
+    Without it, two losses are subtracted. Their digits cancel where a change is small: losses of 1
+    that differ by 1e-6 leave one digit of float32. Chains and node perturbation live on such
+    differences.
+    """
+
+    def loss_differences(self, new: Any, old: Any, batch: Any) -> Any:
+        """`losses(new) - losses(old)`, in the shape of the losses."""
+        ...
+
+
+@runtime_checkable
+class OffersStepDifferences(Protocol):
+    """A task in time that knows the same for one time step."""
+
+    def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Any:
+        """`step_losses(new) - step_losses(old)`, [B]."""
+        ...
+
+
+@runtime_checkable
 class OffersGoal(Protocol):
     """A task that counts as solved from some level of a metric on.
 

@@ -8,6 +8,7 @@ currency and lower is better: a reward enters as `loss = -return`, in its task.
 
 import dataclasses
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import chex
@@ -16,7 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.kinds import door_of, named
-from jaxevo.core.offers import KeepsStatistics, OffersOutcome
+from jaxevo.core.offers import (
+    KeepsStatistics,
+    OffersLossDifferences,
+    OffersOutcome,
+    OffersStepDifferences,
+    OffersWeights,
+)
 from jaxevo.core.protocols import (
     Apply,
     Batch,
@@ -80,6 +87,10 @@ class Problem:
                 "task must have the methods of jaxevo.core.Task, "
                 f"got {named(self.task)} (see jaxevo.tasks)"
             )
+        if type(self) is Problem and not hasattr(self.task, "evaluate"):
+            kinds = (SupervisedTask, ControlTask)
+            kind = min(kinds, key=lambda kind: len(_missing(self.task, kind)))
+            raise ValueError(_lacks(self.task, kind))
         if jax.tree_util.all_leaves([self.task]):
             name = type(self.task).__name__
             raise ValueError(
@@ -93,7 +104,10 @@ class Problem:
         if isinstance(self, Supervised) and has_carry(self.model) != isinstance(self, Sequence):
             kinds = ("a step module, (carry, x) -> (carry, y)", "a feed-forward network, x -> y")
             wanted, got = kinds if isinstance(self, Sequence) else reversed(kinds)
-            raise ValueError(f"model must be {wanted} for {type(self.task).__name__}, got {got}")
+            lacks = "" if isinstance(self, Sequence) else f"; {_lacks(self.task, SequenceTask)}"
+            raise ValueError(
+                f"model must be {wanted} for {type(self.task).__name__}, got {got}{lacks}"
+            )
 
     def init(self, key: Key[Array, ""]) -> Params:
         return self.model.init(key)
@@ -141,11 +155,18 @@ class Supervised(Problem):
         return self.task.losses(outputs, batch)
 
     def weights(self, batch: Batch) -> Float[Array, "..."]:
-        return self.task.weights(batch)
+        """The task's weights; without them, those of a mean over all losses."""
+        if isinstance(self.task, OffersWeights):
+            return self.task.weights(batch)
+        outputs = jax.eval_shape(lambda key: self.outputs(self.init(key), batch), abstract_key())
+        losses = jax.eval_shape(self.losses, outputs, batch)
+        return jnp.full(losses.shape, 1 / losses.size, losses.dtype)
 
     def loss_differences(self, new: Any, old: Any, batch: Batch) -> Float[Array, "..."]:
-        """`losses(new) - losses(old)`, in the form that does not cancel."""
-        return self.task.loss_differences(new, old, batch)
+        """`losses(new) - losses(old)`, in the form that does not cancel if the task has one."""
+        if isinstance(self.task, OffersLossDifferences):
+            return self.task.loss_differences(new, old, batch)
+        return self.losses(new, batch) - self.losses(old, batch)
 
     def metrics(self, outputs: Any, batch: Batch) -> dict[str, Any]:
         return self.task.metrics(outputs, batch)
@@ -193,7 +214,10 @@ class Sequence(Supervised):
         return self.task.step_losses(output, target, weight)
 
     def step_differences(self, new: Any, old: Any, target: Any, weight: Any) -> Float[Array, " B"]:
-        return self.task.step_differences(new, old, target, weight)
+        if isinstance(self.task, OffersStepDifferences):
+            return self.task.step_differences(new, old, target, weight)
+        losses = (self.step_losses(output, target, weight) for output in (new, old))
+        return next(losses) - next(losses)
 
     def step_metrics(self, output: Any, target: Any, weight: Any) -> dict[str, Any]:
         return self.task.step_metrics(output, target, weight)
@@ -336,6 +360,24 @@ def _numbers(observation: Any) -> Any:
         return jnp.asarray(leaf, float) if is_bool else leaf
 
     return jax.tree.map(number, observation)
+
+
+def _missing(task: Any, kind: type) -> list[str]:
+    """What a task lacks of a protocol, in the order of the protocol."""
+    wanted = [
+        name
+        for base in reversed(kind.__mro__)
+        for name in (*inspect.get_annotations(base), *vars(base))
+        if getattr(base, "_is_protocol", False) and not name.startswith("_")
+    ]
+    return [name for name in wanted if not hasattr(task, name)]
+
+
+def _lacks(task: Any, kind: type) -> str:
+    return (
+        f"task must have the methods of jaxevo.core.{kind.__name__}, got "
+        f"{type(task).__name__} without {', '.join(_missing(task, kind))}"
+    )
 
 
 def check_key(key: Any) -> None:

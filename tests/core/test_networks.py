@@ -4,17 +4,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 from jaxevo.core import Problem, check_requirements
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner
-from jaxevo.models import from_functions, mlp, recurrent
+from jaxevo.models import (
+    from_functions,
+    from_linen,
+    from_nnx,
+    mlp,
+    normalised,
+    recurrent,
+)
 from jaxevo.tasks import cartpole, examples, stream
 from jaxevo.training.loop import train
 
 LEARNER = GradientLearner(estimator=Backprop())
 LABELS = examples(np.ones((20, 3)), np.arange(20) % 4, batch_size=4)
 WAVES = stream(np.ones((10, 2, 3)), np.arange(20).reshape(10, 2) % 4, window=5)
+
+
+class Summed(nnx.Module):
+    def __init__(self, input_shape, rngs):
+        self.layer = nnx.Linear(1, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.layer(x.sum(-1, keepdims=True))
 
 
 def test_fewer_outputs_than_classes_are_refused():
@@ -26,6 +42,27 @@ def test_fewer_outputs_than_classes_are_refused():
     check_requirements(LEARNER, Problem(LABELS, mlp((3,), 4)))
     check_requirements(LEARNER, Problem(LABELS, mlp((3,), 5)))  # more than are needed do no harm
     check_requirements(LEARNER, Problem(WAVES, recurrent((3,), 4, hidden_sizes=(2,))))
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        (mlp((2,), 4), r"input_shape of Examples, \(3,\), got a NNXModel for \(2,\)"),
+        (from_linen(linen.Dense(4), input_shape=(2,)), r"\(3,\), got a LinenModel for \(2,\)"),
+        # its statistics were broadcast, so that means of one column stood for all
+        (normalised(mlp((3,), 4), (1,)), r"\(3,\), got a NormalisedModel for \(1,\)"),
+        (mlp((3,), 4), None),
+        (from_linen(linen.Dense(4), input_shape=[3]), None),
+        (from_nnx(Summed, input_shape=(7,)), None),  # it takes rows of any length
+    ],
+)
+def test_networks_for_other_inputs_are_refused_in_one_line(model, shown):
+    """Red where the network's own layers complain, or nobody does."""
+    problem = Problem(LABELS, model)
+    if shown is None:
+        return check_requirements(LEARNER, problem)
+    with pytest.raises(ValueError, match=shown):
+        check_requirements(LEARNER, problem)
 
 
 def test_outputs_that_are_no_actions_are_refused():

@@ -1,6 +1,6 @@
 """Problems are joined and refused at the door; a rollout counts what it should."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +123,55 @@ def test_a_task_or_model_without_the_methods_is_refused():
         Problem(EXAMPLES, lambda params, x: x)
     with pytest.raises(ValueError, match="task must have"):
         Problem(LINEAR, EXAMPLES)  # the wrong way round
+
+
+@pytree
+class NoMetrics:
+    rows: Any
+
+    def sample(self, key, step):
+        return self.rows
+
+    def held_out(self):
+        return None
+
+    def inputs(self, batch):
+        return (batch,)
+
+    def losses(self, outputs, batch):
+        return ((outputs - batch[:, :2]) ** 2).sum(1)
+
+
+@pytree
+class Least(NoMetrics):
+    """What a supervised task has at least."""
+
+    def metrics(self, outputs, batch):
+        return {}
+
+
+def test_missing_methods_are_named():
+    with pytest.raises(ValueError, match=r"SupervisedTask, got NoMetrics without metrics$"):
+        Problem(NoMetrics(rows=np.ones((4, 3))), LINEAR)
+    with pytest.raises(
+        ValueError, match=r"got a step module.*SequenceTask, got Least without at, step_losses, st"
+    ):
+        Problem(Least(rows=np.ones((4, 3))), STEP)
+
+
+def test_a_task_without_weights_and_differences_has_the_mean_and_the_plain_difference():
+    rows = np.arange(12.0).reshape(4, 3)
+    problem = Problem(Least(rows=rows), LINEAR)
+    assert type(problem) is Supervised
+    params, batch = {"w": jnp.zeros((3, 2))}, problem.sample(jax.random.key(0), 0)
+    squares = (rows[:, :2] ** 2).sum(1)
+    assert problem.evaluate(params, batch).loss == pytest.approx(squares.mean())
+    new, old = batch[:, :2], jnp.zeros((4, 2))
+    np.testing.assert_allclose(problem.loss_differences(new, old, batch), -squares)
+    learner = GradientLearner(estimator=WeightPerturbation())
+    state = learner.init(jax.random.key(1), problem)
+    _, metrics = learner.step(jax.random.key(2), state, problem)
+    assert jnp.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("task", [EXAMPLES, STREAM])

@@ -25,6 +25,9 @@ class Plain:
     def held_out(self):
         return None
 
+    def evaluate(self, params, batch, apply):
+        return None
+
 
 @pytree
 class Worded(Plain):
