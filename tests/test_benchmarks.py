@@ -58,7 +58,17 @@ VARIANTS = {
         "full rank, mix, ranks",
         "full rank, mix, standardized",
         "full rank, threefry, ranks",
+        "low rank, r=1, rademacher, standardized",
+        "low rank, r=1, rademacher, ranks",
+        "low rank, r=1, gaussian, ranks",
+        "low rank, r=4, rademacher, ranks",
     },
+}
+RECURRENT_POPULATION = {
+    "floor: one network, N sequences",
+    "own weights",
+    "low rank, r=1",
+    "low rank, r=4",
 }
 
 
@@ -172,6 +182,8 @@ def test_adaptive_script(monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_recurrent_benchmark_without_optional_packages(tmp_path):
     stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_recurrent"))
+    population, *blocks = blocks
+    check(stdout, [population], RECURRENT_POPULATION)
     variants = VARIANTS["bench_recurrent"]
     for block, length in zip(blocks[:2], (50, 200), strict=True):
         check(stdout, [block], variants)
@@ -252,3 +264,73 @@ def test_rounds_take_turns_and_the_first_call_does_not_count(timing, monkeypatch
     timings = timing.measure(programs, argparse.Namespace(clock="wall", rounds=3))
     assert "".join(calls) == "ab" + "ab" * 3
     assert [t.seconds for t in timings] == [[0.5] * 3] * 2
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """The command that runs all scripts."""
+    return script(monkeypatch, "__main__").main
+
+
+STUB = """
+import json, sys
+assert "--quick" in sys.argv
+settings = {"device": "cpu", "N": 2, "load": 0.5}
+print("device cpu  N 2")
+rows = [{"variant": "floor", "x floor": 1.0}, {"variant": "ours", "x floor": 2.0}]
+json.dump([{"settings": settings, "rows": rows}], open(sys.argv[-1], "w"))
+"""
+
+
+def test_all_scripts_run_and_one_that_fails_is_not_passed_over(together, tmp_path, capfd):
+    (tmp_path / "bench_a.py").write_text("raise SystemExit(3)")
+    (tmp_path / "bench_b.py").write_text(STUB)
+    (tmp_path / "study.py").write_text("raise SystemExit('not a benchmark')")
+    file = tmp_path / "all.json"
+    assert together(["--quick", "--json", str(file)], tmp_path) == 1
+    found = json.loads(file.read_text())
+    assert list(found) == ["bench_a", "bench_b"] and found["bench_a"]["blocks"] == []
+    assert found["bench_b"]["blocks"][0]["rows"][1] == {"variant": "ours", "x floor": 2.0}
+    text = file.with_suffix(".md").read_text()
+    assert "### `python benchmarks/bench_b.py --quick`" in text and "device cpu  N 2" in text
+    assert "failed, exit status 3" in text
+    (tmp_path / "bench_a.py").unlink()
+    assert together(["--quick", "--json", str(file)], tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({"ours": 2.9}, 0, "| 1.45 | 2 | 2.9 | bench | N 2  device cpu | ours | x floor |"),
+        ({"ours": 3.1}, 1, "1 of 3 ratios grew more than 1.5 times"),
+        ({"ours": float("nan")}, 1, "| nan | 2 | nan |"),
+        ({"ours": None}, 1, "| - | 2 | - |"),  # not measured any more: not a pass
+        ({"third": 9.0}, 0, "| - | - | 9 |"),  # measured for the first time
+        ({"N": 3}, 1, "nothing to compare"),  # another size is another benchmark
+        ({"load": 7}, 0, "| 1 | 2 | 2 |"),
+    ],
+)
+def test_a_slowdown_shows_between_two_runs(together, tmp_path, capsys, changes, status, said):
+    files = []
+    for name, changed in (("old", {}), ("new", changes)):
+        settings = {"N": 2, "device": "cpu", "load": 1} | changed
+        values = {"floor": 1.0, "ours": 2.0, "peer": 4.0} | changed
+        rows = [
+            {"variant": variant, "ms": 1.0, "x floor": values[variant]}
+            for variant in ("floor", "ours", "peer", "third")
+            if variant in values
+        ]
+        kept = {name: settings[name] for name in ("N", "device", "load")}
+        files.append(tmp_path / f"{name}.json")
+        found = {"bench": {"seconds": 1, "blocks": [{"settings": kept, "rows": rows}]}}
+        files[-1].write_text(json.dumps(found))
+    assert together(["--compare", *map(str, files)]) == status
+    out = capsys.readouterr().out
+    assert said in out
+    assert "nothing" in said or out.index("| ours |") < out.index("| peer |")
+
+
+def test_an_option_beside_compare_is_refused(together, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        together(["--compare", "a", "b", "--quick"])
+    assert "takes no other options, got --quick" in capsys.readouterr().err
