@@ -26,6 +26,7 @@ from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.pytrees import checked
 from jaxevo.core.tree import can_be_learned, named_leaves, nested
+from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.views import nodes
 
 Head = Callable[[Any], Any]
@@ -91,15 +92,20 @@ class NNXModel:
 
     @functools.cached_property
     def _built(self) -> tuple:
-        """The graph as the user wrote it, one whose layers call the hook, and abstract state.
+        """The user's graph, one whose layers call the hook, and abstract state.
 
+        Convolutions of both are those that are quick in loops, unless the user chose others.
         Layers of the second graph have a subclass of their own class, which calls the hook:
 
             Linear(kernel, bias)  ->  HookedLinear(kernel, bias, spec)
         """
         module = nnx.eval_shape(lambda: self._construct(nnx.Rngs(0)))
-        graph, state = nnx.split(module)
+        state = nnx.state(module)
         _refuse_hidden_arrays(self._name, module, state)
+        for _, part in nnx.iter_modules(module):
+            if getattr(part, "conv_general_dilated", None) is jax.lax.conv_general_dilated:
+                setattr(part, "conv_general_dilated", conv_general_dilated)  # noqa: B010
+        graph = nnx.split(module)[0]
         paths = {id(value): _join(path) for path, value in nnx.iter_graph(module)}
         for path, part in list(nnx.iter_modules(module)):
             if kind := layer_kind(type(part)):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Params
 from jaxevo.core.kinds import door_of, named
+from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.models.flax import (
     NO_CHANGES,
     NO_DRAWS,
@@ -222,6 +223,10 @@ _prefix: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("prefi
 
 def _linen_interceptor(next_method, args, kwargs, context):
     module = context.module
+    if isinstance(module, linen.Conv) and not (
+        module.conv_general_dilated or module.conv_general_dilated_cls
+    ):  # a module that is called is a copy of the user's
+        object.__setattr__(module, "conv_general_dilated", conv_general_dilated)
     if context.method_name != "__call__":
         return next_method(*args, **kwargs)
     path = (*_prefix.get(), *module.path)

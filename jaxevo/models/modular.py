@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
 from jaxevo.core.pytrees import checked
+from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.models.layers import require_depth, require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
@@ -433,7 +434,7 @@ def _convolve(stride: int, kernels: tuple, bias: Any, inputs: tuple) -> Array:
     (kernel,), (x,) = kernels, inputs
     kernel = kernel.reshape(*kernel.shape[:3], -1)
     layout = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+    y = conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
     return _shifted(y, bias)
 
 
