@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.offers import (
@@ -36,6 +36,7 @@ from jaxevo.core.protocols import (
     Task,
 )
 from jaxevo.core.pytrees import pytree, static
+from jaxevo.core.rollouts import Episode, rollouts, rollouts_until_all_end
 
 
 class Evaluation(NamedTuple):
@@ -46,17 +47,6 @@ class Evaluation(NamedTuple):
     observations: Any = None  # [T, ...] or [B, ...]: what the network was shown
     mask: Any = None  # [T, ...]: which observations count
     moments: Any = None  # what `absorb` takes; None where the model keeps no statistics
-
-
-class Episode(NamedTuple):
-    """One rollout, T steps. What comes after the end is there too; `alive` tells."""
-
-    states: Any  # [T, ...], the environment's before each action
-    observations: Any  # [T, ...]
-    actions: Any  # [T, ...]
-    rewards: Float[Array, " T"]  # 0 after the end
-    alive: Bool[Array, " T"]  # whether the step was taken before the episode ended
-    final: Any  # the environment's state after the last step
 
 
 @pytree(kw_only=False)
@@ -293,31 +283,7 @@ class Control(Problem):
         Returns:
             Time first, [T, B, ...]; the final states are [B, ...].
         """
-        key_reset, key_steps = _split(keys)
-        env_state, observation = jax.vmap(self.reset)(key_reset)
-        carry = self.model.initial_carry(params, keys.shape)
-
-        def step(loop, keys):
-            env_state, observation, carry, alive = loop
-            key_act, key_transition = _split(keys)
-            carry, output = self.answer(params, carry, observation, apply=apply)
-            action, _ = jax.vmap(self.act)(key_act, output)
-            following, next_observation, reward, terminated, truncated = jax.vmap(self.transition)(
-                key_transition, env_state, action
-            )
-            # An action is picked from outputs that are not finite too: its reward is no reward.
-            finite = [
-                jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(output)
-            ]
-            reward = jnp.where(jnp.stack(finite).all(0), reward, jnp.nan)
-            seen = env_state, observation, action, jnp.where(alive, reward, 0.0), alive
-            going_on = alive & ~jnp.logical_or(terminated, truncated)
-            return (following, next_observation, carry, going_on), seen
-
-        start = env_state, observation, carry, jnp.ones(keys.shape, bool)
-        steps = jax.vmap(lambda key: jax.random.split(key, self.task.max_steps), out_axes=1)
-        (final, *_), seen = jax.lax.scan(step, start, steps(key_steps))
-        return Episode(*seen, final)
+        return rollouts(self, params, keys, apply)
 
     def evaluate(
         self, params: Params, batch: Key[Array, " B"], *, apply: Apply | None = None
@@ -326,9 +292,11 @@ class Control(Problem):
 
         Rewards after the first termination do not count. The loss is NaN if an output was not
         finite while an episode went on. Observations are [T, B, ...] and
-        `mask` [T, B] says which of them were met before the episode ended.
+        `mask` [T, B] says which of them were met before the episode ended; others may be zeros.
+        No step is taken after all episodes have ended, so that it cannot be differentiated in
+        reverse; `rollouts` can.
         """
-        episodes = self.rollouts(params, batch, apply=apply)
+        episodes = rollouts_until_all_end(self, params, batch, apply)
         observations, alive = episodes.observations, episodes.alive
         returns = episodes.rewards.sum(0)
         metrics = {"return": returns.mean(), "episode_length": alive.sum(0).mean()}
@@ -345,11 +313,6 @@ class Control(Problem):
             mask=alive,
             moments=moments,
         )
-
-
-def _split(keys: Key[Array, " B"]) -> tuple[Key[Array, " B"], Key[Array, " B"]]:
-    first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
-    return first, second
 
 
 def _numbers(observation: Any) -> Any:

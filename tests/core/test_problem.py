@@ -340,3 +340,76 @@ def test_apply_reaches_every_step_of_a_rollout():
     batch = problem.sample(jax.random.key(1), 0)
     evaluation = problem.evaluate({"gain": jnp.zeros(())}, batch, apply=lambda params, x: -x)
     assert evaluation.loss == 3
+
+
+@pytree
+class Walk(Point):
+    """`Point` whose steps are drawn, and whose last state is asked for."""
+
+    max_steps: int = static(default=61)  # 3 segments of 21, the last of which is 2 too long
+
+    def transition(self, key, state, action):
+        return super().transition(key, state, action + jax.random.normal(key))
+
+    def outcome(self, env_state):
+        return {"position": env_state.position, "time": env_state.time}
+
+
+def test_an_evaluation_that_stops_early_is_that_of_whole_rollouts():
+    """Red where segments draw other keys, or a member's end is taken for that of all members."""
+    problem = Problem(Walk(), PROPORTIONAL)
+    batch = problem.sample(jax.random.key(1), 0)
+
+    def both(gain):
+        params = {"gain": gain}
+        whole = problem.rollouts(params, batch)
+        return problem.evaluate(params, batch), whole, -whole.rewards.sum(0).mean()
+
+    gains = jnp.array([0.9, 0.1, 0.0])  # the last walks at random
+    found, whole, loss = jax.jit(jax.vmap(both))(gains)
+    lengths = whole.alive.sum(1)
+    assert lengths[0].max() < 21 and lengths.max() == 61
+    np.testing.assert_array_equal(found.loss, loss)
+    np.testing.assert_array_equal(found.mask, whole.alive)
+    shown = np.asarray(whole.alive)
+    np.testing.assert_array_equal(found.observations[shown], whole.observations[shown])
+    # the last state is that of each episode's end
+    np.testing.assert_allclose(found.metrics["time"], lengths.mean(1), rtol=1e-6)
+    after = np.concatenate([whole.states.position[:, 1:], whole.final.position[:, None]], axis=1)
+    last = np.take_along_axis(after, np.asarray(lengths)[:, None] - 1, axis=1)[:, 0]
+    np.testing.assert_allclose(found.metrics["position"], last.mean(1), rtol=1e-5)
+
+
+def test_no_step_is_taken_after_the_last_end():
+    """Red where each member of a population goes on to the end of time by itself."""
+    calls = []
+
+    @pytree
+    class Counted(Walk):
+        def transition(self, key, state, action):
+            jax.debug.callback(lambda: calls.append(1))
+            return super().transition(key, state, action)
+
+    problem = Problem(Counted(limit=3), PROPORTIONAL)
+    keys = problem.sample(jax.random.key(1), 0)[:1]
+    gains = jnp.array([1.0, 0.5])
+    jax.jit(jax.vmap(lambda gain: problem.evaluate({"gain": gain}, keys).loss))(gains)
+    jax.effects_barrier()
+    assert len(calls) in (21, 21 * 2)  # one segment; a callback may run once for each member
+
+
+def test_observations_that_nobody_asked_for_are_not_kept():
+    """Red where a longer episode needs memory for what a learner of losses never reads."""
+
+    def temporary_bytes(max_steps):
+        problem = Problem(Point(max_steps=max_steps), PROPORTIONAL)
+        keys = jax.random.split(jax.random.key(1), 1)
+
+        def losses(gains):
+            return jax.vmap(lambda g: problem.evaluate({"gain": g}, keys).loss)(gains)
+
+        program = jax.jit(losses).lower(jnp.ones(4096)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    # rewards are 4 bytes for each step and member; observations would be 4 more
+    assert temporary_bytes(150) - temporary_bytes(50) < 1.5 * 100 * 4096 * 4
