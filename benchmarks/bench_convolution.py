@@ -69,6 +69,12 @@ def programs(args: argparse.Namespace, batch_size: int) -> Iterator[Program]:
             inputs = learner.init(key, problem, params), (learner, problem)
             return functools.partial(timing.compiled, units=num_steps or 1), run, inputs
 
+        for title, measure in {
+            "forward": responses,
+            "SUM": sum_sensitivity,
+            "ABS": abs_sensitivity,
+        }.items():
+            yield timing.compiled(title + name, functools.partial(measure, model), params, images)
         for title, (compiled, program, inputs) in {
             "back-propagation by itself": steps(Backprop(), 0),
             "back-propagation in a loop": steps(Backprop(), 10),
@@ -77,22 +83,16 @@ def programs(args: argparse.Namespace, batch_size: int) -> Iterator[Program]:
             ),
         }.items():
             yield compiled(title + name, program, *inputs)
-        for title, measure in {
-            "forward": responses,
-            "SUM": sum_sensitivity,
-            "ABS": abs_sensitivity,
-        }.items():
-            yield timing.compiled(title + name, functools.partial(measure, model), params, images)
 
 
 def main(arguments=None) -> None:
-    args = timing.options(__doc__, arguments)
+    args = timing.options(str(__doc__), arguments)
     blocks = []
     for batch_size in (32,) if args.quick else (32, 256):
         found = list(programs(args, batch_size))
-        num_weights = tree_size(found[0].call()[0].params)
-        settings = timing.header(args, D=num_weights, N=1, B=batch_size)
         timed = {t.program.name: t for t in timing.measure(found, args)}
+        num_weights = tree_size(timed["SUM"].program.call())
+        settings = timing.header(args, D=num_weights, N=1, B=batch_size)
         rows = [
             {
                 "variant": name,

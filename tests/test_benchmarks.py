@@ -44,6 +44,21 @@ VARIANTS = {
         "ABS, jacrev",
         "ABS, jacrev, scanned",
     },
+    "bench_convolution": {
+        f"{variant}{name}"
+        for name in ("", ", XLA's convolution")
+        for variant in (
+            "back-propagation by itself",
+            "back-propagation in a loop",
+            "evolution strategy, N = 64",
+            "forward",
+            "SUM",
+            "ABS",
+        )
+    },
+    "bench_rollout": {
+        f"{policy}{name}" for policy in ("fresh", "never falling") for name in ("", ", all steps")
+    },
     "bench_metropolis": {
         "unit by unit",
         "unit by unit, beta 1000",
@@ -238,9 +253,10 @@ def test_population_benchmark_without_optional_packages(tmp_path):
 
 
 @pytest.mark.slow
-def test_pathnet_benchmark(tmp_path):
-    stdout, blocks = run(tmp_path, str(BENCHMARKS / "bench_pathnet.py"))
-    check(stdout, blocks, VARIANTS["bench_pathnet"])
+@pytest.mark.parametrize("name", ["bench_pathnet", "bench_convolution", "bench_rollout"])
+def test_benchmark(tmp_path, name):
+    stdout, blocks = run(tmp_path, str(BENCHMARKS / f"{name}.py"))
+    check(stdout, blocks, VARIANTS[name])
 
 
 @pytest.fixture
