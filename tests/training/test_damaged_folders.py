@@ -120,10 +120,17 @@ def test_damaged_folders(stopped, tmp_path, monkeypatch, num_folders):
             said = result.summary.get("damaged_checkpoints", []) + result.summary["damaged_files"]
             assert said or not matters, case
             counts["named" if said else "older checkpoints only"] += 1
+            kept = next((s for s in (9, 6, 3) if f"checkpoints/{s}" not in what), 0)
             for content in before - contents(copy):
-                assert content in replaced, f"{case}: {content[:80]!r} is lost"
+                again = head(content, kept) == head(records, kept)  # later records are made again
+                assert content in replaced or again, f"{case}: {content[:80]!r} is lost"
         shutil.rmtree(copy)
     print(f"{num_folders} damaged folders: {dict(counts)}, 0 silent, 0 tracebacks, 0 lost")
+
+
+def head(records, step):
+    """The bytes of the records up to a step, of which one is made at every second."""
+    return b"".join(records.splitlines(keepends=True)[: step // 2])
 
 
 def plain(rows):
