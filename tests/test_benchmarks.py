@@ -273,12 +273,12 @@ def test_a_ratio_is_the_median_over_rounds_of_the_ratio_within_a_round(timing):
     assert timing.ratio(slow, fast) == 3  # of 2, 3 and 6; the ratio of the medians is 6
 
 
-def test_rounds_take_turns_and_the_first_call_does_not_count(timing, monkeypatch):
+def test_rounds_take_turns_and_a_call_before_each_timed_one_does_not_count(timing, monkeypatch):
     calls, now = [], iter(range(100))
     monkeypatch.setitem(timing.CLOCKS, "wall", lambda: next(now))
     programs = [timing.Program(name, lambda n=name: calls.append(n), 2) for name in "ab"]
     timings = timing.measure(programs, argparse.Namespace(clock="wall", rounds=3))
-    assert "".join(calls) == "ab" + "ab" * 3
+    assert "".join(calls) == "ab" + "aabb" * 3
     assert [t.seconds for t in timings] == [[0.5] * 3] * 2
 
 

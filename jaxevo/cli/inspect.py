@@ -86,6 +86,7 @@ def evaluate(words: list[str]) -> int:
         key = jax.random.split(key, run.config["seeds"])
         network, metrics = jax.vmap(network), jax.vmap(metrics)
     params = load_params(folder, which, like=jax.eval_shape(network, key))
+    say_if_changed(folder)
     found = {name: value.tolist() for name, value in jax.jit(metrics)(params).items()}
     title = f"{folder}, {which} network, held out"
     Console().print(metrics_table(title, found, baselines(problem.task)))
@@ -116,6 +117,7 @@ def show_recorded(folder: str, which: str) -> int:
 
     found = {name.removeprefix(start): at_place(name) for name in rows[-1] if start in name}
     steps = np.asarray([row["step"] for row in rows])[place[0]].tolist()
+    say_if_changed(folder)
     title = f"{folder}, {which} network, held out, on record at step {steps}"
     Console().print(metrics_table(title, found, {}))
     return 0
@@ -131,7 +133,7 @@ def show(words: list[str]) -> int:
     from jaxevo.training.folder import read_json
 
     config = read_json(pathlib.Path(folder) / "config.json")
-    say_if_changed(folder, config)
+    say_if_changed(folder)
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
     if study_of(folder, "transfer") is not None:

@@ -194,10 +194,7 @@ def stored_run(folder: str, *, whole: bool = True) -> StoredRun:
     from jaxevo.training.folder import read_json, require_entries
 
     path = pathlib.Path(folder) / "config.json"
-    written = read_json(path)
-    config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | written
-    if not whole:
-        say_if_changed(folder, written)
+    config: dict[str, Any] = {"stop_at": None, "on_nonfinite": "stop"} | read_json(path)
     if not is_of_names(config):
         how = f"jaxevo.run(key, learner, problem, num_steps=..., resume_from={folder!r})"
         mistake(
@@ -271,11 +268,11 @@ def seeds_of(config: Mapping[str, Any]) -> dict[str, int]:
     return {}
 
 
-def say_if_changed(folder: str, config: dict[str, Any]) -> None:
+def say_if_changed(folder: str) -> None:
     """A line on stderr where a `config.json` is not what the run wrote."""
-    from jaxevo.training.folder import has_changed
+    from jaxevo.training.folder import has_changed, read_json
 
-    if has_changed(config):
+    if has_changed(read_json(pathlib.Path(folder) / "config.json")):
         print(f"jaxevo: {folder}/config.json has changed since the run began", file=sys.stderr)
 
 
