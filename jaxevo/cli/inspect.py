@@ -14,6 +14,7 @@ from jaxevo.cli.runs import (
     study_of,
     wants_help,
 )
+from jaxevo.core.caches import cache_folder
 from jaxevo.registry.entries import Setting
 
 WHICH = Setting(
@@ -179,8 +180,9 @@ def doctor(words: list[str]) -> int:
             devices=[(str(device), device.memory_stats() or {}) for device in jax.devices()],
             cores=os.cpu_count(),
             memory=None if math.isinf(memory) else int(memory),
-            compilation_cache=jax.config.values.get("jax_compilation_cache_dir"),
-            data_cache=os.environ.get("JAXEVO_CACHE"),
+            compilation_cache=jax.config.values.get("jax_enable_compilation_cache")
+            and jax.config.values.get("jax_compilation_cache_dir"),
+            data_cache=cache_folder(),
         )
     )
     return 0

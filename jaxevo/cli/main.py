@@ -11,6 +11,7 @@ from jaxevo import registry
 from jaxevo.cli.help import asks_help
 from jaxevo.cli.options import mistake
 from jaxevo.cli.runs import leading_names, study_of
+from jaxevo.core.caches import UNUSABLE_ENTRY, keep_programs
 from jaxevo.core.streams import patient_output
 from jaxevo.core.words import nearest
 from jaxevo.registry import own
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"jaxevo: {message}\n"
     try:
-        with patient_output():
+        with patient_output(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=UNUSABLE_ENTRY)
             return command(arguments)
     finally:
         warnings.formatwarning = before
@@ -71,6 +73,7 @@ def command(arguments: Sequence[str] | None) -> int:
     """Runs one command; a mistake becomes one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     own.imported.clear()
+    keep_programs()
     try:
         own.discover()
         modules, words = modules_of(words)

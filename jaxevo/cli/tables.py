@@ -148,7 +148,7 @@ def doctor_table(
     cores: int | None,
     memory: int | None,
     compilation_cache: Any,
-    data_cache: str | None,
+    data_cache: Any,
 ) -> Table:
     """Versions, devices and caches, which someone who helps with a problem asks for."""
     table = Table(show_header=False)
@@ -161,8 +161,8 @@ def doctor_table(
         limit = stats.get("bytes_limit")
         table.add_row("device", name if limit is None else f"{name}, {limit / 2**30:.1f} GiB")
     table.add_row("matmul precision", environment["precision"])
-    table.add_row("compilation cache", str(compilation_cache or "off (jax_compilation_cache_dir)"))
-    table.add_row("data cache", data_cache or "default (JAXEVO_CACHE sets it)")
+    table.add_row("compilation cache", str(compilation_cache or "off"))
+    table.add_row("data cache", str(data_cache))
     table.add_row("git", str(environment["git"]))
     return table
 

@@ -105,7 +105,7 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
     if not isinstance(test, core.Sequence):
         raise ValueError("problem must have held-out series, and its task has none: give it test=")
     check_one_network(problem, params)
-    batch = test.sample(jax.random.key(0), 0)
+    batch, outputs = _answers(test, params)
     length, num_series, num_outputs = batch.targets.shape
     require("num_steps", ">= 1", num_steps, lambda n: n >= 1)
     require("series", f"from 0 to {num_series - 1}", series, lambda s: 0 <= s < num_series)
@@ -113,7 +113,7 @@ def forecast(problem: Problem, params: Params, num_steps: int = 400, series: int
     steps = np.arange(first, min(length, first + num_steps))
 
     scale = float(task.scale)
-    outputs = np.asarray(_outputs(test, params, batch), np.float64)[steps, series] * scale
+    outputs = np.asarray(outputs, np.float64)[steps, series] * scale
     truth = np.asarray(batch.targets, np.float64)[steps, series] * scale
     error = outputs - truth
 
@@ -176,14 +176,14 @@ def confusion(problem: Problem, params: Params) -> Figure:
         raise ValueError(f"problem must be a classification, got {_described(problem)}")
     if not isinstance(test, Supervised):
         raise ValueError("problem must have a held-out split, and its task has none: give it test=")
-    batch = test.sample(jax.random.key(0), 0)
-    targets = getattr(batch, "targets", None)
+    drawn = jax.eval_shape(test.sample, jax.random.key(0), jnp.int32(0))
+    targets = getattr(drawn, "targets", None)
     if targets is None or not jnp.issubdtype(jnp.result_type(targets), jnp.integer):
         raise ValueError(f"problem must have integer labels, got {_described(problem)}")
     check_one_network(problem, params)
-    outputs = np.asarray(_outputs(test, params, batch))
+    batch, outputs = _answers(test, params)
     counted = np.asarray(test.weights(batch)) > 0
-    outputs, labels = outputs[counted], np.asarray(targets)[counted]
+    outputs, labels = np.asarray(outputs)[counted], np.asarray(batch.targets)[counted]
     answered = np.isfinite(outputs).all(-1)
     num_classes = outputs.shape[-1]
     counts = np.zeros((num_classes, num_classes), int)
@@ -234,8 +234,10 @@ def _described(problem: Any) -> str:
 
 
 @jax.jit
-def _outputs(problem: Supervised, params: Params, batch: Any) -> Array:
-    return problem.outputs(params, batch)
+def _answers(problem: Supervised, params: Params) -> tuple[Any, Array]:
+    """The one batch of a held-out problem, and a network's outputs for it."""
+    batch = problem.sample(jax.random.key(0), jnp.int32(0))
+    return batch, problem.outputs(params, batch)
 
 
 def _histogram(ax: Axes, path: str, leaf: np.ndarray) -> None:

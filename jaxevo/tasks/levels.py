@@ -151,8 +151,7 @@ def reservoir(
     # One batch holds all that the read-out is fitted to: a stream's whole series, or sequences.
     everything = {"window": None} if hasattr(task, "window") else {"batch_size": 1000}
     whole = dataclasses.replace(task, **everything)  # type: ignore[type-var]
-    train = whole.sample(jax.random.key(0), 0)
-    test = held_out.sample(jax.random.key(0), 0)
+    train, test = _batches((whole, held_out))
 
     rng = np.random.default_rng(0)
     orthogonal, _ = np.linalg.qr(rng.normal(size=(num_units, num_units)))
@@ -171,7 +170,19 @@ def reservoir(
     readout = np.linalg.solve(gram + ridge * np.eye(num_units + 1), products)
     outputs = [states @ readout for _, states in _states(test, *kernels)]
     outputs = np.concatenate(outputs).reshape(test.targets.shape)
-    return {name: float(x) for name, x in held_out.metrics(jnp.asarray(outputs), test).items()}
+    metrics = _metrics(held_out, outputs, test)
+    return {name: float(x) for name, x in metrics.items()}
+
+
+@jax.jit
+def _batches(tasks: Any) -> Any:
+    """The first batch of each task."""
+    return [task.sample(jax.random.key(0), jnp.int32(0)) for task in tasks]
+
+
+@jax.jit
+def _metrics(task: SequenceTask, outputs: jax.Array, batch: Any) -> Any:
+    return task.metrics(outputs, batch)
 
 
 def _states(

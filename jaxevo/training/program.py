@@ -42,10 +42,10 @@ class Program:
         self.compile_seconds, self.compiles = 0.0, 0
         self.sizes = 0  # sizes of the network until now; the step is compiled for each of them
         keys = key if num_seeds is None else jax.random.split(key, num_seeds)
-        key_init, self.key_run = self._over_seeds(split_key, (0,))(keys)
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
         axes = (0, None, None, axis)
-        self.state, self.sums, self.best = self._call(_first, axes, key_init, params)
+        first = self._call(_first, axes, keys, params)
+        self.key_run, self.state, self.sums, self.best = first
         self.zeros = self.sums
         self.can_resize = isinstance(learner, Resizes)
         self.test = problem.held_out()
@@ -142,7 +142,8 @@ class Program:
 
         Where such steps are skipped, the means are over the others.
         """
-        sums, self.sums = dict(self.sums), jax.tree.map(jnp.copy, self.zeros)
+        sums = jax.device_get(self.sums)  # divided here: a division by jax would be compiled
+        self.sums = _copied(self.zeros)
         finite = sums.pop(FINITE, None)
         share = 1.0 if finite is None else np.asarray(finite, np.float64) / num_steps
 
@@ -150,9 +151,11 @@ class Program:
             if name in COUNTS:
                 return total
             if finite is None or not self.skip:
-                return total / num_steps
-            extra = (1,) * (jnp.ndim(total) - jnp.ndim(finite))
-            return total / jnp.reshape(finite, jnp.shape(finite) + extra)
+                return total / np.asarray(num_steps, total.dtype)
+            extra = (1,) * (np.ndim(total) - np.ndim(finite))
+            count = np.reshape(finite, np.shape(finite) + extra).astype(total.dtype)
+            with np.errstate(divide="ignore", invalid="ignore"):  # no step had a finite loss
+                return total / count
 
         return {name: _plain(mean(name, total)) for name, total in sums.items()}, share
 
@@ -162,7 +165,7 @@ class Program:
 
     def copied(self) -> Any:
         """The state, kept from the next chunk, which takes its memory."""
-        return jax.tree.map(lambda leaf: leaf.copy(), self.state)
+        return _copied(self.state)
 
     def merged(self, good: Any, which: np.ndarray) -> Any:
         """An earlier state, but this one's where `which`; this one if its size has changed."""
@@ -232,7 +235,9 @@ class Program:
             return executables[request]
         started = time.perf_counter()
         program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
-        executables[request] = compiled = program.lower(*arguments).compile()
+        lowered = program.lower(*arguments)
+        options = DRAWN_ONCE if fn is _first and _only_draws(lowered) else None
+        executables[request] = compiled = lowered.compile(compiler_options=options)
         self.compile_seconds += time.perf_counter() - started
         self.compiles += 1
         if len(executables) > 64:
@@ -240,12 +245,21 @@ class Program:
         return compiled
 
 
+# How the draw of the first networks is compiled for a CPU, which runs it once: in a quarter of the
+# time, to the same bits. Programs that evaluate networks would differ from others in rounding.
+DRAWN_ONCE: dict[str, Any] = {
+    "xla_backend_optimization_level": 1,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 # Settings of jax that change what is compiled.
 _SETUP = (
     "jax_default_matmul_precision",
     "jax_enable_x64",
     "jax_threefry_partitionable",
     "jax_default_device",
+    "jax_disable_most_optimizations",
     "jax_platforms",
 )
 # The compiled programs of this process; the one that was used last stands at the end.
@@ -253,7 +267,8 @@ executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 
 def _first(key, learner, problem, params):
-    state = learner.init(key, problem, params)
+    key_init, key_run = split_key(key)
+    state = learner.init(key_init, problem, params)
     check_fits("the learner's state", state)
     has_test = problem.held_out() is not None
     best = _first_best(learner, problem, state) if has_test else None
@@ -262,7 +277,25 @@ def _first(key, learner, problem, params):
         raise ValueError(f"metrics must not hold {name!r}, which a record has of its own")
     if "loss" in sums:
         sums = sums | {FINITE: jnp.int32(0)}
-    return state, sums, best
+    return key_run, state, sums, best
+
+
+def _only_draws(lowered: Any) -> bool:
+    """Whether a program for a CPU evaluates no network: it has no product and no sum.
+
+    Where the user has turned optimisation off, nothing is gained by doing so again.
+    """
+    if jax.default_backend() != "cpu" or jax.config.values.get("jax_disable_most_optimizations"):
+        return False
+    sums = ("stablehlo.dot", "stablehlo.convolution", "stablehlo.reduce", "custom_call")
+    text = lowered.as_text()
+    return not any(name in text for name in sums)
+
+
+@jax.jit
+def _copied(tree):
+    """The tree in memory of its own, by one program for all leaves."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _first_best(learner, problem, state):

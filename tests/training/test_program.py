@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxevo import registry
 from jaxevo.core import Problem, Resized, learner
-from jaxevo.training.program import Program
+from jaxevo.training.program import Program, _first, _only_draws
 from tests.training.test_driver import Anything, Growing, WeightsModel
 
 
@@ -48,3 +49,26 @@ def test_other_sizes_are_taken_at_records_only():
     assert program.state.weights.size == 8
     assert program.advance(1)[1] == 1
     np.testing.assert_array_equal(program.state.weights, [7, 6, 5, 4, 3, 2, 1, 0])
+
+
+@pytest.mark.parametrize("learner", ["backprop", "metropolis"])
+# red where the program of the first networks is compiled to other numbers than the rest
+def test_how_the_first_networks_are_compiled_changes_no_bit(learner, optimised):
+    built = registry.build(learner, "sine", num_steps=10)
+    key, parts = jax.random.key(3), (built.learner, built.problem)
+    program = Program(key, *parts, None, None)
+    plain = jax.jit(_first)(key, *parts, None)[1]
+    jax.tree.map(np.testing.assert_array_equal, key_data(program.state), key_data(plain))
+    lowered = jax.jit(_first).lower(key, *parts, None)
+    assert _only_draws(lowered) == (learner == "backprop" and jax.default_backend() == "cpu")
+
+
+def key_data(state):
+    return jax.tree.map(
+        lambda leaf: (
+            jax.random.key_data(leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        ),
+        state,
+    )

@@ -16,12 +16,12 @@ and a file that was packed again without a checksum. Nothing is unpickled or unp
 """
 
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxevo.core import require
+from jaxevo.core.caches import cache_folder
 from jaxevo.tasks.files.published import PUBLISHED, Published
 
 SCHEME = "https://"
@@ -77,16 +77,6 @@ def either(names: tuple[str, ...]) -> str:
     return " or ".join((names[0], *(name for name in names[1:] if name.endswith(".npz"))))
 
 
-def cache_folder() -> pathlib.Path:
-    """Where downloads are kept: the environment variable JAXEVO_CACHE, or the user's cache.
-
-    Raises:
-        FileNotFoundError: neither the variable nor pooch is there to say where.
-    """
-    folder = os.environ.get("JAXEVO_CACHE")
-    return pathlib.Path(folder or _pooch().os_cache("jaxevo")).expanduser()
-
-
 def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, bytes]:
     """Path and bytes of a published file, downloaded where the cache does not have it.
 
@@ -99,12 +89,12 @@ def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, byte
         data = path.read_bytes()
         if sha256(data) == pin.sha256:
             return path, data
-    retrieve = _pooch(f"{published.name} needs {path}").retrieve
+    pooch = _pooch(f"{published.name} needs {path}")
 
     def download(url: str, output: Any, _: Any) -> None:
         # "identity": no server may pack, and requests must not unpack, what is pinned in each byte.
         plain = {"Accept-Encoding": "identity"}
-        downloader = _pooch().HTTPDownloader(timeout=(10, 60), headers=plain)
+        downloader = pooch.HTTPDownloader(timeout=(10, 60), headers=plain)
         with open(output, "wb") as file:
             downloader(url, _Bounded(file, pin.size), None)
 
@@ -113,7 +103,7 @@ def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, byte
         url = mirror + name
         require("a mirror", f"an address with {SCHEME}", url, lambda u: u.startswith(SCHEME))
         try:
-            retrieve(
+            pooch.retrieve(
                 url,
                 known_hash=f"sha256:{pin.sha256}",
                 fname=name,
@@ -132,7 +122,7 @@ def fetch_published(published: Published, name: str) -> tuple[pathlib.Path, byte
     )
 
 
-def _pooch(need: str = "the default cache folder and downloads need it") -> Any:
+def _pooch(need: str) -> Any:
     try:
         import pooch
     except ImportError as error:
