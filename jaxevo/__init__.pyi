@@ -172,6 +172,9 @@ from .training.loop import (
 from .training.loop import (
     train as train,
 )
+from .training.memory import (
+    estimate_memory as estimate_memory,
+)
 from .views import (
     nodes as nodes,
 )

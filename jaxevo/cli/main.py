@@ -91,7 +91,7 @@ def command(arguments: Sequence[str] | None) -> int:
             near = nearest(name, COMMANDS)
             mistake(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
         return registry.load(COMMANDS[name])(rest)
-    except (ValueError, OverflowError, OSError, ImportError) as error:
+    except (ValueError, OverflowError, OSError, ImportError, MemoryError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

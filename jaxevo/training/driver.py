@@ -32,6 +32,7 @@ from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.host_loop import HostLoop, RunResult
 from jaxevo.training.interrupt import stoppable
+from jaxevo.training.memory import naming_sizes
 from jaxevo.training.program import Program
 from jaxevo.training.refusals import (
     check_first_params,
@@ -105,6 +106,7 @@ def run(
             run that differs (what differs is named) or that has more steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
+        MemoryError: the device's memory is too small; the sizes to reduce are named.
     """
     check_key(key)
     require_steps(1, num_steps)
@@ -141,6 +143,7 @@ def run(
         files = None
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(naming_sizes(learner, problem, num_seeds))
         if files is not None:
             stack.enter_context(files.held())
         on_records, on_starts = [on_record], [on_start]

@@ -26,6 +26,7 @@ from jaxevo.core.pytrees import static_settings
 from jaxevo.core.sizes import check_fits
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import one_step, require_steps, split_key, sums_like
+from jaxevo.training.memory import naming_sizes
 
 
 class TrainResult(NamedTuple):
@@ -70,6 +71,8 @@ def train(
     Raises:
         ValueError: a number of steps is bad, both `state` and `params` are given, or the problem
             lacks what the learner needs.
+        MemoryError: the device's memory is too small; the sizes to reduce are named. Where jax
+            answers before the device is done, its own error may come with the results instead.
     """
     check_key(key)
     require_steps(0, num_steps)
@@ -79,9 +82,10 @@ def train(
     check_requirements(learner, problem)
     record_every = min(record_every, max(1, num_steps))
     params = plain_params(params)
-    return _train(
-        key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
-    )
+    with naming_sizes(learner, problem):
+        return _train(
+            key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "record_every"))
