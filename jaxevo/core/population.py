@@ -16,6 +16,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import fold_in
 from jaxevo.core.offers import OffersGoal
+from jaxevo.core.sizes import platform
 from jaxevo.core.tree import tree_size, tree_zeros
 from jaxevo.core.words import lower_is_better
 
@@ -25,7 +26,7 @@ CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
 
 def chunk_floats() -> int:
     """Floats that fit in fast memory."""
-    return CHUNK_FLOATS.get(jax.default_backend(), CHUNK_FLOATS["other"])
+    return CHUNK_FLOATS.get(platform(), CHUNK_FLOATS["other"])
 
 
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:
@@ -80,9 +81,11 @@ def add_in_turn(total: Any, summands: Any) -> Any:
 
     They are added one after another on a CPU, where XLA's own sum is ten times slower.
     """
-    if jax.default_backend() != "cpu":
-        return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
-    return jax.lax.scan(lambda t, s: (jax.tree.map(jnp.add, t, s), None), total, summands)[0]
+
+    def in_turn(total, summands):
+        return jax.lax.scan(lambda t, s: (jax.tree.map(jnp.add, t, s), None), total, summands)[0]
+
+    return jax.lax.platform_dependent(total, summands, cpu=in_turn, default=add_at_once)
 
 
 def add_at_once(total: Any, summands: Any) -> Any:
@@ -135,7 +138,9 @@ def map_few(fn: Callable[..., Any], xs: Any) -> Any:
 
     A CPU needs five times as long for products with another matrix for each member.
     """
-    return jax.lax.map(fn, xs) if jax.default_backend() == "cpu" else jax.vmap(fn)(xs)
+    return jax.lax.platform_dependent(
+        xs, cpu=lambda xs: jax.lax.map(fn, xs), default=lambda xs: jax.vmap(fn)(xs)
+    )
 
 
 def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:

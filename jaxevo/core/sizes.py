@@ -11,14 +11,23 @@ import numpy as np
 from jaxevo.core.tree import named_leaves
 
 MEMBER_BYTES = 32  # the least that a member takes in a step: its key, index, loss, rank and flag
-
-
 STEP_BYTES = 13  # the least that a step of an episode takes: its key, reward, and a flag
+
+
+def platform() -> str:
+    """The platform that programs run on where no argument says otherwise, such as "cpu".
+
+    `jax.default_backend()` leaves out `jax.default_device`, which may name a CPU beside a GPU.
+    """
+    device = jax.config.values.get("jax_default_device")
+    if isinstance(device, str):
+        return device.partition(":")[0]
+    return jax.default_backend() if device is None else device.platform
 
 
 def total_memory() -> float:
     """Bytes that the devices hold together; infinite where a system does not tell."""
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return host_memory()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
     return float("inf") if None in limits else float(sum(limit or 0 for limit in limits))

@@ -23,6 +23,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxevo.core import Carry, Scalar, noise
+from jaxevo.core.sizes import platform
 from jaxevo.core.tree import tree_fill, tree_floats, tree_repeat, tree_where, tree_zeros
 from jaxevo.views.wiring import LayerWiring
 
@@ -117,7 +118,7 @@ def warn_of_low_precision(who: str, params: Any, sigma: Scalar) -> None:
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(params)}
     coarse = [t.name for t in dtypes if jnp.issubdtype(t, jnp.floating) and t.itemsize < 4]
     precision = jax.config.values["jax_default_matmul_precision"]
-    if jax.default_backend() != "cpu" and precision not in ("highest", "float32"):
+    if platform() != "cpu" and precision not in ("highest", "float32"):
         coarse.append(f"products at precision {precision or 'default'}")
     if coarse:
         size = f"sigma {float(sigma):g}" if known and np.ndim(sigma) == 0 else "a small sigma"

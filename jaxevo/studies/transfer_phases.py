@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxevo.core import Problem
+from jaxevo.core.sizes import platform
 from jaxevo.learners.pathnet.learner import PathNet, PathNetState, network_of
 from jaxevo.models.paths import chance_overlap, module_use, overlap, use_entropy
 from jaxevo.studies import replicates
@@ -59,7 +60,7 @@ class Phases:
         self.network = network_of(sequences[0][0])
         self.learner, self.num_seeds, self.max_generations = learner, num_seeds, max_generations
         self.num_replicates = len(sequences) * num_seeds
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = platform() == "cpu"
         self.chunk_size = chunk_size or (1 if on_cpu else self.num_replicates)
         replicated = [sequence for sequence in sequences for _ in range(num_seeds)]
         self.problems = [

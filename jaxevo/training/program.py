@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
-from jaxevo.core.sizes import check_fits
+from jaxevo.core.sizes import check_fits, platform
 from jaxevo.core.tree import tree_finite, tree_where
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import (
@@ -285,7 +285,7 @@ def _only_draws(lowered: Any) -> bool:
 
     Where the user has turned optimisation off, nothing is gained by doing so again.
     """
-    if jax.default_backend() != "cpu" or jax.config.values.get("jax_disable_most_optimizations"):
+    if platform() != "cpu" or jax.config.values.get("jax_disable_most_optimizations"):
         return False
     sums = ("stablehlo.dot", "stablehlo.convolution", "stablehlo.reduce", "custom_call")
     text = lowered.as_text()

@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.population import add_at_once, fitting, sum_members
+from jaxevo.core.sizes import platform
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import named_leaves, nested, tree_size
 from jaxevo.views import nodes
@@ -407,7 +408,7 @@ def _over_outputs(squares: Callable[[Array], ByPath], outputs: Array, size: int)
     A CPU takes one after another, which is as fast and holds no more than one gradient.
     """
     cotangents = jnp.eye(outputs.shape[-1], dtype=outputs.dtype)
-    cpu = jax.default_backend() == "cpu"
+    cpu = platform() == "cpu"
     at_once = 1 if cpu else fitting(len(cotangents), size + outputs.size)
     return sum_members(lambda cotangent: (squares(cotangent), ()), cotangents, at_once)[0]
 

@@ -11,11 +11,13 @@ from jaxevo import models, tasks
 from jaxevo.core import Problem
 from jaxevo.core.population import (
     CHUNK_FLOATS,
+    add_in_turn,
     centered_ranks,
     counted_up,
     default_chunk_size,
     evaluated_until,
     finite_mean,
+    map_few,
     map_members,
     sum_members,
 )
@@ -170,3 +172,21 @@ def test_counters_stay_at_the_most_they_hold():
     counts = jnp.array([0, 2**31 - 4, 2**31 - 3, 2**31 - 1], jnp.int32)
     found = counted_up(counts, jnp.array([3, 3, 3, 3], jnp.int32))
     assert found.tolist() == [3, 2**31 - 1, 2**31 - 1, 2**31 - 1]
+
+
+def lowered_for(platform, fn, *arguments):
+    return jax.export.export(jax.jit(fn), platforms=(platform,))(*arguments).mlir_module()
+
+
+# red where the machine that traces decides what another machine runs
+def test_an_exported_program_takes_the_form_of_its_own_platform():
+    xs, total = jnp.ones((3, 4)), jnp.zeros(4)
+    for fn, arguments in ((lambda xs: map_few(jnp.sin, xs), [xs]), (add_in_turn, [total, xs])):
+        assert "stablehlo.while" in lowered_for("cpu", fn, *arguments)
+        assert "stablehlo.while" not in lowered_for("cuda", fn, *arguments)
+
+
+def test_no_platform_is_asked_for_when_the_program_runs():
+    """Red if a compiled step branches on its platform each time."""
+    compiled = jax.jit(add_in_turn).lower(jnp.zeros(4), jnp.ones((3, 4))).compile()
+    assert "conditional" not in compiled.as_text()

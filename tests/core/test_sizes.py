@@ -13,6 +13,7 @@ from jaxevo.core.sizes import (
     check_fits,
     container_memory,
     num_bytes,
+    platform,
     require_memory,
     total_memory,
 )
@@ -108,3 +109,11 @@ def test_what_fits_passes():
 
 def test_bytes_do_not_wrap():
     assert num_bytes(jax.ShapeDtypeStruct((2**31, 2**33), np.float32)) == 2**66
+
+
+# red where a run on the CPU of a machine with a GPU takes sizes for the GPU
+def test_the_platform_is_that_of_the_default_device(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert platform() == "gpu"
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert platform() == "cpu"

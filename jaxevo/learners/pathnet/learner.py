@@ -40,6 +40,7 @@ from jaxevo.core.descent import (
 )
 from jaxevo.core.noise import keys_of
 from jaxevo.core.population import counted_up
+from jaxevo.core.sizes import platform
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
 from jaxevo.learners.pathnet.settings import PathMutation, Reinitialization, Rounds
@@ -282,7 +283,7 @@ class PathNet:
         active = jax.vmap(lambda path: self.active(network, state.shared.params, path))(
             state.population
         )
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = platform() == "cpu"
         chunk_size = self.rounds.chunk_size or (1 if on_cpu else self.num_paths)
         shared, updates, slices = self.trainer(problem, state.generations).train_all(
             key_train, state.shared, state.updates, active, self.rounds.merge, chunk_size
