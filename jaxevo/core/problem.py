@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxevo.core.episodes import Episode, rollouts, rollouts_until_all_end
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.offers import (
     KeepsStatistics,
@@ -36,7 +37,6 @@ from jaxevo.core.protocols import (
     Task,
 )
 from jaxevo.core.pytrees import pytree, static
-from jaxevo.core.rollouts import Episode, rollouts, rollouts_until_all_end
 
 
 class Evaluation(NamedTuple):
