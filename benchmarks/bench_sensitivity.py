@@ -5,6 +5,7 @@ each network on experiences of its own, beside the Jacobian over experiences tha
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,10 +16,14 @@ from timing import SEED, Program
 
 from jaxevo.core import Model, Params
 from jaxevo.core.tree import tree_size
-from jaxevo.models import mlp
+from jaxevo.models import convnet, mlp
 from jaxevo.views.sensitivity import abs_sensitivity, responses, so_sensitivity, sum_sensitivity
 
-NUM_INPUTS, HIDDEN_SIZES, NUM_OUTPUTS = 64, (256, 256), 10
+NUM_OUTPUTS = 10
+NETWORKS = {  # by their layers: a network, and the shape of its inputs
+    "64-256-256-10": (mlp((64,), NUM_OUTPUTS, hidden_sizes=(256, 256), activation="relu"), (64,)),
+    "16x16x1-16-32-10": (convnet((16, 16, 1), NUM_OUTPUTS), (16, 16, 1)),
+}
 MOST_BYTES = 2e9  # a program that needs more is compiled and not run
 
 
@@ -51,11 +56,10 @@ def by_scanned_jacobian(model: Model, params: Params, inputs: Any) -> Params:
     return jax.tree.map(lambda t: jnp.sqrt(((t / len(inputs)) ** 2).sum(0)), total)
 
 
-def programs(size: Size, dtype: Any) -> Iterator[Program]:
-    model = mlp((NUM_INPUTS,), NUM_OUTPUTS, hidden_sizes=HIDDEN_SIZES, activation="relu")
+def programs(model: Model, input_shape: tuple, size: Size, dtype: Any) -> Iterator[Program]:
     keys = jax.random.split(jax.random.key(SEED), size.num_members)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), jax.vmap(model.init)(keys))
-    shape = (*size, NUM_INPUTS)
+    shape = (*size, *input_shape)
     inputs = jax.random.normal(jax.random.key(SEED + 1), shape, dtype)
     variants = {
         "forward": lambda p, x: responses(model, p, x),
@@ -80,20 +84,17 @@ def difference(found: Params, reference: Params) -> float:
 def main(arguments=None) -> None:
     args = timing.options(__doc__, arguments)
     blocks = []
-    for size in sizes(args):
-        found = list(programs(size, timing.dtype(args)))
+    for layers, size in itertools.product(NETWORKS, sizes(args)):
+        model, input_shape = NETWORKS[layers]
+        found = list(programs(model, input_shape, size, timing.dtype(args)))
         fits = [p for p in found if (p.temp_bytes or 0) < MOST_BYTES]
-        num_weights = tree_size(
-            jax.eval_shape(
-                mlp((NUM_INPUTS,), NUM_OUTPUTS, hidden_sizes=HIDDEN_SIZES).init, jax.random.key(0)
-            )
-        )
+        num_weights = tree_size(jax.eval_shape(model.init, jax.random.key(0)))
         settings = timing.header(
             args,
             D=num_weights,
             N=size.num_members,
             B=size.num_experiences,
-            layers="-".join(map(str, (NUM_INPUTS, *HIDDEN_SIZES, NUM_OUTPUTS))),
+            layers=layers,
         )
         timed = {t.program.name: t for t in timing.measure(fits, args)}
         jacobian = size.num_members * size.num_experiences * num_weights * 4

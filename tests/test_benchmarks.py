@@ -216,12 +216,14 @@ def test_recurrent_benchmark_without_optional_packages(tmp_path):
 
 @pytest.mark.slow
 def test_sensitivity_benchmark_without_optional_packages(tmp_path):
-    stdout, (block,) = run(tmp_path, "-c", without_optional_packages("bench_sensitivity"))
-    check(stdout, [block], VARIANTS["bench_sensitivity"])
-    rows = {row["variant"]: row for row in block["rows"]}
-    assert rows["ABS"]["differs"] < 1e-5
-    for name in ("SUM", "ABS", "SO"):
-        assert rows[name]["temp / experiences x weights"] < 0.1
+    stdout, blocks = run(tmp_path, "-c", without_optional_packages("bench_sensitivity"))
+    assert len(blocks) == 2  # a dense and a convolutional network
+    for block, most in zip(blocks, (0.1, 2), strict=True):
+        check(stdout, [block], VARIANTS["bench_sensitivity"])
+        rows = {row["variant"]: row for row in block["rows"]}
+        assert rows["ABS"]["differs"] < 1e-5
+        for name in ("SUM", "ABS", "SO"):
+            assert rows[name]["temp / experiences x weights"] < most
 
 
 @pytest.mark.slow
