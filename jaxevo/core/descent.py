@@ -19,6 +19,7 @@ from jaxevo.core.kinds import brief, is_placeholder, shortened
 from jaxevo.core.problem import Problem
 from jaxevo.core.protocols import Batch, Carry, Estimator, Mask, Metrics, Model, Params
 from jaxevo.core.pytrees import Scalar, checked, normalised, pytree, require, static
+from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import (
     tree_fill,
@@ -319,6 +320,7 @@ def _averaging(optimizer: Any) -> list[Any]:
     return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
+@short_repr
 class Descent(NamedTuple):
     """One step down a gradient."""
 

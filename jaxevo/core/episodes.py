@@ -8,11 +8,13 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core.offers import OffersOutcome
 from jaxevo.core.protocols import Apply, Params
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_where
 
 SEGMENT = 25  # the most steps between two looks at whether any episode still goes on
 
 
+@short_repr
 class Episode(NamedTuple):
     """One rollout, T steps. What comes after the end is there too; `alive` tells."""
 

@@ -37,8 +37,10 @@ from jaxevo.core.protocols import (
     Task,
 )
 from jaxevo.core.pytrees import pytree, static
+from jaxevo.core.showing import short_repr
 
 
+@short_repr
 class Evaluation(NamedTuple):
     """What one member's network did on one batch."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxevo.core.kinds import brief, is_of_kind, is_placeholder, is_real, kind_words
+from jaxevo.core.showing import short_repr
 from jaxevo.core.words import nearest
 
 Scalar = float | int | np.floating | Float[Array, "..."]
@@ -91,7 +92,7 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
             raise ValueError(f"{cls.__name__}: {error}") from None
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    cls = dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
+    cls = short_repr(dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls))
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     if any(isinstance(field.type, str) for field in fields):  # from __future__ import annotations
         kinds = typing.get_type_hints(cls, include_extras=True)

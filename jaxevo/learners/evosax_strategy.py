@@ -37,6 +37,7 @@ from jaxevo.core import (
 from jaxevo.core.noise import keys_of
 from jaxevo.core.population import default_chunk_size, finite_mean, leading_axis, map_members
 from jaxevo.core.pytrees import normalised
+from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 from jaxevo.core.words import nearest
@@ -45,6 +46,7 @@ from jaxevo.learners.evosax_library import Built, algorithms, build, lenient, qu
 MOST_BUILT = 2**12  # members with which sizes are tried; even
 
 
+@short_repr
 class EvosaxState(NamedTuple):
     params: Params  # the mean; the champion of a strategy that has no one mean
     strategy: Any  # evosax's state without its one mean, which `params` holds

@@ -34,10 +34,12 @@ from jaxevo.core.descent import (
     schedule_value,
     settle_optimizer,
 )
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_where
 from jaxevo.views.spectral_radius import Radii, capped, follow, radii
 
 
+@short_repr
 class GradientState(NamedTuple):
     params: Params
     optimizer: optax.OptState

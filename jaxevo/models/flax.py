@@ -25,6 +25,7 @@ from jaxtyping import Array, Key
 from jaxevo.core import Carry, Mask, Model, Params
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import can_be_learned, named_leaves, nested
 from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.views import nodes
@@ -81,6 +82,7 @@ def all_trainable(params: Params) -> Mask:
 # ---------------------------------------------------------------------------------------- nnx
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class NNXModel:
     """A model made of an nnx module; see `from_nnx`."""
@@ -343,6 +345,7 @@ def _hooked_class(cls: type) -> type:
 # ---------------------------------------------------------------------------- (init, apply)
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class FunctionModel:
     """A model made of functions; see `from_functions`."""

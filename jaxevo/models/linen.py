@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Params
 from jaxevo.core.kinds import door_of, named
+from jaxevo.core.showing import short_repr
 from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.models.flax import (
     NO_CHANGES,
@@ -31,6 +32,7 @@ from jaxevo.views import nodes
 PRIVATE = ("parent", "name")  # fields that linen gives every module
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class LinenModel:
     """A model made of a linen module; see `from_linen`."""

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from jaxevo.core import Carry, Mask, Params, require, require_choice, require_integer
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.models.convolution import conv_general_dilated
 from jaxevo.models.layers import require_depth, require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
@@ -54,6 +55,7 @@ class LayerShape(NamedTuple):
     stride: int = 1
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class Modular:
     """All modules and read-outs; see `modular`.
@@ -181,6 +183,7 @@ class Modular:
         }
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class Pathway:
     """The active modules of a `Modular` network, in S places for each layer.

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Carry, Mask, Model, Params, require
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.models.layers import require_sizes
 from jaxevo.views import nodes
 
@@ -22,6 +23,7 @@ Moments = dict[str, Float[Array, "..."]]
 deviations from it."""
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class NormalisedModel:
     """A network behind its observation statistics; see `normalised`."""

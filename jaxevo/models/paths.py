@@ -18,11 +18,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar
+from jaxevo.core.showing import short_repr
 
 Duplicates = Literal["once", "twice"]
 Draw = Literal["independent", "distinct"]
 
 
+@short_repr
 class ActiveModules(NamedTuple):
     """The active modules of each layer, in ascending order; an unused place holds M."""
 

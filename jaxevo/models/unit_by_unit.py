@@ -19,12 +19,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Carry, Mask, Params
+from jaxevo.core.showing import short_repr
 from jaxevo.models.layers import ACTIVATIONS
 from jaxevo.views import nodes
 
 MAX_UNITS = 256  # Each unit is a few lines of the program, and more of them compile slowly.
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class UnitByUnit:
     """A network with one input, one hidden layer and one output, for inputs [1, K].

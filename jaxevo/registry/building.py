@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from jaxevo.core.showing import short_repr
 from jaxevo.core.words import nearest
 from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
@@ -22,6 +23,7 @@ from jaxevo.registry.tasks import TASKS
 SMALLEST_PICTURE = 4  # pixels of a side; what is smaller is no picture
 
 
+@short_repr
 class Built(NamedTuple):
     """A named combination, ready to train."""
 

@@ -26,6 +26,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import CosineDecay
 from jaxevo.core.offers import OffersGoal
+from jaxevo.core.showing import html_table, short_repr
 from jaxevo.core.statistics import few_seeds, interval
 from jaxevo.core.words import lower_is_better, range_of
 from jaxevo.studies.comparison_plan import (
@@ -46,6 +47,7 @@ TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs ha
 CLOCKS = ("seconds", "compile_seconds")  # columns that differ from run to run
 
 
+@short_repr
 class Comparison(NamedTuple):
     """What `compare` returns.
 
@@ -70,6 +72,9 @@ class Comparison(NamedTuple):
             name: [row | _spent(result, row["step"]) for row in result.rows]
             for name, result in self.runs.items()
         }
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Comparison by {self.metric}, best first", self.table)
 
 
 def compare(

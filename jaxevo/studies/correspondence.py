@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxevo.core import Batch, Params, Problem, require, require_integer
 from jaxevo.core.pytrees import require_choice
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_floats
 from jaxevo.learners.monte_carlo.drift import (
     Mode,
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 
+@short_repr
 class Prediction(NamedTuple):
     """The path of gradient descent, at T records of which the first is the start.
 
@@ -171,6 +173,7 @@ def langevin(
     )
 
 
+@short_repr
 class Agreement(NamedTuple):
     """How close a population is to its prediction, by record.
 
@@ -227,6 +230,7 @@ def agreement(trajectory: Trajectory, prediction: Prediction) -> Agreement:
     )
 
 
+@short_repr
 class Measurement(NamedTuple):
     """A population and its prediction side by side; `time` is common to both, [T]."""
 

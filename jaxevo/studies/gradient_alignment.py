@@ -19,10 +19,12 @@ from jaxtyping import Array, Float, Int, Key
 from jaxevo import core
 from jaxevo.core import Batch, Carry, Params, Problem, require, require_integer
 from jaxevo.core.noise import fold_in
+from jaxevo.core.showing import html_table, short_repr
 from jaxevo.core.tree import named_leaves, tree_floats, tree_masked, tree_where, tree_zeros
 from jaxevo.estimators.backprop import Backprop
 
 
+@short_repr
 class Alignment(NamedTuple):
     """Averages of estimates, compared with back-propagation.
 
@@ -43,6 +45,14 @@ class Alignment(NamedTuple):
     leaf_cosine: dict[str, Float[Array, "R D K"]]
     num_draws: tuple[int, ...]
     references: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        cosines = self.cosine.mean(0)
+        rows = [
+            {"draws": num, **dict(zip(self.references, row, strict=True))}
+            for num, row in zip(self.num_draws, cosines, strict=True)
+        ]
+        return html_table("Alignment: cosine with back-propagation, mean over repeats", rows)
 
 
 def alignment(

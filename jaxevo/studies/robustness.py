@@ -9,10 +9,12 @@ from jaxtyping import Array, Float, Key
 from jaxevo.core import Params, Problem, require_integer
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import map_members, members_at_once
+from jaxevo.core.showing import html_table, short_repr
 from jaxevo.learners.mutation.operator import HEADS, Mutation, experiences_of, sampled
 from jaxevo.views.sensitivity import divergence, responses
 
 
+@short_repr
 class Offspring(NamedTuple):
     """Measures of n children of one network, and of the network itself, on one batch.
 
@@ -26,6 +28,13 @@ class Offspring(NamedTuple):
     divergence: Float[Array, " n"]
     metrics: dict[str, Any]
     parent: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"metric": name, "parent": self.parent.get(name), "children": values}
+            for name, values in ({"divergence": self.divergence} | self.metrics).items()
+        ]
+        return html_table(f"Offspring, {len(self.divergence)} children", rows)
 
     def retained(self, metric: str, floor: float = 0.0) -> Float[Array, ""]:
         """The mean fraction of the parent's performance above `floor` that children keep.

@@ -15,10 +15,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxevo.core import Batch, Params, Problem, State, check_key, require_integer
 from jaxevo.core.population import map_members, members_at_once
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_row
 from jaxevo.learners.monte_carlo import chain
 
 
+@short_repr
 class Trajectory(NamedTuple):
     """Records of a population, the first of them its start.
 

@@ -12,11 +12,13 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from jaxevo.core.showing import html_table, short_repr
 from jaxevo.studies.transfer_measures import summary
 from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.folder import for_json, read_json
 
 
+@short_repr
 class Transfer(NamedTuple):
     """The result of `transfer`.
 
@@ -42,6 +44,9 @@ class Transfer(NamedTuple):
     interrupted: bool
     folder: pathlib.Path | None
     chance_overlap: float | None = None
+
+    def _repr_html_(self) -> str:
+        return html_table("Transfer, each task after the first", self.table)
 
 
 def write_transfer(study: Transfer, folder: pathlib.Path) -> None:

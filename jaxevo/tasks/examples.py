@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.kinds import brief
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_row
 from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target, unigram
 from jaxevo.tasks.losses import LOSSES, LossName
@@ -21,6 +22,7 @@ T = TypeVar("T")
 MOST_CLASSES = 2**31 - 1  # labels are kept as int32
 
 
+@short_repr
 class ExampleBatch(NamedTuple):
     inputs: Any  # [B, ...], or a tuple or dict of such arrays
     targets: Data  # [B, ..., K] floats, or [B, ...] labels

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxevo.core import require, require_integer
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.tasks.examples import Examples
 from jaxevo.tasks.files import PUBLISHED, Split, load_images
 
@@ -52,6 +53,7 @@ def digits(*, batch_size: int | None = 256, test_fraction: float = 0.2, seed: in
     )
 
 
+@short_repr
 class DataSet(NamedTuple):
     """What the help of a published data set says of it.
 

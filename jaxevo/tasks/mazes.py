@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_where
 
 GRID = 400  # cells on a side of the grid on which ways are measured
@@ -47,6 +48,7 @@ HARD_MAZE_START = (36, 184)
 HARD_MAZE_GOAL = (31, 20)
 
 
+@short_repr
 class Robot(NamedTuple):
     position: Float[Array, "2"]
     heading: Float[Array, ""]  # degrees, in [0, 360)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.tasks.examples import (
     check_aligned,
     check_splits,
@@ -33,6 +34,7 @@ from jaxevo.tasks.losses import LOSSES, LossName
 from jaxevo.tasks.ragged import is_ragged, padded
 
 
+@short_repr
 class SequenceBatch(NamedTuple):
     inputs: Data  # [T, B, I]
     targets: Data  # [T, B, K] floats, or [T, B] labels

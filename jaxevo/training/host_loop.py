@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxevo.core import Advises, Params, Problem, ReportsSlots, State
 from jaxevo.core.offers import OffersSwitches
+from jaxevo.core.showing import html_table, short, short_repr
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
@@ -26,6 +27,7 @@ CHUNK_SECONDS = 0.25  # length of one jitted call: Ctrl-C and the display may wa
 SAVE_SHARE = 0.01  # share of the time that checkpoints may take
 
 
+@short_repr
 class RunResult(NamedTuple):
     """What a run leaves behind.
 
@@ -50,6 +52,15 @@ class RunResult(NamedTuple):
     problem: Problem
     summary: dict[str, Any]
     folder: pathlib.Path | None
+
+    def _repr_html_(self) -> str:
+        first, last = (self.rows[0], self.rows[-1]) if self.rows else ({}, {})
+        rows = [
+            {"": name, "first record": first.get(name), "last record": value}
+            for name, value in last.items()
+        ]
+        where = "" if self.folder is None else f", in {self.folder}"
+        return html_table(f"RunResult, params {short(self.params)}{where}", rows)
 
 
 @dataclasses.dataclass

@@ -23,12 +23,14 @@ from jaxevo.core import (
 )
 from jaxevo.core.networks import check_learner, check_problem, plain_params
 from jaxevo.core.pytrees import static_settings
+from jaxevo.core.showing import html_table, short, short_repr
 from jaxevo.core.sizes import check_fits
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import one_step, require_steps, split_key, sums_like
 from jaxevo.training.memory import naming_sizes
 
 
+@short_repr
 class TrainResult(NamedTuple):
     """What training returns.
 
@@ -42,6 +44,14 @@ class TrainResult(NamedTuple):
     params: Params
     history: Metrics
     state: State
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"metric": name, "first record": first, "last record": last}
+            for name, values in self.history.items()
+            for first, last in [(values[..., 0], values[..., -1])]
+        ]
+        return html_table(f"TrainResult, params {short(self.params)}", rows)
 
 
 def train(

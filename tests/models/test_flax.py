@@ -373,13 +373,20 @@ def test_functions_pass_through():
     assert from_functions(lambda key: {}, lambda params, x: x).initial_carry({}, (3,)) == ()
 
 
-def scaled(*, rngs):
-    return nnx.WeightNorm(nnx.Linear(3, 2, rngs=rngs), rngs=rngs)
+class Scaled(nnx.Module):
+    """It holds its scales as nnx.WeightNorm did up to flax 0.12.8."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(3, 2, rngs=rngs)
+        self.scales = nnx.data({("kernel",): jnp.ones(2)})
+
+    def __call__(self, x):
+        return self.linear(x) * self.scales[("kernel",)][None]
 
 
 def test_arrays_that_flax_takes_for_settings_are_refused():
-    with pytest.raises(ValueError, match=r"scaled holds arrays in scales.*use_scale=False"):
-        model = from_nnx(scaled)
+    with pytest.raises(ValueError, match=r"Scaled holds arrays in scales.*use_scale=False"):
+        model = from_nnx(Scaled)
         model.apply(model.init(KEY), normal((2, 3)))
 
 

@@ -339,6 +339,9 @@ class Unsupervised:
     def held_out(self):
         return None
 
+    def evaluate(self, params, batch, apply):
+        return None
+
 
 def closure(value):
     return lambda x: x + value

@@ -48,6 +48,7 @@ from jaxevo.core.descent import (
 from jaxevo.core.kinds import is_of_kind
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import finite_mean, initial_population
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import (
     named_leaves,
     tree_fill,
@@ -67,6 +68,7 @@ MEMORY = 0.01  # first and newborn memory of the published RMSProp
 SMOOTHING = 0.99  # how slowly the averaged loss that picks the best member moves
 
 
+@short_repr
 class DifferentiableStructureState(NamedTuple):
     params: Params  # [N, ...]
     optimizer: optax.OptState  # [N, ...]

@@ -32,6 +32,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import fold_in
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_floats
 from jaxevo.learners.growing import resizing
 from jaxevo.learners.growing.rule import Growth, Ledger, over_members
@@ -39,6 +40,7 @@ from jaxevo.models.growing import capacity
 from jaxevo.models.growing.events import Edit
 
 
+@short_repr
 class StructuredState(NamedTuple):
     learner: Any  # the state of the learner
     ledger: Ledger  # [N, ...]

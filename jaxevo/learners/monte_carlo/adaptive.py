@@ -35,6 +35,7 @@ from jaxevo.core import (
 from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source
 from jaxevo.core.population import map_members, members_at_once
+from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_where, tree_zeros
 from jaxevo.learners.monte_carlo import chain as chain_lib
@@ -52,6 +53,7 @@ class AdaptiveChain(NamedTuple):
     scale: Params  # a factor for each weight's mutation; None without `norm_every`
 
 
+@short_repr
 class AdaptiveMonteCarloState(NamedTuple):
     chains: AdaptiveChain  # every leaf has a leading axis [N]
     seed: UInt32[Array, "2"]  # the seed that the batch is drawn from

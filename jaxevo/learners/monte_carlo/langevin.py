@@ -28,6 +28,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import initial_population, map_members, members_at_once
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_masked
 from jaxevo.learners.monte_carlo.chain import batch_seed, chain_batch, standard_normal
 from jaxevo.learners.monte_carlo.drift import (
@@ -40,6 +41,7 @@ from jaxevo.learners.monte_carlo.drift import (
 )
 
 
+@short_repr
 class LangevinState(NamedTuple):
     params: Params  # [N, ...]
     seed: UInt32[Array, "2"]  # what the one batch of all steps is drawn from

@@ -39,6 +39,7 @@ from jaxevo.core import (
 from jaxevo.core.descent import bounded_step, schedule_value
 from jaxevo.core.noise import Source
 from jaxevo.core.pytrees import normalised
+from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.learners.monte_carlo import chain as chain_lib
 from jaxevo.learners.monte_carlo.chain import AttemptInfo, Position, accept_or_reject, attempt_keys
@@ -52,6 +53,7 @@ class Chain(NamedTuple):
     num_accepted: Int[Array, "*N"]
 
 
+@short_repr
 class MetropolisState(NamedTuple):
     chains: Chain  # every leaf has a leading axis [N]
     seed: UInt32[Array, "2"]  # the seed of the batch that all losses are measured on

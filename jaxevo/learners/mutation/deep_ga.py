@@ -43,6 +43,7 @@ from jaxevo.core.population import (
     members_at_once,
     solves,
 )
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
@@ -56,6 +57,7 @@ class Lineage(NamedTuple):
     length: Int[Array, "*T"]  # mutations so far, at most L
 
 
+@short_repr
 class DeepGAState(NamedTuple):
     params: Params  # the parents, [T, ...], the elite first; with lineages, the founders
     lineage: Lineage | None  # the lineage of each parent, [T]; None where weights are stored

@@ -39,6 +39,7 @@ from jaxevo.core import (
 from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source, tree_normal
 from jaxevo.core.population import map_few
+from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_masked, tree_zeros
 from jaxevo.views.sensitivity import (
@@ -85,6 +86,7 @@ class Rescaled(NamedTuple):
     converged: Bool[Array, ""]  # whether that is within 5 % of the target
 
 
+@short_repr
 class Experiences(NamedTuple):
     """Inputs that a network met: P single ones, or P whole sequences of a recurrent network."""
 

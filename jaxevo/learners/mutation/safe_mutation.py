@@ -39,6 +39,7 @@ from jaxevo.core.population import (
     members_at_once,
     solves,
 )
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutation, pooled, sampled
 from jaxevo.models.growing.events import Edit
@@ -53,6 +54,7 @@ class Evaluated(NamedTuple):
     experiences: Experiences | None  # what the network met; None where all meet one batch
 
 
+@short_repr
 class SafeMutationState(NamedTuple):
     params: Params  # all members, [N, ...]
     losses: Float[Array, " N"]

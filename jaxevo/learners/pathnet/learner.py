@@ -40,6 +40,7 @@ from jaxevo.core.descent import (
 )
 from jaxevo.core.noise import keys_of
 from jaxevo.core.population import counted_up
+from jaxevo.core.showing import short_repr
 from jaxevo.core.sizes import platform
 from jaxevo.core.tree import tree_masked
 from jaxevo.estimators.backprop import Backprop
@@ -56,6 +57,7 @@ from jaxevo.models.paths import (
 )
 
 
+@short_repr
 class PathNetState(NamedTuple):
     shared: Shared  # parameters of the whole network and the optimisers' state
     first_modules: Params  # modules as first drawn, for "stored"; else {}

@@ -18,6 +18,7 @@ from jaxtyping import Array, Key
 from jaxevo.core import Carry, Mask, Model, Params, require, require_integer
 from jaxevo.core.noise import tree_normal
 from jaxevo.core.pytrees import checked
+from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import named_leaves, nested
 from jaxevo.models.convolutional import convnet
 from jaxevo.models.growing.capacity import compacted, on_slots, padded
@@ -36,6 +37,7 @@ from jaxevo.models.mlp import mlp
 from jaxevo.models.recurrent import CELLS, recurrent
 
 
+@short_repr
 @dataclasses.dataclass(frozen=True)
 class DynamicModel:
     """A network with C slots in each hidden layer; `growing_recurrent` and others make one.
