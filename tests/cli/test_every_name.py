@@ -45,7 +45,8 @@ RUNS = {
     "grammar-easy-hard-easy": ("growing-safe-mutation", "growing-lstm", FEW),
     "grammar-hard-easy": ("differentiable-structure", None, FEW),
 }
-LONG = ("pixel-maze", "cifar10", "cartpole-masked", "grammar-hard")  # ten seconds of a core each
+# ten seconds of a core each, or more
+LONG = ("pixel-maze", "hard-maze", "cifar10", "cartpole-masked", "grammar-hard")
 
 
 def flags(settings):
