@@ -255,6 +255,17 @@ def test_population_benchmark_without_optional_packages(tmp_path):
 
 
 @pytest.mark.slow
+def test_learning_benchmark(tmp_path):
+    stdout, (block,) = run(tmp_path, str(BENCHMARKS / "bench_learning.py"))
+    peers = {"evosax SNES"} if importlib.util.find_spec("evosax") else set()
+    check(stdout, [block], {"full rank", "low rank, r=1", "backprop"} | peers)
+    for row in block["rows"]:
+        assert row["held-out loss"] <= block["settings"]["target"]
+        members = 1 if row["variant"] == "backprop" else 256
+        assert row["forward passes"] == members * row["steps"] > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bench_pathnet", "bench_convolution", "bench_rollout"])
 def test_benchmark(tmp_path, name):
     stdout, blocks = run(tmp_path, str(BENCHMARKS / f"{name}.py"))
