@@ -192,6 +192,8 @@ def summary_table(
         f"{cost['forward_passes']:,} forward, {cost['backward_passes']:,} backward, "
         f"{cost['samples']:,} samples",
     )
+    if "precision" in summary:
+        table.add_row("precision of products", summary["precision"])
     table.add_row("training", f"{summary['seconds']:.1f} s, compilation included")
     table.add_row("compilation", f"{summary['compile_seconds']:.1f} s")
     if "seconds_to_first_record" in summary:

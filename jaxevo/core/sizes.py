@@ -25,6 +25,15 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def precision() -> str:
+    """The precision of matrix products, as `jax.default_matmul_precision` has it.
+
+    Where nobody has set it a CPU takes float32; other devices take what is quickest there.
+    """
+    wanted = jax.config.values.get("jax_default_matmul_precision")
+    return str(wanted or ("float32" if platform() == "cpu" else f"default of {platform()}"))
+
+
 def total_memory() -> float:
     """Bytes that the devices hold together; infinite where a system does not tell."""
     if platform() == "cpu":

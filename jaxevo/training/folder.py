@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from jaxevo.core import Params, require_integer
+from jaxevo.core.sizes import precision
 from jaxevo.training.checkpoint import free, set_aside, sha256, write_whole
 from jaxevo.training.networks import read_params, save_params
 
@@ -262,14 +263,13 @@ def require_entries(path: str | pathlib.Path, values: Mapping[str, Any], **types
 
 def environment() -> dict[str, Any]:
     """Versions, devices, command and git state, on which a result depends besides its settings."""
-    precision = jax.config.values.get("jax_default_matmul_precision")
     return {
         "command": sys.argv,
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "precision": str(precision or "float32"),
+        "precision": precision(),
         "git": git_state(),
     }
 

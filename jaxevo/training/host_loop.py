@@ -13,6 +13,7 @@ import numpy as np
 from jaxevo.core import Advises, Params, Problem, ReportsSlots, State
 from jaxevo.core.offers import OffersSwitches
 from jaxevo.core.showing import html_table, short, short_repr
+from jaxevo.core.sizes import precision
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
@@ -93,6 +94,7 @@ class HostLoop:
     def __post_init__(self):
         learner, problem = self.program.learner, self.program.problem
         self.summary |= {
+            "precision": precision(),
             "cost_per_step": learner.cost(problem)._asdict(),
             "num_parameters": tree_size(jax.eval_shape(problem.init, jax.random.key(0))),
         }
