@@ -114,9 +114,10 @@ def optimizer(
     if weight_decay is not None and "weight_decay" in known:
         settings, weight_decay = settings | {"weight_decay": weight_decay}, None
     real = jax.dtypes.canonicalize_dtype(float).type
+    largest = float(jnp.finfo(real).max)
     for key, value in settings.items():
-        if type(value) is int:
-            require(key, "at most 1e308 in size", value, lambda n: abs(n) <= 10**308)
+        if isinstance(value, (int, float)) and abs(value) != float("inf"):
+            require(key, f"at most {largest:.2g} in size", abs(value), lambda n: n <= largest)
     numbers = {
         key: value if isinstance(value, jax.Array) else real(value)
         for key, value in settings.items()
