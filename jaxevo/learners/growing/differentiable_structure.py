@@ -45,7 +45,7 @@ from jaxevo.core.descent import (
     schedule_value,
     settle_optimizer,
 )
-from jaxevo.core.kinds import is_of_kind
+from jaxevo.core.kinds import is_of_kind, is_placeholder
 from jaxevo.core.noise import fold_in
 from jaxevo.core.population import finite_mean, initial_population
 from jaxevo.core.showing import short_repr
@@ -123,7 +123,7 @@ class DifferentiableStructure:
             object.__setattr__(self, "estimator", Backprop())
         usable = lambda e: is_of_kind(Estimator, e)
         require("estimator", "an estimator (jaxevo.estimators)", self.estimator, usable)
-        if self.optimizer is None:
+        if self.optimizer is None and not is_placeholder(self.growth):
             object.__setattr__(self, "optimizer", optimizer(PUBLISHED[self.growth.kind]))
         settle_optimizer(self)
         decorrelation = getattr(self.estimator, "decorrelation", None)
