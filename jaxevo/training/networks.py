@@ -115,7 +115,7 @@ def _digest(leaves: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> s
     found = hashlib.sha256(json.dumps(described).encode())
     for name, array in sorted(leaves.items()):
         found.update(f"{name} {array.dtype} {array.shape}".encode())
-        found.update(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
