@@ -90,7 +90,7 @@ def add_in_turn(total: Any, summands: Any) -> Any:
 
 def add_at_once(total: Any, summands: Any) -> Any:
     """`total` plus one sum of `summands`, which is faster where these are small products."""
-    return jax.tree.map(lambda t, s: t + s.sum(0), total, summands)
+    return jax.tree.map(lambda t, s: t + s.sum(0, dtype=s.dtype), total, summands)
 
 
 def sum_members(

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jaxevo.core.showing import short_repr
 from jaxevo.core.words import nearest
 from jaxevo.registry.commands import RUN_SETTINGS
 from jaxevo.registry.entries import Named, Preset, Setting
@@ -23,7 +22,6 @@ from jaxevo.registry.tasks import TASKS
 SMALLEST_PICTURE = 4  # pixels of a side; what is smaller is no picture
 
 
-@short_repr
 class Built(NamedTuple):
     """A named combination, ready to train."""
 
@@ -31,6 +29,11 @@ class Built(NamedTuple):
     problem: Any
     num_steps: int
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        from jaxevo.core.showing import short  # it imports jax, which lists and help do without
+
+        return short(self)
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:

@@ -103,11 +103,12 @@ def import_modules(modules: Iterable[str]) -> None:
     Raises:
         ValueError: a module cannot be imported.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     for module in modules:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         try:
-            importlib.import_module(module)
+            if getattr(importlib.import_module(module), "__file__", None) is None:
+                raise ImportError("it is a folder without an __init__.py")
         except Exception as error:
             raise ValueError(
                 f"import must name a module that can be imported here, got {module!r}: {error!r}"

@@ -70,6 +70,7 @@ def test_an_imported_module_is_remembered(tables, capsys):
     assert main(["resume", "run", "--steps", "3", "--quiet"]) == 0
     del sys.modules["mine"], registry.TASKS["wave"]
     (tables / "mine.py").unlink()
+    (tables / "mine").mkdir()  # a folder of that name, such as a run's, is no module
     capsys.readouterr()
     assert main(["eval", "run"]) == 2
     assert "import must name a module that can be imported here, got 'mine'" in (
