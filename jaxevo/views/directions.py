@@ -149,21 +149,23 @@ class LowRank:
             (params, apply). The kernels of these params are not moved: `apply` adds what is missing
             to each pre-activation.
         """
-        scaled = lambda x: x * jnp.asarray(step / math.sqrt(self.rank), x.dtype)
 
         def hook(layer, inputs, linear):
             preactivation = linear(inputs)
+            dtype = preactivation.dtype  # the layer's own, whatever its inputs have
             parts = inputs if isinstance(inputs, tuple) else (inputs,)
             for path, x in zip(layer.spec.kernels, parts, strict=True):
                 if path in direction.factors:
-                    left, right = direction.factors[path]
-                    thin = linear(x, left) if layer.spec.kind == "conv" else project(x, left)
-                    preactivation += lift(scaled(thin), right)
+                    left, right = (factor.astype(dtype) for factor in direction.factors[path])
+                    is_conv = layer.spec.kind == "conv"
+                    thin = linear(x, left) if is_conv else project(x.astype(dtype), left)
+                    preactivation += lift(thin * jnp.asarray(scale, dtype), right)
                 elif path in self.thin:
-                    preactivation += through_thin(x * jnp.asarray(step, x.dtype), noise[path])
+                    noise = direction.rest[path].astype(dtype) * jnp.asarray(step, dtype)
+                    preactivation += through_thin(x.astype(dtype), noise)
             return preactivation
 
-        noise = direction.rest
+        scale = step / math.sqrt(self.rank)
         moved = self.with_rest(params, direction, step, self.rest)
         return moved, nodes.hooked(self.model, hook, uncovered="allow")
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxevo import models, tasks
 from jaxevo.core import Problem
@@ -129,6 +129,31 @@ def test_one_estimate_by_hand(shaping, antithetic):
             lambda g, e: np.testing.assert_allclose(g, e, rtol=2e-4, atol=2e-4), gradient, expected
         )
         assert loss == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_integers_and_half_precision_are_followed_as_the_layer_reads_them():
+    """Red where a step is cast to the inputs' integers, and is 0: the population would not move."""
+    numbers = np.arange(6)[:, None] - 2
+
+    def network(width):
+        return models.from_linen(
+            linen.Sequential([linen.Dense(width, dtype=jnp.bfloat16), linen.Dense(3)]),
+            input_shape=(1,), input_dtype=jnp.int32,
+        )  # fmt: skip
+
+    problem = Problem(tasks.examples(numbers, LABELS, test=0.5, batch_size=3), network(8))
+    found, params, batch = directions(problem)
+    assert found.thin and found.kernels
+
+    @jax.jit
+    def losses(step):
+        direction = found.draw(KEY, params)
+        member, apply = found.member(params, direction, step)
+        own = problem.evaluate(found.materialised(params, direction, step), batch)
+        return problem.evaluate(member, batch, apply=apply).loss, own.loss
+
+    (shared, own), (still, _) = (map(float, losses(step)) for step in (0.5, 0.0))
+    assert shared == pytest.approx(own, rel=0.02) and abs(shared - still) > 0.05
 
 
 class Tied(nnx.Module):
