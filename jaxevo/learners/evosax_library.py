@@ -86,12 +86,18 @@ def build(
                 metrics_fn=lambda *_: {},  # evosax's own hold several whole networks
                 **arguments,
             )
+            return Built(es, es.default_params)
         except AssertionError as error:
             raise ValueError(
                 f"population_size must be one that {name} of evosax takes, got "
                 f"{population_size} ({error})"
             ) from None
-        return Built(es, es.default_params)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"population_size must be one whose settings {name} of evosax can hold in memory, "
+                f"got {population_size} ({reason})"
+            ) from None
 
 
 def algorithms() -> dict[str, Any]:

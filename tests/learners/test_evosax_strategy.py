@@ -518,3 +518,10 @@ def test_it_is_a_pytree_whose_numbers_are_leaves():
     jax.tree.map(lambda _: None, learner)
     jax.eval_shape(lambda learner: learner, learner)
     assert jax.tree.leaves(make(sigma=None)) == []
+
+
+def test_a_population_beyond_memory_is_one_line():
+    """Red where evosax's own tables, made when a strategy is built, end in jax's error."""
+    num = 2**31
+    with pytest.raises(ValueError, match=r"population_size must be .* hold in memory"):
+        EvosaxStrategy(population_size=num, num_populations=num)
