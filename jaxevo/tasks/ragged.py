@@ -16,7 +16,7 @@ def is_ragged(arrays: Any) -> bool:
         return False
     try:
         return len({np.shape(array)[:1] for array in arrays}) > 1
-    except ValueError:  # a list of lists of unequal lists
+    except (ValueError, TypeError):  # a list of lists of unequal lists; one object alone
         return False
 
 

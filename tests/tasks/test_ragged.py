@@ -115,3 +115,8 @@ def test_masks_and_kinds_of_targets_must_fit():
             tasks.SequenceSet(
                 train_inputs=whole.train_inputs, train_targets=whole.train_targets, mask=mask
             )
+
+
+def test_one_object_alone_is_no_list_of_arrays():
+    with pytest.raises(ValueError, match="inputs"):
+        tasks.sequences(np.ones((), object), np.ones((2, 3)))
