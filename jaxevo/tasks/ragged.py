@@ -38,6 +38,11 @@ def padded(inputs: Any, targets: Any) -> tuple[np.ndarray, Any, np.ndarray]:
     Raises:
         ValueError: naming the sequence that is empty, of another shape, or of another length.
     """
+    for name, arrays in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(arrays, (list, tuple)) and np.ndim(arrays) == 0:
+            raise ValueError(
+                f"{name} must be a list of arrays, as the other one is, got {arrays!r}"
+            )
     inputs = [real_numbers(f"inputs[{i}]", array) for i, array in enumerate(inputs)]
     lengths = np.array([len(array) if array.ndim else 0 for array in inputs])
     for i, array in enumerate(inputs):

@@ -120,3 +120,5 @@ def test_masks_and_kinds_of_targets_must_fit():
 def test_one_object_alone_is_no_list_of_arrays():
     with pytest.raises(ValueError, match="inputs"):
         tasks.sequences(np.ones((), object), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="inputs must be a list of arrays, as the other is"):
+        tasks.sequences(0, [[0.0], [1.0, 2.0]])
