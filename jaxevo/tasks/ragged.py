@@ -40,9 +40,7 @@ def padded(inputs: Any, targets: Any) -> tuple[np.ndarray, Any, np.ndarray]:
     """
     for name, arrays in (("inputs", inputs), ("targets", targets)):
         if not isinstance(arrays, (list, tuple)) and np.ndim(arrays) == 0:
-            raise ValueError(
-                f"{name} must be a list of arrays, as the other one is, got {arrays!r}"
-            )
+            raise ValueError(f"{name} must be a list of arrays, as the other is, got {arrays!r}")
     inputs = [real_numbers(f"inputs[{i}]", array) for i, array in enumerate(inputs)]
     lengths = np.array([len(array) if array.ndim else 0 for array in inputs])
     for i, array in enumerate(inputs):
