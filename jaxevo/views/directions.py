@@ -16,7 +16,9 @@ that are no larger than their factors, but x E is added to x W for them too.
 
 Both are drawn from a key, again wherever they are needed, and never stored.
 
-Source: Sarkar et al., arXiv 2511.16652 (low rank; they draw normal factors).
+Source: Sarkar et al., arXiv 2511.16652 (low rank).
+Differs: signs are offered beside their normal factors; biases and what no factored kernel holds
+move too, by noise of full rank.
 """
 
 import dataclasses
