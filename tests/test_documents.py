@@ -3,11 +3,15 @@
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from jaxevo.cli.runs import combination, requested
+from jaxevo.registry.commands import TRAIN
 from tests.support.documents import check_names
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -15,7 +19,14 @@ SCRIPTS = [
     *sorted((ROOT / "benchmarks").glob("*.py")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
-DOCUMENTS = (ROOT / "CHANGELOG.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+WRITTEN = ("api", "copied", "notebooks")  # by docs/conf.py
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if path.relative_to(ROOT / "docs").parts[0] not in WRITTEN
+]
+DOCUMENTS = (ROOT / "CHANGELOG.md", ROOT / "README.md", *PAGES)
+ELSEWHERE = {"own_names"}  # tests/registry/test_own_package.py installs its package
 
 # One process for all names: jax stays loaded, and jaxevo is forgotten before each of them.
 RESOLVE = """
@@ -66,3 +77,41 @@ def test_a_script_names_what_there_is(path):
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
         text = "\n".join("".join(cell["source"]) for cell in cells)
     check_names(text, path.name, {})
+
+
+def blocks_of(path: pathlib.Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "path", [p for p in PAGES if blocks_of(p) and p.stem not in ELSEWHERE], ids=lambda p: p.stem
+)
+def test_the_blocks_of_a_page_run_in_order(path, tmp_path, monkeypatch, optimised):
+    """Red where a page's code does not run as it stands, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    with jax.numpy_rank_promotion("allow"):  # as where users work
+        for block in blocks_of(path):
+            exec(compile(block, path.name, "exec"), names)
+
+
+def commands() -> set[str]:
+    """Every whole `jaxevo train LEARNER TASK` of the documents, in a block or within a line."""
+    found = set()
+    for path in DOCUMENTS[1:]:
+        text = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r"^(jaxevo train .+)$", text, re.MULTILINE))
+        found |= set(re.findall(r"`(jaxevo train [^`]+)`", text))
+    lines = {" ".join(shlex.split(line, comments=True)) for line in found if "..." not in line}
+    whole = re.compile(r"jaxevo train [a-z][\w:-]* [a-z][\w:.-]*( (?!.*(--import|--help)).*)?")
+    return {line for line in lines if whole.fullmatch(line) and "NAME" not in line}
+
+
+@pytest.mark.parametrize("line", sorted(commands()))
+def test_a_command_of_the_documents_is_understood(line):
+    """Red where a page names a learner, a task or an option that is there no more."""
+    _, _, learner, task, *options = line.split()
+    if re.match("(gymnax|brax):", task):
+        pytest.importorskip(task.split(":")[0])
+    requested(options, TRAIN, combination(learner, task), prog="jaxevo train", about="")

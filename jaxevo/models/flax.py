@@ -23,7 +23,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, Key
 
 from jaxevo.core import Carry, Mask, Model, Params
-from jaxevo.core.kinds import door_of, named
+from jaxevo.core.kinds import brief, door_of, named
 from jaxevo.core.pytrees import checked
 from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import can_be_learned, named_leaves, nested
@@ -202,7 +202,7 @@ class NNXModel:
         return initialize_carry((*batch_shape, 1), rngs=nnx.Rngs(0))
 
     def trainable(self, params: Params) -> Mask:
-        mask = self.mask(params)
+        mask = full_mask(self.mask, params)
         return trained_parts(mask, lambda path: path not in self._kept) if self._kept else mask
 
     def examples_last(self) -> Model | None:
@@ -228,8 +228,8 @@ def from_nnx(
     Args:
         constructor: called as `constructor(rngs=nnx.Rngs(key), **settings)`. A step module takes
             `(carry, x)` and has flax's `initialize_carry(input_shape, rngs)`.
-        trainable: params -> 0/1 for each leaf, broadcastable to it. Give a function with a name: a
-            fresh lambda at every call would compile again.
+        trainable: params -> 0/1 for each leaf, broadcastable to it, or one for a whole part of the
+            tree. Give a function with a name: a fresh lambda at every call would compile again.
         head: outputs of the network -> what the task and the learner see of them, such as the
             first of two. None: all. Give a function with a name, as for `trainable`.
         settings: keyword arguments of the constructor, which must be hashable.
@@ -359,7 +359,7 @@ class FunctionModel:
         return () if self.carry is None else self.carry(params, batch_shape)
 
     def trainable(self, params: Params) -> Mask:
-        return self.mask(params)
+        return full_mask(self.mask, params)
 
 
 @checked
@@ -390,6 +390,23 @@ def through_head(head: Head | None, outputs: Any, is_step: bool) -> Any:
         carry, outputs = outputs
         return carry, head(outputs)
     return head(outputs)
+
+
+def full_mask(trainable: Callable[[Params], Mask], params: Params) -> Mask:
+    """The mask of `params` leaf by leaf, where `trainable` may answer for whole parts of them.
+
+    Raises:
+        ValueError: the answer is no tree like the params.
+    """
+    mask = trainable(params)
+    try:
+        return jax.tree.broadcast(mask, params)
+    except ValueError:
+        wanted, got = (sorted(x) if isinstance(x, dict) else brief(x) for x in (params, mask))
+        raise ValueError(
+            "trainable must return 0 or 1 for each leaf of the params or each part of them, whose "
+            f"top is {wanted}, got {got}"
+        ) from None
 
 
 def trained_parts(mask: Mask, is_trained: Callable[[str], bool]) -> Mask:

@@ -21,6 +21,7 @@ from jaxevo.models.flax import (
     NO_DRAWS,
     Head,
     all_trainable,
+    full_mask,
     layer_kind,
     refuse_keywords,
     require_hashable,
@@ -132,7 +133,7 @@ class LinenModel:
         return self.network.initialize_carry(jax.random.key(0), shape)
 
     def trainable(self, params: Params) -> Mask:
-        mask, kept = self.mask(params), self._collections
+        mask, kept = full_mask(self.mask, params), self._collections
         return trained_parts(mask, lambda path: path.split("/")[0] not in kept) if kept else mask
 
 

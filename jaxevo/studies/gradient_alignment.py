@@ -55,14 +55,18 @@ class Alignment(NamedTuple):
         return html_table("Alignment: cosine with back-propagation, mean over repeats", rows)
 
 
+def _several(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(numbers) if isinstance(numbers, Sequence) else (numbers,)
+
+
 def alignment(
     key: Key[Array, ""],
     estimator: Any,
     problem: Problem,
     params: Params,
     *,
-    num_draws: Sequence[int] = (1, 4, 16, 64, 256, 1024),
-    truncations: Sequence[int] = (1, 2, 5, 10),
+    num_draws: int | Sequence[int] = (1, 4, 16, 64, 256, 1024),
+    truncations: int | Sequence[int] = (1, 2, 5, 10),
     num_repeats: int = 1,
     batch: Batch = None,
     carry: Carry = None,
@@ -79,7 +83,8 @@ def alignment(
         estimator: any estimator (`jaxevo.estimators`); a draw is one call of its `estimate`.
         problem: a supervised problem.
         params: the weights of one network.
-        num_draws: the numbers of estimates in an average, rising, each >= 1.
+        num_draws: the numbers of estimates in an average, rising, each >= 1; one number is one
+            average.
         truncations: the k of the references "k=...". A problem without time ignores them.
         num_repeats: R, the number of independent repetitions, >= 1.
         batch: a batch that resets all its hidden states; None: the problem's first batch.
@@ -98,7 +103,7 @@ def alignment(
             "problem must be a Supervised problem, whose loss has a gradient to compare with, got "
             f"{type(problem).__name__}"
         )
-    num_draws, truncations = tuple(num_draws), tuple(truncations)
+    num_draws, truncations = _several(num_draws), _several(truncations)
     for name, value in (("num_repeats", num_repeats), ("chunk_size", chunk_size)):
         require_integer(name, 1, value)
     for name, values in (("num_draws", num_draws), ("truncations", truncations)):

@@ -358,6 +358,11 @@ def test_floats_are_trainable_unless_a_mask_says_otherwise(name):
     assert mask == {path: path != "count" for path in named_leaves(params)}
     frozen = MODELS[name](trainable=lambda params: jax.tree.map(lambda _: False, params))
     assert not any(jax.tree.leaves(frozen.trainable(params)))
+    one_answer = MODELS[name](trainable=lambda params: False)  # red where a mask was not filled up
+    assert named_leaves(one_answer.trainable(params)) == dict.fromkeys(named_leaves(params), False)
+    lost = MODELS[name](trainable=lambda params: {"lost": True})
+    with pytest.raises(ValueError, match=r"trainable must return .* top is .*, got \['lost'\]"):
+        lost.trainable(params)
 
 
 def test_functions_pass_through():

@@ -132,7 +132,8 @@ def test_numbers_recompile_nothing(monkeypatch):
 
 def test_without_time_there_is_one_gradient():
     problem, params = feed_forward()
-    result = alignment(KEY, Backprop(), problem, params, num_draws=(1,))
+    result = alignment(KEY, Backprop(), problem, params, num_draws=1)  # not a sequence
+    assert result.num_draws == (1,)
     assert result.references == ("full",)
     np.testing.assert_allclose(result.cosine, [[[1]]], rtol=1e-6)
     strategy = EvolutionStrategy(population_size=64, sigma=1e-3, shaping="standardized")
