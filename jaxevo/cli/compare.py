@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxevo import registry
 from jaxevo.cli.options import learner_list, mistake, parse, parse_known
+from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
     drawn,
     leading_names,
@@ -61,7 +62,7 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
         for label, name, inner in learner_list(values["learners"])
     }
     built = {label: build(None) for label, build in builders.items()}
-    own = {name: value for name, value in values.items() if name not in ("out", "config")}
+    own = {name: value for name, value in values.items() if name not in ("out", "config", "report")}
     names = [name for _, name, _ in learner_list(values["learners"])]
     config = {"compare": {"task": task} | own | shared}
     config |= origins({"task": task, "model": values["model"]}, *names)
@@ -117,6 +118,8 @@ def compared(
     levels = baselines(next(iter(built.values())).problem.task)
     title = f"{task}, held out; {amount:,.0f} {values['budget']} each, {values['seeds']} seeds"
     Console().print(comparison_table(title, result.table, levels))
+    if values["report"]:
+        drawn(write_report, [folder])
     print(folder)
     return 0
 

@@ -29,6 +29,7 @@ commands:
   show FOLDER                   what a run was and what it reached
   compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
   transfer LEARNER TASK [OPTIONS]  one task after the other, beside learning each afresh
+  report FOLDER [FOLDER ...]    one HTML page of a run or a study, or of several side by side
   doctor                        versions, devices, memory, caches
 
   --import MODULE (any command)  a module that registers learners, tasks or models of your own
@@ -49,6 +50,7 @@ COMMANDS = {
     "show": "jaxevo.cli.inspect:show",
     "compare": "jaxevo.cli.compare:compare",
     "transfer": "jaxevo.cli.transfer:transfer",
+    "report": "jaxevo.cli.report.command:report",
     "doctor": "jaxevo.cli.inspect:doctor",
 }
 

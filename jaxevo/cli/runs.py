@@ -322,7 +322,7 @@ def new_folder(out: str | None, name: str) -> Iterator[pathlib.Path]:
 
 
 def drawn(draw: Callable[..., Any], *arguments: Any) -> None:
-    """Draws a picture; what was computed is kept even if that fails."""
+    """Draws a picture or writes a page; what was computed is kept even if that fails."""
     try:
         draw(*arguments)
     except Exception as error:

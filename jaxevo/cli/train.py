@@ -7,6 +7,7 @@ from typing import Any
 from jaxevo import registry
 from jaxevo.cli.help import asks_help, help_text
 from jaxevo.cli.options import mistake, parse
+from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
     StoredRun,
     about,
@@ -152,6 +153,8 @@ def trained(
     show_result(built, summary, levels, Console(quiet=values["quiet"]))
     if result.folder is not None:
         draw_result(built, result, values["seeds"])
+        if values["report"]:
+            drawn(write_report, [result.folder])
     print(result.folder)
     if summary["interrupted"]:
         return 128 + summary["signal"]

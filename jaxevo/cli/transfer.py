@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxevo import registry
 from jaxevo.cli.options import learner_list, mistake, parse
+from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
     about,
     combination,
@@ -59,7 +60,7 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
     )
     require_seeds(values["seeds"], values["seed"])
     built = registry.build(learner, task, model=values["model"], **settings)
-    own = {name: value for name, value in values.items() if name not in ("out", "config")}
+    own = {name: value for name, value in values.items() if name not in ("out", "config", "report")}
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
     config |= origins({"learner": learner, "task": task, "model": values["model"]})
     sequences = sequences_of(built, values, settings)
@@ -108,6 +109,8 @@ def studied(
         tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"
         title = f"{learner} on {tasks}; sequences: {len(sequences)}, seeds: {values['seeds']}"
         Console().print(transfer_table(title, study.table))
+    if values["report"] and study.folder is not None:
+        drawn(write_report, [study.folder])
     print(study.folder)
     return 130 if study.interrupted else 0
 

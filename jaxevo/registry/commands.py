@@ -16,6 +16,7 @@ def _run(name: str, kind: Any, default: Any, text: str) -> Setting:
 _SEED = _run("seed", int, 0, "All random numbers come from this seed.")
 _MODEL = _run("model", str, REQUIRED, "This network learns; `jaxevo list` names them all.")
 _OUT = _run("out", str | None, None, "Files go here; None: to a new folder under runs/.")
+_REPORT = _run("report", bool, False, "Write report.html at the end, too: see `jaxevo report`.")
 _CONFIG = _run("config", str | None, None, "This TOML or JSON file has settings, as config.json.")
 _PRESET = _run("preset", str | None, None, "Defaults have this name, such as authors.")
 
@@ -37,6 +38,7 @@ FOLDER = (
         None,
         "So many steps make a record; None: a hundredth of all.",
     ),
+    _REPORT,
     _run("save_seconds", float, 60.0, "Checkpoints are at least this many seconds apart."),
     _run("stop_at", str | None, None, "Stop once held out reaches this, as accuracy=0.97."),
     _run("tensorboard", bool, False, "Write event files for TensorBoard, too."),
@@ -73,6 +75,7 @@ COMPARE = (
     _run("tune", int, 0, "Try so many learning rates for each learner; 0: only its own."),
     _MODEL,
     _OUT,
+    _REPORT,
     _CONFIG,
 )
 
@@ -97,7 +100,17 @@ TRANSFER = (
     ),
     _MODEL,
     _OUT,
+    _REPORT,
     _CONFIG,
+)
+
+REPORT = (
+    _run(
+        "out",
+        str | None,
+        None,
+        "The page goes to this file; None: report.html in the folder, or here for several.",
+    ),
 )
 
 RUN_SETTINGS = tuple(dict.fromkeys(setting.name for setting in (*TRAIN, *COMPARE, *TRANSFER)))
