@@ -26,7 +26,8 @@ PAGES = [
     if path.relative_to(ROOT / "docs").parts[0] not in WRITTEN
 ]
 DOCUMENTS = (ROOT / "CHANGELOG.md", ROOT / "README.md", *PAGES)
-ELSEWHERE = {"own_names"}  # tests/registry/test_own_package.py installs its package
+# tests/registry/test_own_package.py installs a package, tests/test_examples.py runs examples
+ELSEWHERE = {"own_names", "examples"}
 
 # One process for all names: jax stays loaded, and jaxevo is forgotten before each of them.
 RESOLVE = """
