@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from jaxevo.core import (
     Batch,
@@ -30,9 +30,8 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
+from jaxevo.core.population import sum_members
 from jaxevo.core.tree import (
-    can_be_learned,
-    named_leaves,
     tree_fill,
     tree_fill_zeros,
     tree_floats,
@@ -41,7 +40,6 @@ from jaxevo.core.tree import (
 )
 from jaxevo.estimators.timeline import Timeline
 from jaxevo.estimators.trajectories import (
-    DISTRIBUTIONS,
     Distribution,
     Method,
     Trajectories,
@@ -51,8 +49,12 @@ from jaxevo.estimators.trajectories import (
     variance,
     warn_of_low_precision,
 )
+from jaxevo.estimators.weight_noise import FullRankNoise, LowRankNoise, WeightNoise
+from jaxevo.views.directions import low_rank
 from jaxevo.views.nodes import HiddenLayer
 from jaxevo.views.wiring import layer_wiring, recurrent_kernels
+
+BLOCK = 25  # steps whose noise makes one product: long enough, and short enough for the cache
 
 
 class WeightCarry(NamedTuple):
@@ -85,6 +87,10 @@ class WeightPerturbation:
             times that, as the released code has it.
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
             generator).
+        rank: None gives every weight noise of its own. A rank >= 1 gives each kernel the product of
+            two thin factors, which are drawn by `distribution`, so that a draw takes one large
+            product less. What cannot be factored has normal noise of its own. With every="step", a
+            window then keeps K loss differences a step.
 
     With every="step", recurrent kernels get no noise at the first step of a window that resets all
     samples. They read a hidden state of zeros there, and cannot act. The released code does so too;
@@ -100,92 +106,159 @@ class WeightPerturbation:
     distribution: Distribution = static(default="rademacher")
     noise_scale: Literal["inverse_variance", "inverse_sigma"] = static(default="inverse_variance")
     noise: Source = static(default="mix")
+    rank: int | None = static(default=None)
     requires = Supervised
 
     def __post_init__(self):
         require("gamma", "in [0, 1]", self.gamma, lambda g: (g >= 0) & (g <= 1))
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)
+        require_integer("rank", 1, self.rank)
+
+    def noise_for(
+        self,
+        params: Params,
+        problem: Supervised,
+        batch: Batch,
+        only: frozenset[str] | None = None,
+    ) -> WeightNoise:
+        """How noise is drawn for these weights, and followed."""
+        if self.rank is None:
+            return FullRankNoise(problem.model, self.distribution, self.noise, self.num_draws, only)
+        directions = low_rank(
+            problem, params, batch, rank=self.rank, factors=self.distribution, source=self.noise
+        )
+        return LowRankNoise(directions.only(only), self.num_draws)
 
     def with_one_noise(
-        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
+        self,
+        timeline: Timeline,
+        draws: WeightNoise,
+        params: Params,
+        states: Trajectories,
+        units: tuple,
     ) -> tuple[Trajectories, Params, Metrics]:
         """A window under one noise, which is multiplied by the sum of the loss differences."""
 
         def one(total, t):
             states, differences, metrics = total
-            states, difference, more = self.step(timeline, params, states, noise, t)
+            states, difference, more = self.step(timeline, draws, params, states, units, t)
             return (states, differences + difference, jax.tree.map(jnp.add, metrics, more)), None
 
-        metrics = self.no_metrics(timeline, params, states, noise)
+        metrics = self.no_metrics(timeline, draws, params, states, units)
         total = states, jnp.zeros(self.num_draws), metrics  # one sum of loss differences per draw
         times = jnp.arange(timeline.num_steps)
         (states, differences, metrics), _ = jax.lax.scan(one, total, times)
-        return states, _along(differences, _difference(noise)), metrics
+        return states, _along(draws, differences, units, params), metrics
 
     def with_noise_of_steps(
-        self, timeline: Timeline, params: Params, states: Trajectories, draw: Any
+        self,
+        timeline: Timeline,
+        draws: FullRankNoise,
+        params: Params,
+        states: Trajectories,
+        units_at: Any,
     ) -> tuple[Trajectories, Params, Metrics]:
         """A window with fresh noise at each step.
 
         The trace of the noise is E <- gamma E + e, and each step adds dl E to the gradient.
 
         Args:
-            draw: a function from the time of a step to its noise.
+            units_at: a function from the time of a step to its noise.
         """
-        example = jax.eval_shape(draw, 0)
+        example = jax.eval_shape(units_at, 0)
 
         def one(total, t):
             states, gradient, trace, metrics = total
-            noise = draw(t)
+            units = units_at(t)
             trace = jax.tree.map(
-                lambda e, n: (self.gamma * e + n).astype(e.dtype), trace, _difference(noise)
+                lambda e, n: (self.gamma * e + n).astype(e.dtype), trace, _difference(units)
             )
-            states, difference, more = self.step(timeline, params, states, noise, t)
-            gradient = jax.tree.map(jnp.add, gradient, _along(difference, trace))
+            states, difference, more = self.step(timeline, draws, params, states, units, t)
+            added = _along(draws, difference, (trace,), params)
+            gradient = jax.tree.map(jnp.add, gradient, added)
             return (states, gradient, trace, jax.tree.map(jnp.add, metrics, more)), None
 
-        metrics = self.no_metrics(timeline, params, states, example)
+        metrics = self.no_metrics(timeline, draws, params, states, example)
         total = states, tree_zeros(tree_floats(params)), tree_zeros(example[0]), metrics
         times = jnp.arange(timeline.num_steps)
         (states, gradient, _, metrics), _ = jax.lax.scan(one, total, times)
         return states, gradient, metrics
 
+    def with_thin_noise_of_steps(
+        self,
+        timeline: Timeline,
+        draws: LowRankNoise,
+        params: Params,
+        states: Trajectories,
+        units_at: Any,
+    ) -> tuple[Trajectories, Params, Metrics]:
+        """`with_noise_of_steps` without a trace, which would have no low rank.
+
+        The noise of step s meets the credit c(s) = dl(s) + gamma c(s + 1). It is drawn again for
+        that, and the noise of many steps makes one product for each kernel.
+        """
+
+        def one(total, t):
+            states, metrics = total
+            states, difference, more = self.step(timeline, draws, params, states, units_at(t), t)
+            return (states, jax.tree.map(jnp.add, metrics, more)), difference
+
+        def credited(later, difference):
+            credit = difference + self.gamma * later
+            return credit, credit
+
+        metrics = self.no_metrics(timeline, draws, params, states, jax.eval_shape(units_at, 0))
+        times = jnp.arange(timeline.num_steps)
+        (states, metrics), differences = jax.lax.scan(one, (states, metrics), times)
+        _, credits = jax.lax.scan(credited, jnp.zeros(self.num_draws), differences, reverse=True)
+
+        def weighed(member):
+            credit, t = member
+            return [draws.weighed(sign * credit, unit) for sign, unit in _signed(units_at(t))], ()
+
+        def add(total, weighed):  # each [steps, K, ...]
+            for each in weighed:
+                flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), each)
+                total = draws.directions.add(total, flat)
+            return total
+
+        gradient, _ = sum_members(
+            weighed, (credits, times), min(BLOCK, times.size), add, like=tree_floats(params)
+        )
+        return states, gradient, metrics
+
     def no_metrics(
-        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple
+        self, timeline: Timeline, draws: WeightNoise, params: Params, states: Any, units: tuple
     ) -> Metrics:
         """Zeros in the shapes of a step's metrics."""
-        return tree_zeros(
-            jax.eval_shape(
-                lambda states, noise: self.step(timeline, params, states, noise, 0)[2],
-                states,
-                noise,
-            )
-        )
+        step = lambda states, units: self.step(timeline, draws, params, states, units, 0)[2]
+        return tree_zeros(jax.eval_shape(step, states, units))
 
-    def begin(self, timeline: Timeline, params: Params, noise: tuple) -> Trajectories:
+    def begin(
+        self, timeline: Timeline, draws: WeightNoise, params: Params, units: tuple
+    ) -> Trajectories:
         """Both trajectories in their initial states, which may be learned."""
         initial = timeline.initial_carry
+
+        def moved(sign, unit):
+            return initial(draws.moved(params, unit, sign * self.sigma)[0])
+
         if self.method != "jvp":
-            perturbed = jax.vmap(lambda unit: initial(self.moved(params, 1.0, unit)))(noise[0])
+            perturbed = jax.vmap(functools.partial(moved, 1.0))(units[0])
             if self.method == "finite":
                 return Trajectories(initial(params), perturbed)
             sign = -1.0 if self.method == "antithetic" else 1.0
-            base = jax.vmap(lambda unit: initial(self.moved(params, sign, unit)))(noise[-1])
+            base = jax.vmap(functools.partial(moved, sign))(units[-1])
             return Trajectories(base, perturbed)
-        states, weights = start(self.method, initial(params), self.num_draws), tree_floats(params)
+        states = start(self.method, initial(params), self.num_draws)
 
         def along(unit):
-            floats = lambda weights: tree_floats(initial(tree_fill(weights, params)))
-            return jax.jvp(floats, (weights,), (unit,))[1]
+            point, tangent, network = draws.tangent(params, unit)
+            floats = lambda point: tree_floats(initial(network(point)[0]))
+            return jax.jvp(floats, (point,), (tangent,))[1]
 
-        return Trajectories(states.base, tree_fill(jax.vmap(along)(noise[0]), states.perturbed))
-
-    def moved(self, params: Params, sign: float, unit: Params) -> Params:
-        """`params` plus unit noise times `sign` and `sigma`."""
-        step, weights = jnp.asarray(sign * self.sigma), tree_floats(params)
-        moved = jax.tree.map(lambda p, e: p + (step * e).astype(p.dtype), weights, unit)
-        return tree_fill(moved, params)
+        return Trajectories(states.base, tree_fill(jax.vmap(along)(units[0]), states.perturbed))
 
     def scale(self) -> Scalar:
         """The factor that takes (loss difference) x (difference of unit noise) to a gradient."""
@@ -194,49 +267,22 @@ class WeightPerturbation:
             return scale * (self.sigma if self.noise_scale == "inverse_sigma" else 1)
         return scale / (1 if self.noise_scale == "inverse_sigma" else self.sigma)
 
-    def draw(self, key: Any, params: Params, only: frozenset[str] | None = None) -> tuple:
-        """Unit noise for what can be learned, [K, ...] by leaf; None for other leaves.
+    def draw(self, key: Any, params: Params, draws: WeightNoise) -> tuple:
+        """Unit noise for what can be learned, with a leading axis [K].
 
-        Each trajectory that has its own has a tree: "two_noisy" has two, all other methods one.
+        Each trajectory that has its own has an entry: "two_noisy" has two, other methods one.
         """
-        leaves, structure = jax.tree.flatten(params)
-        chosen = [only is None or path in only for path in named_leaves(params)]
-
-        def unit(key, leaf, wanted):
-            shape = (self.num_draws, *leaf.shape)
-            if not can_be_learned(leaf):
-                return None
-            if not wanted:
-                return jnp.zeros(shape, leaf.dtype)
-            return DISTRIBUTIONS[self.distribution](key, shape, leaf.dtype, self.noise)
-
-        def tree(key):
-            keys = [fold_in(key, i, self.noise) for i in range(len(leaves))]
-            return jax.tree.unflatten(structure, list(map(unit, keys, leaves, chosen)))
-
         runs = range(2 if self.method == "two_noisy" else 1)
-        return tuple(tree(fold_in(key, run, self.noise)) for run in runs)
-
-    def draw_for_step(
-        self,
-        key: Any,
-        params: Params,
-        only: frozenset[str] | None,
-        timeline: Timeline,
-        fresh: Bool[Array, ""],
-        t: Any,
-    ) -> tuple:
-        """The noise of step t, with zeros for leaves that cannot act at a fresh first step."""
-        noise = self.draw(fold_in(key, t, self.noise), params, only)
-        first = fresh & (t == 0)
-        acts = _acts_at_first(timeline, params)
-        return tuple(
-            jax.tree.map(lambda e, acts: jnp.where(first & (not acts), 0, e), unit, acts)
-            for unit in noise
-        )
+        return tuple(draws.draw(fold_in(key, run, self.noise), params) for run in runs)
 
     def step(
-        self, timeline: Timeline, params: Params, states: Trajectories, noise: tuple, t: Any
+        self,
+        timeline: Timeline,
+        draws: WeightNoise,
+        params: Params,
+        states: Trajectories,
+        units: tuple,
+        t: Any,
     ) -> tuple[Trajectories, Float[Array, " K"], Metrics]:
         """One step of both trajectories: the new states, the loss differences and the metrics.
 
@@ -244,11 +290,12 @@ class WeightPerturbation:
         """
         now = timeline.at(t)
 
-        def run(params, carry):
-            return timeline.call(timeline.problem.model.apply, params, carry, now)
+        def run(network, carry):
+            params, apply = network
+            return timeline.call(apply, params, carry, now)
 
         def perturbed(sign, unit, carry):
-            return run(self.moved(params, sign, unit), carry)
+            return run(draws.moved(params, unit, sign * self.sigma), carry)
 
         def losses(output):
             return timeline.losses(output, now.sample).sum()
@@ -260,31 +307,31 @@ class WeightPerturbation:
             # One derivative along the noise of the weights and the tangent of the hidden state:
             #     (weights, state)  ->  (next state, output)
             #     (noise, tangent)  ->  (next tangent, change of the output)
-            weights = tree_floats(params)
-
             def along(tangent, unit):
-                def outputs(weights, floats):
-                    carry, output = run(tree_fill(weights, params), tree_fill(floats, states.base))
+                point, change, network = draws.tangent(params, unit)
+
+                def outputs(point, floats):
+                    carry, output = run(network(point), tree_fill(floats, states.base))
                     return (tree_floats(carry), output), (carry, output)
 
-                at, towards = (weights, tree_floats(states.base)), (unit, tree_floats(tangent))
+                at, towards = (point, tree_floats(states.base)), (change, tree_floats(tangent))
                 _, tangents, (carry, output) = jax.jvp(outputs, at, towards, has_aux=True)
                 difference = jax.jvp(losses, (output,), (tangents[1],))[1]
                 return carry, output, tree_fill(tangents[0], tangent), difference
 
             base, output, tangents, difference = jax.vmap(along, out_axes=(None, None, 0, 0))(
-                states.perturbed, noise[0]
+                states.perturbed, units[0]
             )
             states = Trajectories(base, tangents)
         elif self.method == "finite":
-            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(noise[0], states.perturbed)
-            base, output = run(params, states.base)
+            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(units[0], states.perturbed)
+            base, output = run((params, timeline.problem.model.apply), states.base)
             difference = jax.vmap(lambda new: differences(new, output))(new)
             states = Trajectories(base, carry)
         else:
             sign, half = (-1.0, 0.5) if self.method == "antithetic" else (1.0, 1.0)
-            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(noise[0], states.perturbed)
-            base, old = jax.vmap(functools.partial(perturbed, sign))(noise[-1], states.base)
+            carry, new = jax.vmap(functools.partial(perturbed, 1.0))(units[0], states.perturbed)
+            base, old = jax.vmap(functools.partial(perturbed, sign))(units[-1], states.base)
             difference = half * jax.vmap(differences)(new, old)
             output = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), new, old)
             states = Trajectories(base, carry)
@@ -299,8 +346,11 @@ class WeightPerturbation:
                 self.method, Timeline(problem, batch).initial_carry(params), self.num_draws
             )
 
-        states = tree_zeros(jax.eval_shape(begin, params, abstract_batch(problem)))
-        return WeightCarry(states, self.draw(key, params) if self.every == "trial" else ())
+        batch = abstract_batch(problem)
+        states = tree_zeros(jax.eval_shape(begin, params, batch))
+        if self.every != "trial":
+            return WeightCarry(states, ())
+        return WeightCarry(states, self.draw(key, params, self.noise_for(params, problem, batch)))
 
     def estimate(
         self,
@@ -317,29 +367,39 @@ class WeightPerturbation:
             only: paths of the leaves that are perturbed; None: all.
         """
         timeline = Timeline(problem, batch)
-        fresh, units = jnp.array(True), carry.units
+        draws = self.noise_for(params, problem, batch, only)
+        fresh, kept = jnp.array(True), carry.units
         if timeline.in_time:
             fresh = jnp.all(batch.reset)
         if self.every == "trial":
-            units = tree_where(fresh, self.draw(key, params, only), units)
+            kept = tree_where(fresh, self.draw(key, params, draws), kept)
         key_first = fold_in(key, 0, self.noise) if self.every == "step" else key
-        noise = units or self.draw(key_first, params, only)
+        units = kept or self.draw(key_first, params, draws)
         states = carry.trajectories
         if timeline.in_time:
-            begun = self.begin(timeline, params, noise)
+            begun = self.begin(timeline, draws, params, units)
             states = restart(self.method, batch.reset, states, begun)
             # A learned initial state need not be zero, and recurrent kernels then act at once.
             zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(begun.base)]
             fresh &= jnp.all(jnp.array(zeros))
         if self.every == "step":
-            draw = functools.partial(self.draw_for_step, key, params, only, timeline, fresh)
-            states, gradient, metrics = self.with_noise_of_steps(timeline, params, states, draw)
+            silent = _silent_at_first(timeline, params)
+
+            def units_at(t):
+                units = self.draw(fold_in(key, t, self.noise), params, draws)
+                return tuple(draws.without(unit, silent, fresh & (t == 0)) for unit in units)
+
+            if isinstance(draws, LowRankNoise):
+                window = self.with_thin_noise_of_steps(timeline, draws, params, states, units_at)
+            else:
+                window = self.with_noise_of_steps(timeline, draws, params, states, units_at)
+            states, gradient, metrics = window
         else:
-            states, gradient, metrics = self.with_one_noise(timeline, params, states, noise)
+            states, gradient, metrics = self.with_one_noise(timeline, draws, params, states, units)
         scale = self.scale() / self.num_draws
         gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradient)
         loss = metrics.pop("loss")
-        return WeightCarry(states, units), tree_fill_zeros(gradient, params), loss, metrics
+        return WeightCarry(states, kept), tree_fill_zeros(gradient, params), loss, metrics
 
     def fold(self, carry: Carry, params: Params, problem: Supervised) -> Params:
         return params
@@ -349,28 +409,35 @@ class WeightPerturbation:
         return Cost(num_runs(self.method, self.num_draws), 0, samples)
 
 
-def _difference(noise: tuple) -> Params:
+def _signed(units: tuple) -> list[tuple[float, Any]]:
+    """Each trajectory's noise with its sign in their difference."""
+    return list(zip((1.0, -1.0), units, strict=False))
+
+
+def _difference(units: tuple) -> Params:
     """The difference of the two trajectories' noise, in units of its standard deviation."""
-    return noise[0] if len(noise) == 1 else jax.tree.map(jnp.subtract, *noise)
+    return units[0] if len(units) == 1 else jax.tree.map(jnp.subtract, *units)
 
 
-def _along(differences: Float[Array, " K"], noise: Params) -> Params:
-    """Noise, [K, ...] by leaf, times the loss differences and summed over draws."""
-    return jax.tree.map(lambda e: jnp.tensordot(differences, e, 1).astype(e.dtype), noise)
+def _along(
+    draws: WeightNoise, differences: Float[Array, " K"], units: tuple, params: Params
+) -> Params:
+    """The difference of the noise times the loss differences, summed over draws."""
+    if isinstance(draws, FullRankNoise):
+        return draws.along(differences, _difference(units))
+    parts = [draws.along(sign * differences, unit, params) for sign, unit in _signed(units)]
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
 
 
-def _acts_at_first(timeline: Timeline, params: Params) -> Any:
-    """Whether each weight acts at the first step; recurrent kernels read zeros there."""
-    silent = set()
-    if timeline.in_time:
-        shapes = jax.eval_shape(
-            lambda params: (timeline.initial_carry(params), *timeline.at(0).inputs), params
-        )
-        try:
-            layers = layer_wiring(timeline.problem.model, params, *shapes)
-        except HiddenLayer:
-            layers = []
-        silent = set(recurrent_kernels(layers, params))
-    weights = tree_floats(params)
-    leaves = [path not in silent for path in named_leaves(weights)]
-    return jax.tree.unflatten(jax.tree.structure(weights), leaves)
+def _silent_at_first(timeline: Timeline, params: Params) -> frozenset[str]:
+    """The kernels that cannot act at the first step; recurrent ones read zeros there."""
+    if not timeline.in_time:
+        return frozenset()
+    shapes = jax.eval_shape(
+        lambda params: (timeline.initial_carry(params), *timeline.at(0).inputs), params
+    )
+    try:
+        layers = layer_wiring(timeline.problem.model, params, *shapes)
+    except HiddenLayer:
+        layers = []
+    return frozenset(recurrent_kernels(layers, params))

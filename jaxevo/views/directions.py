@@ -25,7 +25,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -126,6 +126,15 @@ class LowRank:
     source: Source
     in_time: bool
 
+    def only(self, paths: frozenset[str] | None) -> "LowRank":
+        """These directions for some parameters; None: for all."""
+        if paths is None:
+            return self
+        kept = lambda names: tuple(path for path in names if path in paths)
+        return dataclasses.replace(
+            self, kernels=kept(self.kernels), thin=kept(self.thin), rest=kept(self.rest)
+        )
+
     def draw(self, key: Key[Array, ""], params: Params) -> Direction:
         leaves = named_leaves(params)
         keys = {path: fold_in(key, i, self.source) for i, path in enumerate(leaves)}
@@ -154,22 +163,63 @@ class LowRank:
 
         def hook(layer, inputs, linear):
             preactivation = linear(inputs)
-            dtype = preactivation.dtype  # the layer's own, whatever its inputs have
-            parts = inputs if isinstance(inputs, tuple) else (inputs,)
-            for path, x in zip(layer.spec.kernels, parts, strict=True):
-                if path in direction.factors:
-                    left, right = (factor.astype(dtype) for factor in direction.factors[path])
-                    is_conv = layer.spec.kind == "conv"
-                    thin = linear(x, left) if is_conv else project(x.astype(dtype), left)
-                    preactivation += lift(thin * jnp.asarray(scale, dtype), right)
-                elif path in self.thin:
-                    noise = direction.rest[path].astype(dtype) * jnp.asarray(step, dtype)
-                    preactivation += through_thin(x.astype(dtype), noise)
+            for term in self.terms(direction, layer, inputs, linear, preactivation.dtype, step):
+                preactivation += term
             return preactivation
 
-        scale = step / math.sqrt(self.rank)
         moved = self.with_rest(params, direction, step, self.rest)
         return moved, nodes.hooked(self.model, hook, uncovered="allow")
+
+    def terms(
+        self,
+        direction: Direction,
+        layer: nodes.Layer,
+        inputs: Any,
+        linear: Callable[..., Array],
+        dtype: Any,
+        step: Scalar,
+    ) -> Iterator[Array]:
+        """What `step` x `direction` adds to a layer's pre-activation, by kernel."""
+        scale = step / math.sqrt(self.rank)
+        parts = inputs if isinstance(inputs, tuple) else (inputs,)
+        for path, x in zip(layer.spec.kernels, parts, strict=True):
+            if path in direction.factors:
+                left, right = (factor.astype(dtype) for factor in direction.factors[path])
+                is_conv = layer.spec.kind == "conv"
+                thin = linear(x, left) if is_conv else project(x.astype(dtype), left)
+                yield lift(thin * jnp.asarray(scale, dtype), right)
+            elif path in self.thin:
+                noise = direction.rest[path].astype(dtype) * jnp.asarray(step, dtype)
+                yield through_thin(x.astype(dtype), noise)
+
+    def tangent(
+        self, params: Params, direction: Direction
+    ) -> tuple[Any, Any, Callable[[Any], tuple[Params, Apply]]]:
+        """What `jax.jvp` needs for the slope along `direction`.
+
+        Returns:
+            (point, tangent, network). `network(point)` is the network of `params`, as `member`
+            returns one, and moves along `direction` as its point moves along the tangent. Its
+            values do not depend on the direction, so that `jax.vmap` over directions runs it once.
+        """
+
+        def network(point):
+            rest, step = point
+
+            def hook(layer, inputs, linear):
+                preactivation = linear(inputs)
+                still, dtype = jax.lax.stop_gradient(inputs), preactivation.dtype
+                for term in self.terms(direction, layer, still, linear, dtype, 1.0):
+                    preactivation = moving(preactivation, term, step)
+                return preactivation
+
+            moved = self.masked(params, named_leaves(params) | rest)
+            return moved, nodes.hooked(self.model, hook, uncovered="allow")
+
+        leaves = named_leaves(params)
+        point = {path: leaves[path] for path in self.rest}
+        towards = {path: direction.rest[path] for path in self.rest}
+        return (point, jnp.float32(0)), (towards, jnp.float32(1)), network
 
     def materialised(self, params: Params, direction: Direction, step: Scalar) -> Params:
         """`params` + `step` x `direction` with every kernel written out: the reference."""
@@ -321,6 +371,19 @@ def _project_members(num: int, batched: list[bool], x: Array, left: Array) -> tu
         return jnp.moveaxis(thin, -2, 0), True
     # Each member takes its own factors' columns; the others were cheaper than products apart.
     return jnp.stack([thin[n, ..., n, :] for n in range(num)]), True
+
+
+@jax.custom_jvp
+def moving(value: Array, rate: Array, step: Float[Array, ""]) -> Array:
+    """`value` + `step` x `rate` at a step of 0: the rate shows in the derivative alone."""
+    return value
+
+
+@moving.defjvp
+def _moving_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    value, rate, _ = primals
+    along_value, _, along_step = tangents
+    return value, along_value + jnp.asarray(along_step, value.dtype) * rate
 
 
 def lift(thin: Float[Array, "... R"], right: Float[Array, "O R"]) -> Float[Array, "... O"]:

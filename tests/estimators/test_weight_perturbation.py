@@ -92,6 +92,12 @@ def test_the_initial_hidden_state_is_a_weight_too(every):
 # ------------------------------------------------------------------------- one draw, exactly
 
 
+def drawn(estimator, key, problem, params, only=None):
+    """The unit noise of an estimate, a tree of draws for each trajectory."""
+    draws = estimator.noise_for(params, problem, first_batch(problem), only)
+    return estimator.draw(key, params, draws)
+
+
 def along(estimator, gradient, unit):
     """(mean over draws of) unit x (gradient . unit)."""
     steps = sum(
@@ -106,7 +112,7 @@ def test_one_estimate_is_its_direction_times_the_slope_along_it(num_draws):
     problem = in_time(RNN)
     params = scattered(problem)
     estimator = WeightPerturbation(num_draws=num_draws, distribution="gaussian")
-    (unit,) = estimator.draw(KEY, params)
+    (unit,) = drawn(estimator, KEY, problem, params)
     expected = along(estimator, true_gradient(problem, params), unit)
     assert_close(estimate(estimator, problem, params, KEY), expected, 1e-4)
 
@@ -152,7 +158,7 @@ def test_only_the_chosen_leaves_are_perturbed():
             KEY, carry, params, problem, first_batch(problem), only=frozenset([chosen])
         )
     )(params)
-    (unit,) = estimator.draw(KEY, params, frozenset([chosen]))
+    (unit,) = drawn(estimator, KEY, problem, params, frozenset([chosen]))
     assert [path for path, leaf in named_leaves(unit).items() if leaf.any()] == [chosen]
     assert_close(got, along(estimator, true_gradient(problem, params), unit), 1e-4)
 
@@ -171,11 +177,10 @@ AUTHORS = {
 IDENTITIES = {"input": np.eye(INPUTS), "hidden": np.eye(HIDDEN)}
 
 
-def noise_maker(estimator, params, num_steps):
+def noise_maker(estimator, problem, params, num_steps):
     """key -> what the estimator adds to each kernel, by step."""
-    by_step = jax.jit(
-        lambda key: [estimator.draw(fold_in(key, t), params)[0] for t in range(num_steps)]
-    )
+    draw = lambda key: drawn(estimator, key, problem, params)[0]
+    by_step = jax.jit(lambda key: [draw(fold_in(key, t)) for t in range(num_steps)])
     return lambda key: [
         {name: SIGMA * kernel[0] for name, kernel in kernels_of(unit).items()}
         for unit in by_step(key)
@@ -200,7 +205,7 @@ def test_one_sequence_is_the_released_rule():
         estimator = WeightPerturbation(**AUTHORS)
         carry = estimator.init(KEY, params, problem)
         _, gradient, _, _ = jax.jit(estimator.estimate)(KEY, carry, params, problem, batch)
-        noise = noise_maker(estimator, params, num_steps)(KEY)
+        noise = noise_maker(estimator, problem, params, num_steps)(KEY)
         kernels, got = kernels_of(params), kernels_of(gradient)
         xs, ys = np.asarray(batch.inputs), np.asarray(batch.targets)
 
@@ -225,7 +230,7 @@ def test_online_updates_are_the_released_rule():
         params = scattered(problem, dtype=jnp.float64)
         estimator = WeightPerturbation(**AUTHORS)
         carry, step = estimator.init(KEY, params, problem), jax.jit(estimator.estimate)
-        draw_noise = noise_maker(estimator, params, 1)
+        draw_noise = noise_maker(estimator, problem, params, 1)
         kernels, got, noise, xs, ys = kernels_of(params), [], [], [], []
         for i in range(num_updates):
             key, batch = jax.random.key(i), in_64_bits(problem.sample(KEY, i))
