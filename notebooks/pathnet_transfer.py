@@ -126,7 +126,7 @@ sequences = [
     [jaxevo.Problem(task, two_tasks) for task in tasks]
     for tasks in digits.sequences(some(30), 2, seed=0)
 ]
-methods = METHODS[:2] if QUICK else METHODS
+methods = METHODS[: 2 if QUICK else 4]
 study = jaxevo.transfer(
     jax.random.key(0), learner, sequences, max_generations=some(250), methods=methods
 )

@@ -138,11 +138,14 @@ def show(words: list[str]) -> int:
     console = Console()
     console.print(settings_table(f"{folder}: settings", config))
     if study_of(folder, "transfer") is not None:
-        from jaxevo.cli.tables import transfer_table
+        from jaxevo.cli.tables import criteria_table, transfer_table
         from jaxevo.studies import load_transfer
 
-        if table := load_transfer(folder).table:
-            console.print(transfer_table("result", table))
+        found = load_transfer(folder)
+        if found.table:
+            console.print(transfer_table("result", found.table))
+        if found.criteria:
+            console.print(criteria_table(found.criteria))
         return 0
     if study_of(folder, "compare") is not None:
         table = pathlib.Path(folder) / "table.csv"

@@ -83,38 +83,68 @@ def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     Where no replicate reached a criterion, all methods cost the same. Then the table shows how
     much better PathNet's networks are.
     """
-
-    def between(row, name, form=".2f"):
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        return f"{row[name]:{form}}\n[{low:{form}}, {high:{form}}]"
-
     score = score_of(rows[0])
     name = score.split("/")[-1]
     reached = any(row["reached"] for row in rows)
-    columns = ("x", "x in all", name) if reached else (name, "pathnet's gain")
+    columns = ("generations", "x", "batches", "x", name)
     several = len({row["task"] for row in rows}) > 1
     table = narrow_table(title)
     table.add_column("method", min_width=17, overflow="fold")
-    for column in ("generations", "batches", *columns):
+    for column in columns if reached else ("generations", "batches", name, "pathnet's gain"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         control = row["method"] != "pathnet"
-        generations = f"{row['generations']:.0f}"
+        method = row["method"] + (f", task {row['task'] + 1}" if several else "")
+        if "paths_per_generation" in row:  # older folders have none
+            method += f"\n{_generation(row)}"
+        counts = f"{row['generations']:.0f}", compact(round(row["batches"]))
         if reached:
-            generations += f"\n{100 * row['reached']:.0f} % done"
-            kinds = ("speedup_batches", "total_speedup_batches")
-            cells = [between(row, kind) if control else "" for kind in kinds]
-            cells.append(f"{row[score]:.4g}")
+            times = [_between(row, f"speedup_{n}") if control else "" for n in _COUNTS]
+            done = f"{counts[0]}\n{100 * row['reached']:.0f} % done"
+            cells = [done, times[0], counts[1], times[1], f"{row[score]:.4g}"]
         else:
-            cells = [between(row, score, ".3g")]
-            cells.append(between(row, f"gain_{score}", ".2g") if control else "")
-        table.add_row(
-            row["method"] + (f", task {row['task'] + 1}" if several else ""),
-            generations,
-            compact(round(row["batches"])),
-            *cells,
-        )
+            gain = _between(row, f"gain_{score}", ".2g") if control else ""
+            cells = [*counts, _between(row, score, ".3g"), gain]
+        table.add_row(method, *cells)
+    if reached:
+        table.caption = "x: over PathNet's; above 1, PathNet needs fewer"
     return table
+
+
+def criteria_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Costs over PathNet's, had later tasks ended at each criterion; generations, mini-batches."""
+    criteria = list(dict.fromkeys(row["criterion"] for row in rows))
+    found = {(row["method"], row["task"], row["criterion"]): row for row in rows}
+    table = narrow_table("generations, then mini-batches, over PathNet's, by criterion")
+    table.add_column("method", min_width=17, overflow="fold")
+    for criterion in criteria:
+        table.add_column(f"{criterion:g}", no_wrap=True)
+    lines = dict.fromkeys((row["method"], row["task"]) for row in rows)
+    several = len({task for _, task in lines}) > 1
+    for method, task in lines:
+        if method == "pathnet":
+            continue
+        cells = []
+        for criterion in criteria:
+            row = found.get((method, task, criterion))
+            values = [] if row is None else [f"{row[f'speedup_{name}']:.2f}" for name in _COUNTS]
+            cells.append("\n".join(values))
+        table.add_row(method + (f", task {task + 1}" if several else ""), *cells)
+    return table
+
+
+_COUNTS = ("generations", "batches")
+
+
+def _generation(row: Mapping[str, Any]) -> str:
+    """What a generation is: paths, and the mini-batches that each is trained for."""
+    paths, batches = row["paths_per_generation"], row["batches_per_generation"]
+    return f"{paths} {'path' if paths == 1 else 'paths'} x {batches // paths}"
+
+
+def _between(row: Mapping[str, Any], name: str, form: str = ".2f") -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:{form}}\n[{low:{form}}, {high:{form}}]"
 
 
 def _mean_text(row: Mapping[str, Any]) -> str:

@@ -22,9 +22,10 @@ TRANSFER_USAGE = """usage: jaxevo transfer LEARNER TASK [OPTIONS]
 
 Learns one task after the other, as the pathnet learners do, and beside it each later task afresh,
 by one random path, and by going on with the path that learned the task before; leaves rows.jsonl,
-table.csv and pictures in a new folder under runs/. jaxevo resume FOLDER goes on with one stopped.
+tables and pictures in a new folder under runs/. jaxevo resume FOLDER goes on with one stopped.
 
-  jaxevo transfer pathnet binary-mnist --pairs 40
+  jaxevo transfer pathnet binary-mnist --pairs 40 --preset published
+  jaxevo transfer pathnet binary-mnist --pairs 40 --preset transfer --thresholds 0.9,0.998
   jaxevo transfer pathnet cifar10 --then svhn --seeds 5
 
 jaxevo transfer LEARNER TASK --help shows the options, --help-all explains all of them.
@@ -59,7 +60,8 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
         given=given,
     )
     require_seeds(values["seeds"], values["seed"])
-    built = registry.build(learner, task, model=values["model"], **settings)
+    preset = values["preset"]
+    built = registry.build(learner, task, model=values["model"], preset=preset, **settings)
     own = {name: value for name, value in values.items() if name not in ("out", "config", "report")}
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
     config |= origins({"learner": learner, "task": task, "model": values["model"]})
@@ -77,11 +79,11 @@ def studied(
     import jax
     from rich.console import Console
 
-    from jaxevo.cli.tables import transfer_table
+    from jaxevo.cli.tables import criteria_table, transfer_table
     from jaxevo.plotting import draw_transfer
     from jaxevo.studies.transfer_study import transfer as run_study
 
-    console = Console(stderr=True)
+    console, controls = Console(stderr=True), values["controls"]
     shown: list[Any] = [None]
 
     def on_chunk(phase, generation, working):
@@ -96,7 +98,9 @@ def studied(
         sequences,
         num_seeds=values["seeds"],
         max_generations=values["max_generations"],
-        methods=("pathnet", *filter(None, values["controls"].split(","))),
+        methods=None if controls is None else ("pathnet", *filter(None, controls.split(","))),
+        thresholds=numbers("thresholds", values["thresholds"]),
+        criteria_on=values["criteria_on"],
         chunk_size=values["replicates_at_once"],
         config=config,
         on_chunk=on_chunk,
@@ -109,10 +113,20 @@ def studied(
         tasks = task if values["then"] is None else f"{task}, then {values['then'].split('[')[0]}"
         title = f"{learner} on {tasks}; sequences: {len(sequences)}, seeds: {values['seeds']}"
         Console().print(transfer_table(title, study.table))
+        if study.criteria:
+            Console().print(criteria_table(study.criteria))
     if values["report"] and study.folder is not None:
         drawn(write_report, [study.folder])
     print(study.folder)
     return 130 if study.interrupted else 0
+
+
+def numbers(name: str, text: str | None) -> list[float] | None:
+    """Numbers with commas between them."""
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        mistake(f"{name} must be numbers with commas between them, as 0.9,0.998, got {text}")
 
 
 def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -> list[list[Any]]:
@@ -130,7 +144,8 @@ def sequences_of(built: Any, values: dict[str, Any], settings: dict[str, Any]) -
         return [[Problem(task, model) for task in tasks] for tasks in sequences]
     ((_, then, inner),) = learner_list(values["then"])
     learner, name = built.settings["learner"], built.settings["model"]
-    known = {setting.name: setting for setting in registry.settings_of(learner, then, name)}
+    offered = registry.settings_of(learner, then, name, values["preset"])
+    known = {setting.name: setting for setting in offered}
     kept = {n: v for n, v in settings.items() if n in known and known[n].owner != "task"}
     changed = parse(known.values(), inner, given=kept, prog="jaxevo transfer", what=then)
     second = registry.build(learner, then, model=name, **changed).problem

@@ -33,7 +33,7 @@ from jaxevo.models.layers import require_depth, require_sizes, uniform
 from jaxevo.models.paths import ActiveModules, Duplicates, random_path, uses_of
 from jaxevo.views import nodes
 
-Join = Literal["sum", "sum_then_mean"]
+Join = Literal["sum", "sum_then_mean", "sum_over_num_modules"]
 Kinds = Literal["linear", "residual", "mixed"]
 LINEAR, SKIP, RESIDUAL = 0, 1, 2
 KINDS = {"linear": (LINEAR,), "residual": (RESIDUAL,), "mixed": (SKIP, LINEAR, RESIDUAL)}
@@ -212,18 +212,17 @@ class Pathway:
 
     def apply(self, params: Params, x: Float[Array, "..."]) -> Any:
         network = self.network
-        last = network.num_layers - 1
         batch_shape = x.shape[: x.ndim - len(network.input_shape)]
         for i, shape in enumerate(network.shapes):
             x = x.reshape(math.prod(batch_shape), *shape.inputs)
-            x = self.layer(i, params, x, mean=i == last and network.join == "sum_then_mean")
+            x = self.layer(i, params, x)
         readout = params["readout"]
         x = x.reshape(math.prod(batch_shape), -1)
         y = nodes.call_layer(_readout_spec(), (readout["kernel"],), readout["bias"], (x,))
         y = y.reshape(*batch_shape, -1)
         return (y[..., :-1], y[..., -1]) if network.value_head else y
 
-    def layer(self, index: int, params: Params, x: Array, mean: bool) -> Array:
+    def layer(self, index: int, params: Params, x: Array) -> Array:
         """The joined outputs of one layer's active modules."""
         shape, modules = self.network.shapes[index], params["modules"][str(index)]
         uses = params["uses"][index].astype(x.dtype)
@@ -237,6 +236,9 @@ class Pathway:
             # Dense parts of all but skips, and the input once for each skip or residual module.
             joined = jnp.einsum("...so,s->...o", outputs, uses * (kinds != SKIP))
             joined += x * jnp.sum(uses * (kinds != LINEAR))
+        if self.network.join == "sum_over_num_modules":
+            return joined / self.network.num_modules
+        mean = self.network.join == "sum_then_mean" and index == self.network.num_layers - 1
         return joined / jnp.maximum(uses.sum(), 1) if mean else joined
 
     def initial_carry(self, params: Params, batch_shape: tuple[int, ...]) -> Carry:
@@ -285,7 +287,7 @@ def modular(
             "mixed" takes identity, linear and residual modules in turn. A layer whose inputs and
             outputs differ in shape is linear.
         join: A layer returns the "sum" of its active modules' outputs; with "sum_then_mean" the
-            last layer returns their mean.
+            last layer returns their mean, with "sum_over_num_modules" every sum is divided by M.
         duplicates: A module that a path names twice counts "once" or "twice".
         num_tasks: This many tasks are learned in turn; each has a read-out.
         value_head: There is a second output, the value of the state, for an actor-critic.

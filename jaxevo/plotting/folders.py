@@ -94,7 +94,8 @@ def draw_transfer(folder: str | pathlib.Path) -> list[pathlib.Path]:
     `network.png` and `use.png` show the first replicate: its paths, and the modules in use. If
     any method reached the criterion, `costs.png` shows what each method took to reach it, else
     `scores.png` shows how well each did. With the control "independent", `overlap.png` shows the
-    gain over the modules that both paths share. A study that ended before it learned a second
+    gain over the modules that both paths share. `criteria.png` shows costs over PathNet's, by
+    criterion, if runs tell of two criteria or more. A study that ended before it learned a second
     task has no pictures.
 
     Args:
@@ -119,6 +120,8 @@ def draw_transfer(folder: str | pathlib.Path) -> list[pathlib.Path]:
         figures["scores.png"] = pathways.scores(study.table, score)
     if any(row["method"] == "independent" for row in study.rows):
         figures["overlap.png"] = pathways.overlap(study.rows, study.chance_overlap, score=score)
+    if len({row["criterion"] for row in study.criteria}) > 1 and len(study.table) > 1:
+        figures["criteria.png"] = pathways.ratios(study.criteria)
     return [save(figure, pathlib.Path(folder) / name) for name, figure in figures.items()]
 
 

@@ -18,7 +18,16 @@ from matplotlib.ticker import (
 )
 
 from jaxevo.core import Params, require
-from jaxevo.plotting.style import BLACK, COLOURS, GREY, MARKERS, new_figure, plain, tidy
+from jaxevo.plotting.style import (
+    BLACK,
+    COLOURS,
+    GREY,
+    MARKERS,
+    line_style,
+    new_figure,
+    plain,
+    tidy,
+)
 
 PALE = "#d9d9d9"
 LAYER_STEP = 1.8  # height of a layer, in distances of modules, which keeps their lines apart
@@ -198,6 +207,53 @@ def costs(table: Rows, title: str = "") -> Figure:
         ax.set_yticks(range(len(table)), _methods(table))
         tidy(ax)
     axes[0].set_ylim(len(table) - 0.5, -0.5)
+    return figure
+
+
+def ratios(criteria: Rows, title: str = "") -> Figure:
+    """Each control's cost over PathNet's, had the task ended at each criterion, with intervals.
+
+    Above 1, PathNet needs fewer generations or mini-batches.
+
+    Args:
+        criteria: the `criteria` of `jaxevo.transfer`, of one later task: a row for each method and
+            criterion. Of several tasks, the last one is drawn.
+
+    Raises:
+        ValueError: there is no control.
+    """
+    task = max((row["task"] for row in criteria), default=0)
+    rows = [row for row in criteria if row["task"] == task and row["method"] != "pathnet"]
+    require("criteria", "of a control at least", len(rows), lambda n: n >= 1)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    levels = sorted({row["criterion"] for row in rows})
+    figure = new_figure(8.2, 3.9, title)
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, name in zip(axes, ("generations", "batches"), strict=True):
+        ax.axhline(1, color=GREY, linewidth=1)
+        for i, method in enumerate(methods):
+            own = [row for row in rows if row["method"] == method]
+            shift = 0.1 * (i - (len(methods) - 1) / 2)  # intervals stand beside each other
+            places = [levels.index(row["criterion"]) + shift for row in own]
+            style = line_style(i)
+            ends = ([row[f"speedup_{name}_{end}"] for row in own] for end in ("low", "high"))
+            ax.vlines(places, *ends, color=style["color"], linewidth=1.2)
+            values = [row[f"speedup_{name}"] for row in own]
+            ax.plot(places, values, marker=MARKERS[i], markersize=5, label=plain(method), **style)
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(FixedLocator(RATIOS))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+        ax.set_xlabel("criterion", fontsize=9)
+        unit = "mini-batches" if name == "batches" else name
+        ax.set_title(f"{unit} over those of pathnet", fontsize=9)
+        tidy(ax)
+    handles, names = axes[0].get_legend_handles_labels()
+    columns = min(3, len(methods))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
     return figure
 
 

@@ -88,9 +88,23 @@ TRANSFER = (
     _run("max_generations", int, 500, "A task may take this many generations."),
     _run(
         "controls",
-        str,
-        "independent,independent-fixed,fine-tuning",
-        "PathNet is compared with these methods.",
+        str | None,
+        None,
+        "PathNet is compared with these methods, with commas between them; None: independent, "
+        "independent-fixed and fine-tuning, and, where frozen modules are always on the path, "
+        "untrained-past and independent-wide.",
+    ),
+    _run(
+        "thresholds",
+        str | None,
+        None,
+        "Each task ends at a criterion of its own, as '0.9,0.998'; None: at that of the learner.",
+    ),
+    _run(
+        "criteria_on",
+        Literal["fitness", "held_out"],
+        "fitness",
+        "Runs tell when each of 0.8 to 0.998 was reached: by a winner's fitness, or held_out.",
     ),
     _run(
         "replicates_at_once",
@@ -99,6 +113,7 @@ TRANSFER = (
         "So many replicates run side by side; None: all, or one on a CPU.",
     ),
     _MODEL,
+    _PRESET,
     _OUT,
     _REPORT,
     _CONFIG,

@@ -4,6 +4,7 @@ Importing this file imports nothing but the standard library.
 """
 
 from jaxevo.registry.entries import Named, Preset, by_name
+from jaxevo.registry.pathnets import PATHNETS
 
 _GRADIENT = "jaxevo.learners.gradient:GradientLearner"
 _BACKPROP = "jaxevo.estimators.backprop:Backprop"
@@ -53,30 +54,6 @@ _RELEASED_ON = {
     },
     "weather": {"window": 1, "scaling": "released"},
     "copying": {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
-}
-
-
-_PATHNET = "jaxevo.learners.pathnet.learner:PathNet"
-_PATHS = {"optimizer": "sgd", "learning_rate": 1e-2, "steps": 500}
-_PATHS_ON_IMAGES = {"num_modules": 20, "num_active": 5, "batch_size": 16, "standardize": "image"}
-_PATHS_ON = dict.fromkeys((*_GREY_IMAGES, "cifar10", "svhn"), _PATHS_ON_IMAGES) | {
-    "binary-mnist": {"threshold": 0.998},
-    "binary-digits": {"threshold": 0.998},
-}
-_DRAWN = {"stochastic": True}
-_PATHS_ACTING = {
-    "optimizer": "adam",
-    "form": "parallel",
-    "num_rivals": 5,
-    "frozen_path": "always",
-    "population_size": 16,
-    "num_batches": 10,
-    "value_weight": 0.05,
-    "clip_norm": 0.5,
-    "learning_rate": 3e-3,
-    "value_head": True,
-    "num_active": 4,
-    "steps": 50,
 }
 
 
@@ -298,34 +275,7 @@ LEARNERS = by_name(
         on=_ADAPTIVE_ON,
         presets={"authors": Preset(_RELEASED_ADAPTIVE, _RELEASED_ADAPTIVE_ON)},
     ),
-    Named(
-        "pathnet",
-        _PATHNET,
-        "evolved paths through shared modules, which back-propagation trains",
-        estimator=_BACKPROP,
-        preset=_PATHS,
-        on=_PATHS_ON,
-        model="modular",
-    ),
-    Named(
-        "pathnet-np",
-        _PATHNET,
-        "evolved paths through shared modules, which node perturbation trains",
-        estimator=_NODES,
-        preset=_PATHS | {"num_draws": 16},
-        on=_PATHS_ON,
-        fixed={"rule": "np"},
-        model="modular",
-    ),
-    Named(
-        "pathnet-actor-critic",
-        _PATHNET,
-        "evolved paths through shared modules, which all learn to act at once",
-        estimator="jaxevo.estimators.actor_critic:ActorCritic",
-        preset=_PATHS_ACTING,
-        on=dict.fromkeys(_POLES, _DRAWN),
-        model="modular",
-    ),
+    *PATHNETS,
     _mutation(
         "abs",
         "safe mutation by mean absolute output gradients (SM-G-ABS)",

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jaxevo.core import Problem, Supervised
+from jaxevo.core import Evaluation, Params, Problem, Supervised
 from jaxevo.core.population import map_members
+from jaxevo.learners.pathnet.training import score
 from jaxevo.training.loop import stacked
 
 
@@ -38,6 +40,12 @@ class Replicates(NamedTuple):
         shared = [leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is None]
         return cls(shared, own, (structure, axes))
 
+    def with_model(self, model: Any) -> "Replicates":
+        """The same tasks for another network, which has no leaves."""
+        task = joined(self.structure, self.shared, self.own).task
+        _, axes = self.structure
+        return self._replace(structure=(jax.tree.structure(Problem(task, model)), axes))
+
 
 def joined(structure: Any, shared: list[Any], own: list[Any]) -> Problem:
     """The problem of one replicate, from the leaves that all share and its own."""
@@ -49,37 +57,77 @@ def joined(structure: Any, shared: list[Any], own: list[Any]) -> Problem:
 _STATIC = ("structure", "chunk_size")
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def begin(keys, learner, shared, own, origin, *, structure, chunk_size):
-    """Every replicate's state at the start of a task: a first state, or the one after `origin`."""
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "num_untrained"))
+def begin(keys, learner, shared, own, origin, *, num_untrained, structure, chunk_size):
+    """Every replicate's state at the start of a task: a first state, or the one after `origin`.
+
+    A first state has learned nothing. It may be taken through `num_untrained` tasks, whose random
+    paths are then frozen as they are.
+    """
 
     def one(member):
         key, own, state = member
         problem = joined(structure, shared, own)
-        if state is None:
-            return learner.init(key, problem)
-        return learner.next_problem(key, state, problem)
+        if state is not None:
+            return learner.next_problem(key, state, problem)
+        state = learner.init(key, problem)
+        for task in range(num_untrained):
+            state = learner.next_problem(jax.random.fold_in(key, task + 1), state, problem)
+        return state
 
     return map_members(one, (keys, own, origin), chunk_size)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def advance(keys, learner, shared, own, states, last, *, structure, chunk_size):
-    """Trains every replicate until it reaches its criterion or the generation `last`."""
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "criteria_on"))
+def advance(
+    keys,
+    learner,
+    shared,
+    own,
+    states,
+    reached,
+    criteria,
+    last,
+    *,
+    criteria_on,
+    structure,
+    chunk_size,
+):
+    """Trains every replicate until it reaches its criterion or the generation `last`.
+
+    Returns:
+        The states, and the generation at which each replicate first reached each of `criteria`,
+        or 0, [R, C]: by the winner's fitness, or by the network's score on the held-out split.
+    """
 
     def one(member):
-        key, own, state = member
+        key, own, state, reached = member
         problem = joined(structure, shared, own)
 
-        def unfinished(state):
+        def unfinished(loop):
+            state, _ = loop
             return ~state.done & (state.step < last)
 
-        def generation(state):
-            return learner.step(jax.random.fold_in(key, state.step), state, problem)[0]
+        def generation(loop):
+            state, reached = loop
+            state, _ = learner.step(jax.random.fold_in(key, state.step), state, problem)
+            value = state.best
+            if criteria_on == "held_out":
+                evaluation = on_test(problem, state.shared.params)
+                value = score(evaluation.loss, evaluation.metrics)
+            first = (reached == 0) & (value >= criteria)
+            return state, jnp.where(first, state.generations, reached)
 
-        return jax.lax.while_loop(unfinished, generation, state)
+        return jax.lax.while_loop(unfinished, generation, (state, reached))
 
-    return map_members(one, (keys, own, states), chunk_size)
+    return map_members(one, (keys, own, states, reached), chunk_size)
+
+
+def on_test(problem: Problem, params: Params) -> Evaluation:
+    """A network on the whole of the held-out split."""
+    test = problem.held_out()
+    assert test is not None
+    return test.evaluate(params, test.sample(jax.random.key(0), 0))
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
@@ -88,10 +136,10 @@ def held_out(params, shared, own, *, structure, chunk_size):
 
     def one(member):
         own, params = member
-        test = joined(structure, shared, own).held_out()
-        if test is None:
+        problem = joined(structure, shared, own)
+        if problem.held_out() is None:
             return {}
-        evaluation = test.evaluate(params, test.sample(jax.random.key(0), 0))
+        evaluation = on_test(problem, params)
         values = {"loss": evaluation.loss} | evaluation.metrics
         return {f"held_out/{name}": value for name, value in values.items()}
 

@@ -15,6 +15,8 @@ import numpy as np
 from jaxevo.core import require, require_integer
 
 RESAMPLES = 10_000
+SCORES = ("fitness", "held_out/", "gain_")
+PER_GENERATION = ("paths_per_generation", "batches_per_generation")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -26,6 +28,7 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
 
         generations, batches     means over replicates, whether or not they reached the criterion
         reached                  the share of replicates that reached it
+        ..._per_generation       paths that a generation trains, and its mini-batches
         held_out/..., fitness    means over replicates
         speedup_...              the method's mean cost over PathNet's
         mean_ratio_batches       the mean over replicates of the method's cost over PathNet's
@@ -59,6 +62,9 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
                 "replicates": len(theirs["batches"]),
                 "reached": float(theirs["reached"].mean()),
             }
+            for name in PER_GENERATION:
+                if name in theirs:  # older folders have none
+                    line[name] = int(theirs[name][0])
             scores = [n for n in theirs if n == "fitness" or n.startswith("held_out/")]
             for name in ("generations", "batches", *scores):
                 line |= with_interval(mean, [theirs[name]], own, name, *settings)
@@ -77,6 +83,41 @@ def summary(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[d
                     line |= with_interval(difference, pair, own, f"gain_{name}", *settings)
             table.append(line)
     return table
+
+
+def by_criterion(rows: Rows, num_resamples: int = RESAMPLES, seed: int = 0) -> list[dict[str, Any]]:
+    """One dict for each method, task after the first and criterion.
+
+    A dict has `criterion`, and what `summary` says of costs: `reached`, `generations`, `batches`,
+    and the methods' costs over PathNet's. They are those of a study that would have ended the later
+    tasks at this criterion, and the first task where it did end.
+
+    Args:
+        rows: the rows of `jaxevo.transfer`.
+        num_resamples: the number of bootstrap samples, >= 1.
+        seed: the seed of these samples.
+    """
+    table = []
+    for criterion in sorted({c for row in rows if row["task"] for c in row.get("criteria", ())}):
+        ended = [
+            ended_at(row, criterion) if row["task"] else row
+            for row in rows
+            if not row["task"] or criterion in row["criteria"]
+        ]
+        if all(row["method"] != "pathnet" or not row["task"] for row in ended):
+            continue
+        for line in summary(ended, num_resamples, seed):
+            costs = {name: line[name] for name in line if not name.startswith(SCORES)}
+            table.append({"criterion": criterion} | costs)
+    return table
+
+
+def ended_at(row: Mapping[str, Any], criterion: float) -> dict[str, Any]:
+    """A row of a task that ends at a criterion, or where it ended without having reached it."""
+    at = row["reached_at"][row["criteria"].index(criterion)]
+    generations = at or row["generations"]
+    batches = generations * row["batches_per_generation"]
+    return {**row, "generations": generations, "batches": batches, "reached": at > 0}
 
 
 def columns(rows: Rows, method: str, task: int) -> dict[str, np.ndarray]:

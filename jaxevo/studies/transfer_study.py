@@ -1,8 +1,14 @@
 """Transfer: what a learner gains on a task from the tasks that it has learned before.
 
-A study trains PathNet on sequences of tasks, A, B, ... On the later tasks it also trains three
-controls: a fresh PathNet; one random path, trained alone; and the path that learned the task
-before, trained on with nothing frozen.
+A study trains PathNet on sequences of tasks, A, B, ... On the later tasks it also trains controls:
+
+    independent         a fresh PathNet
+    independent-fixed   one random path, trained alone
+    fine-tuning         the path that learned the task before, trained on with nothing frozen
+    untrained-past      PathNet after random paths that were frozen without training
+    independent-wide    a fresh PathNet whose paths use as many modules as PathNet's with its past
+
+The last two tell what a past gives by what it learned from what it gives by being there.
 
 A replicate is one seed on one sequence of tasks. Its PathNet and its controls have the same tasks,
 so that they are compared in pairs. A phase is one method on one task. One jitted program
@@ -15,7 +21,7 @@ import pathlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -23,22 +29,25 @@ from jaxtyping import Array, Key
 
 from jaxevo.core import (
     Problem,
+    Supervised,
     check_key,
     check_requirements,
     require,
+    require_choice,
     require_integer,
 )
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.pytrees import described
 from jaxevo.learners.pathnet.learner import PathNet, network_of
 from jaxevo.studies.transfer_files import Transfer, write_transfer
-from jaxevo.studies.transfer_measures import summary
-from jaxevo.studies.transfer_phases import METHODS, Phase, Phases
+from jaxevo.studies.transfer_measures import by_criterion, summary
+from jaxevo.studies.transfer_phases import METHODS, CriteriaOn, Phase, Phases, usual_methods
 from jaxevo.training import checkpoint
 from jaxevo.training.folder import RunFolder, for_json, from_json
 from jaxevo.training.interrupt import stoppable
 from jaxevo.training.refusals import check_unchanged
 
+CRITERIA = (0.8, 0.9, 0.93, 0.95, 0.98, 0.998)  # accuracies
 CALL_SECONDS = 10.0  # about the longest time of one jitted call, whose end Ctrl-C waits for
 
 
@@ -49,7 +58,10 @@ def transfer(
     *,
     num_seeds: int = 1,
     max_generations: int = 500,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+    criteria: Sequence[float] | None = None,
+    criteria_on: CriteriaOn = "fitness",
     chunk_size: int | None = None,
     record_every: int = 10,
     folder: str | pathlib.Path | None = None,
@@ -72,7 +84,14 @@ def transfer(
         max_generations: the most generations of PathNet on one task, >= 1. A control that trains
             one path may take as many mini-batches, and so more generations. These are twice as
             many for tournaments of two paths, and P times as many for rounds of P paths.
-        methods: "pathnet", from which fine-tuning starts, and then any others of `METHODS`.
+        methods: "pathnet", from which fine-tuning starts, and then any others of `METHODS`. None:
+            all, but "untrained-past" and "independent-wide" only where frozen modules are always
+            on the path.
+        thresholds: a criterion for each task of a sequence; None: the learner's for all.
+        criteria: Each run tells when it first reached each of these scores. None: `CRITERIA` and
+            the thresholds where the score is an accuracy, and else the thresholds.
+        criteria_on: The score is the winner's "fitness", or that of the network on the "held_out"
+            split, measured after every generation. A task ends by fitness in either case.
         chunk_size: replicates that are trained at once; None: all, or one on a CPU.
         record_every: generations between two records of module use, >= 1.
         folder: a new folder for config.json, the files of `transfer_files`, and checkpoints.
@@ -84,7 +103,8 @@ def transfer(
 
     Raises:
         ValueError: a bad number, sequences of different length, more tasks than the network has
-            read-outs, an unknown method, or a resumed study that differs.
+            read-outs, an unknown method, thresholds for another number of tasks, criteria on a
+            split that there is not, or a resumed study that differs.
         FileExistsError: `folder` holds files.
     """
     check_key(key)
@@ -99,12 +119,21 @@ def transfer(
     lengths = {len(sequence) for sequence in sequences}
     if len(lengths) != 1 or min(lengths) < 1:
         raise ValueError(f"sequences must all be as long, of a task or more, got {sorted(lengths)}")
-    for method in methods:
-        require("methods", f"among {', '.join(METHODS)}", method, lambda m: m in METHODS)
-    require("methods", "led by 'pathnet'", tuple(methods), lambda m: m[:1] == ("pathnet",))
     freezes = isinstance(learner, PathNet) and learner.on_next_problem == "freeze"
     require("learner", "a PathNet that freezes", learner, lambda _: freezes)
     check_requirements(learner, sequences[0][0])
+    methods = usual_methods(learner) if methods is None else methods
+    for method in methods:
+        require("methods", f"among {', '.join(METHODS)}", method, lambda m: m in METHODS)
+    require("methods", "led by 'pathnet'", tuple(methods), lambda m: m[:1] == ("pathnet",))
+    if thresholds is not None:
+        rule = f"a number for each of {len(sequences[0])} tasks"
+        require("thresholds", rule, tuple(thresholds), lambda t: len(t) == len(sequences[0]))
+    criteria = criteria_of(learner, sequences[0][0], thresholds, criteria)
+    require_choice("criteria_on", get_args(CriteriaOn), criteria_on)
+    if criteria_on == "held_out":
+        split, rule = sequences[0][0].held_out(), "'fitness' where a task has no split"
+        require("criteria_on", rule, criteria_on, lambda _: split is not None)
     num_tasks = network_of(sequences[0][0]).num_tasks
     rule = f"at most num_tasks, {num_tasks}, of the model"
     require("the length of sequences", rule, len(sequences[0]), lambda n: n <= num_tasks)
@@ -116,6 +145,9 @@ def transfer(
         "num_seeds": num_seeds,
         "max_generations": max_generations,
         "methods": list(methods),
+        "thresholds": None if thresholds is None else list(map(float, thresholds)),
+        "criteria": list(criteria),
+        "criteria_on": criteria_on,
         "record_every": record_every,
         "num_sequences": len(sequences),
         **for_json(described(learner, "learner.")),
@@ -127,7 +159,18 @@ def transfer(
         check_unchanged(files.config["run"], description)
     elif folder is not None:
         files = RunFolder.create(folder, {**(config or {}), "run": description})
-    phases = Phases(key, learner, sequences, num_seeds, max_generations, methods, chunk_size)
+    phases = Phases(
+        key,
+        learner,
+        sequences,
+        num_seeds,
+        max_generations,
+        methods,
+        chunk_size,
+        thresholds,
+        criteria,
+        criteria_on,
+    )
     study = _Study(phases, record_every, files, save_seconds, on_chunk)
     with contextlib.ExitStack() as stack:
         if files is not None:
@@ -136,6 +179,33 @@ def transfer(
         if resume_from is not None:
             study.restore()
         return study.run(interrupted)
+
+
+def criteria_of(
+    learner: PathNet,
+    problem: Problem,
+    thresholds: Sequence[float] | None,
+    criteria: Sequence[float] | None,
+) -> list[float]:
+    """The scores of which a study tells when they were reached, in ascending order."""
+    if criteria is None:
+        own = [learner.threshold] if thresholds is None else thresholds
+        own = [float(str(np.asarray(score))) for score in own if score is not None]
+        criteria = [*own, *(CRITERIA if has_accuracy(problem) else ())]
+    require("criteria", "finite", tuple(criteria), lambda c: np.isfinite(c).all())
+    return sorted({float(score) for score in criteria})
+
+
+def has_accuracy(problem: Problem) -> bool:
+    """Whether the score of a problem's networks is an accuracy."""
+    if not isinstance(problem, Supervised):
+        return False
+
+    def metrics(key):
+        batch = problem.sample(key, 0)
+        return problem.evaluate(problem.init(key), batch).metrics
+
+    return "accuracy" in jax.eval_shape(metrics, jax.random.key(0))
 
 
 class _Study:
@@ -204,7 +274,8 @@ class _Study:
         table = summary(self.rows) if "pathnet" in methods else []
         path = None if self.files is None else self.files.path
         chance = self.phases.chance_overlap()
-        study = Transfer(self.rows, table, self.use, interrupted, path, chance)
+        criteria = by_criterion(self.rows)
+        study = Transfer(self.rows, table, self.use, interrupted, path, chance, criteria)
         if path is not None and self.phases.states:
             write_transfer(study, path)
         return study

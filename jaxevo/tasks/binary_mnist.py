@@ -1,10 +1,11 @@
 """Two handwritten digits to tell apart under salt-and-pepper noise, and pairs of such tasks.
 
-Source: Fernando et al. (2017), arXiv 1701.08734. The noise is that of public reimplementations.
+Source: Fernando et al. (2017), arXiv 1701.08734. The noise is that of public reimplementations, of
+which one has salt alone.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxevo.tasks.images import block_means
 from jaxevo.tasks.images import digits as all_digits
 
 NUM_DIGITS = 10
+Grains = Literal["salt_and_pepper", "salt"]
 
 
 @pytree
@@ -32,6 +34,7 @@ class BinaryDigits(ExampleTask):
         digits: the digits with the labels 0 and 1, [2].
         noise: share of pixels that fresh noise replaces by 0 or 1, in [0, 1].
         fresh: whether noise is drawn for each batch, or is in the images already.
+        grains: what fresh noise is, as in `binary_mnist`.
         test_images: images of the held-out split, with their noise, or None.
         test_rows: where each digit's images are in the held-out split, [10, shortest]. Every
             digit has equally many.
@@ -43,6 +46,7 @@ class BinaryDigits(ExampleTask):
     digits: Data
     noise: Scalar = 0.5
     fresh: bool = static(default=False)
+    grains: Grains = static(default="salt_and_pepper")
     test_images: Data | None = None
     test_rows: Data | None = None
 
@@ -64,8 +68,12 @@ class BinaryDigits(ExampleTask):
         pixels = self.images[self.rows[self.digits[labels], drawn - labels * num[0]]] / 255
         if self.fresh:
             bits = jax.random.bits(key_noise, pixels.shape, jnp.uint32)
-            replaced = (bits >> 1) * 2.0**-31 < self.noise
-            pixels = jnp.where(replaced, (bits & 1).astype(pixels.dtype), pixels)
+            drawn = (bits >> 1) * 2.0**-31
+            grain = (bits & 1).astype(pixels.dtype)
+            if self.grains == "salt":
+                share = jnp.maximum(self.noise, jnp.finfo(pixels.dtype).tiny)
+                grain = jnp.minimum(pixels + (1 + drawn / share) / 2, 1)
+            pixels = jnp.where(drawn < self.noise, grain, pixels)
         return ExampleBatch(pixels, labels)
 
     def held_out(self) -> "BinaryDigits | None":
@@ -102,6 +110,7 @@ def binary_mnist(
     digits: tuple[int, int] = (1, 3),
     noise: float = 0.5,
     when: Literal["static", "fresh"] = "static",
+    grains: Grains = "salt_and_pepper",
     data_dir: str | None = None,
     pool: int = 1,
     batch_size: int = 16,
@@ -114,8 +123,11 @@ def binary_mnist(
 
     Args:
         digits: These two digits are to be told apart.
-        noise: This share of pixels in [0, 1] is replaced: half of them by 0, half by 1.
+        noise: This share of pixels in [0, 1] is replaced, half of them by 0 and half by 1, or
+            is made brighter (`grains`).
         when: The noise is "static", drawn once for the data set, or "fresh" for each batch.
+        grains: "salt_and_pepper" replaces a pixel by 0 or 1. "salt" adds a number uniform in
+            [0.5, 1] and clips at 1, as a public reimplementation does (jsikyoon/pathnet).
         data_dir: The images are in this folder or npz file, as for `mnist`; None: the cache is
             used, then a download (12 MB).
         pool: Blocks of this side, a divisor of 28, are averaged before the noise.
@@ -128,14 +140,14 @@ def binary_mnist(
         FileNotFoundError: a file is nowhere; the error says which, and where to put it.
         ValueError: a file is damaged or another than it should be, or a setting is bad.
     """
-    _check(digits, noise, when, batch_size)
+    _check(digits, noise, when, grains, batch_size)
     side = PUBLISHED["mnist"].image_shape[0]
     require("pool", f"a divisor of {side}", pool, lambda p: p >= 1 and side % p == 0)
     train, test = (
         Labelled(_bytes(block_means(part.images, pool)), part.labels)
         for part in load_images("mnist", data_dir, split, seed)
     )
-    return _two_of(train, test, digits, noise, when, batch_size, seed)
+    return _two_of(train, test, digits, noise, when, grains, batch_size, seed)
 
 
 @checked
@@ -144,6 +156,7 @@ def binary_digits(
     digits: tuple[int, int] = (1, 3),
     noise: float = 0.5,
     when: Literal["static", "fresh"] = "static",
+    grains: Grains = "salt_and_pepper",
     batch_size: int = 16,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -154,25 +167,29 @@ def binary_digits(
 
     Args:
         digits: These two digits are to be told apart.
-        noise: This share of pixels in [0, 1] is replaced: half of them by 0, half by 1.
+        noise: This share of pixels in [0, 1] is replaced, half of them by 0 and half by 1, or
+            is made brighter (`grains`).
         when: The noise is "static", drawn once for the data set, or "fresh" for each batch.
+        grains: "salt_and_pepper" replaces a pixel by 0 or 1. "salt" adds a number uniform in
+            [0.5, 1] and clips at 1, as a public reimplementation does (jsikyoon/pathnet).
         batch_size: A batch has this many images.
         test_fraction: This share of the images is held out, in (0, 1).
         seed: The noise, and the shuffle before the split, have this seed.
     """
-    _check(digits, noise, when, batch_size)
+    _check(digits, noise, when, grains, batch_size)
     task = all_digits(test_fraction=test_fraction, seed=seed)
     assert task.test_inputs is not None and task.test_targets is not None  # it has a split
     train = Labelled(_bytes(np.asarray(task.train_inputs)), np.asarray(task.train_targets))
     test = Labelled(_bytes(np.asarray(task.test_inputs)), np.asarray(task.test_targets))
-    return _two_of(train, test, digits, noise, when, batch_size, seed)
+    return _two_of(train, test, digits, noise, when, grains, batch_size, seed)
 
 
-def _check(digits: tuple[int, ...], noise: float, when: str, batch_size: int) -> None:
+def _check(digits: tuple[int, ...], noise: float, when: str, grains: str, batch_size: int) -> None:
     rule = f"two different ones from 0 to {NUM_DIGITS - 1}"
     require("digits", rule, digits, lambda d: len({*d} & {*range(NUM_DIGITS)}) == len(d) == 2)
     require("noise", "in [0, 1]", noise, lambda share: 0 <= share <= 1)
     require_choice("when", ("static", "fresh"), when)
+    require_choice("grains", get_args(Grains), grains)
     require_integer("batch_size", 1, batch_size)
 
 
@@ -182,20 +199,22 @@ def _two_of(
     digits: tuple[int, int],
     noise: float,
     when: str,
+    grains: Grains,
     batch_size: int,
     seed: int,
 ) -> BinaryDigits:
     rng = np.random.default_rng(seed)
-    test_images, images = salted(rng, test.images, noise), train.images
+    test_images, images = salted(rng, test.images, noise, grains), train.images
     rows, counts = rows_by_label(train.labels)
     test_rows, test_counts = rows_by_label(test.labels)
     return BinaryDigits(
-        images=salted(rng, images, noise) if when == "static" else images,
+        images=salted(rng, images, noise, grains) if when == "static" else images,
         rows=rows,
         counts=counts,
         digits=np.array(digits, np.int32),
         noise=noise,
         fresh=when == "fresh",
+        grains=grains,
         test_images=test_images,
         test_rows=test_rows[:, : test_counts.min()],
         loss="cross_entropy",
@@ -204,9 +223,14 @@ def _two_of(
     )
 
 
-def salted(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
-    """Images of bytes, a share `noise` of whose pixels is replaced, half by 0 and half by 255."""
+def salted(
+    rng: np.random.Generator, images: np.ndarray, noise: float, grains: Grains = "salt_and_pepper"
+) -> np.ndarray:
+    """Images of bytes with noise on a share of their pixels, as in `binary_mnist`."""
     drawn = rng.random(images.shape, np.float32)
+    if grains == "salt":
+        brighter = images + np.where(drawn < noise, 127.5 * (1 + drawn / max(noise, 1e-9)), 0)
+        return np.rint(np.minimum(brighter, 255)).astype(np.uint8)
     return np.where(drawn < noise / 2, 0, np.where(drawn < noise, 255, images)).astype(np.uint8)
 
 

@@ -39,13 +39,15 @@ def by_hand(params, path, join="sum"):
     for i, row in enumerate(path):
         kernel, bias = modules[str(i)]["kernel"], modules[str(i)]["bias"]
         h = sum(np.maximum(h @ kernel[:, m] + bias[m], 0) for m in row)
+        if join == "sum_over_num_modules":
+            h = h / kernel.shape[1]
     if join == "sum_then_mean":
         h = h / len(path[-1])
     readout = jax.tree.map(lambda leaf: np.asarray(leaf[0]), params["readouts"])
     return h @ readout["kernel"] + readout["bias"]
 
 
-@pytest.mark.parametrize("join", ["sum", "sum_then_mean"])
+@pytest.mark.parametrize("join", ["sum", "sum_then_mean", "sum_over_num_modules"])
 def test_outputs_by_hand(join):
     model, params = small(join=join)
     outputs = applied(model, used(model, params, [[1, 6, 4], [0, 7, 2]]), X)

@@ -96,6 +96,28 @@ def test_costs_show_every_method_with_its_interval():
     assert_nothing_overlaps(pictures.costs(table()))
 
 
+def test_ratios_over_criteria_with_their_intervals():
+    rows = [
+        {"task": 1, "method": method, "criterion": criterion}
+        | {
+            f"speedup_{name}{end}": value * (1 + i) * (0.5 if name == "batches" else 1)
+            for name in ("generations", "batches")
+            for end, value in (("", 1.5), ("_low", 1.2), ("_high", 1.8))
+        }
+        for i, method in enumerate(["independent", "untrained-past"])
+        for criterion in (0.8, 0.9, 0.998)
+    ]
+    figure = pictures.ratios([{"task": 1, "method": "pathnet", "criterion": 0.8}, *rows])
+    left, right = figure.axes
+    assert labels(figure) == ["independent", "untrained-past"]
+    np.testing.assert_allclose(left.lines[1].get_ydata(), 1.5)
+    np.testing.assert_allclose(right.lines[2].get_ydata(), 1.5)
+    segments = left.collections[0].get_segments()
+    np.testing.assert_allclose([s[:, 1] for s in segments], [[1.2, 1.8]] * 3)
+    assert [t.get_text() for t in left.get_xticklabels()] == ["0.8", "0.9", "0.998"]
+    assert_nothing_overlaps(figure)
+
+
 def test_overlap_against_speedup():
     figure = pictures.overlap(study(), chance=1.5)
     (ax,) = figure.axes
@@ -130,6 +152,7 @@ def test_what_cannot_be_drawn_is_refused():
         lambda: pictures.network(params(), tasks=["one"]),
         lambda: pictures.module_use([]),
         lambda: pictures.costs([]),
+        lambda: pictures.ratios([]),
         lambda: pictures.scores([], "fitness"),
         lambda: pictures.overlap([]),
     ):

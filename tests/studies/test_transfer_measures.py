@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from jaxevo.studies.transfer_measures import difference, ratio_of_means, resampled, summary
+from jaxevo.studies.transfer_measures import (
+    by_criterion,
+    difference,
+    ratio_of_means,
+    resampled,
+    summary,
+)
 
 
 def rows(costs, first=10, method="pathnet", task=1, seeds=1):
@@ -83,3 +89,22 @@ def test_the_interval_covers():
         low, high = resampled(difference, [sample, np.zeros(30)], np.arange(30.0), 300, trial)
         hits += low <= 0 <= high
     assert 0.86 < hits / 200 < 0.99  # resampling is a little narrow at 30
+
+
+def test_costs_by_criterion_by_hand():
+    """One replicate never reached 0.95, and counts with all that it spent."""
+    study = rows([10, 10], task=0) + rows([2, 6]) + rows([4, 6], method="independent")
+    for row in study:
+        own = row["method"] == "pathnet"
+        row |= {"batches_per_generation": 100 if own else 50, "criteria": [0.9, 0.95]}
+        row["reached_at"] = [row["generations"] - 1, row["generations"]]
+    study[-1]["reached_at"] = [5, 0]
+    found = {(line["method"], line["criterion"]): line for line in by_criterion(study, 50)}
+    assert len(found) == 4
+    assert found["pathnet", 0.9]["generations"] == (1 + 5) / 2
+    early, late = (found["independent", criterion] for criterion in (0.9, 0.95))
+    assert early["speedup_generations"] == pytest.approx((3 + 5) / (1 + 5))
+    assert early["speedup_batches"] == pytest.approx((3 + 5) / (1 + 5) / 2)
+    assert early["reached"] == 1 and late["reached"] == 0.5
+    assert late["speedup_generations"] == pytest.approx(10 / 8)
+    assert "fitness" not in early

@@ -25,6 +25,7 @@ from jaxevo.training.folder import RunFolder
 from jaxevo.training.loop import train
 
 MODEL = modular((12,), 2, num_layers=2, num_modules=6, num_active=2, hidden=4, num_tasks=3)
+USUAL = METHODS[:4]
 LEARNER = PathNet(population_size=4, num_batches=4, learning_rate=0.1, threshold=0.95)
 KEY = jax.random.key(0)
 
@@ -58,7 +59,7 @@ def unbroken():
 
 def test_every_method_meets_every_later_task():
     found = unbroken()
-    expected = [("pathnet", 0)] + [(method, 1) for method in METHODS]
+    expected = [("pathnet", 0)] + [(method, 1) for method in USUAL]
     assert list(dict.fromkeys((row["method"], row["task"]) for row in found.rows)) == expected
     assert len(found.rows) == 4 * len(expected)
     pairs = [(row["sequence"], row["seed"]) for row in found.rows[:4]]
@@ -74,7 +75,7 @@ def test_every_method_meets_every_later_task():
     own = [row for row in found.rows if row["method"] == "pathnet"]
     assert all(row["retained"] for row in own)
     assert {row["frozen"][0] > 0 for row in own if row["task"]} == {True}
-    assert [line["method"] for line in found.table] == list(METHODS)
+    assert [line["method"] for line in found.table] == list(USUAL)
     assert {len(line["use"]) for line in found.use} == {2} and found.use[0]["generation"] == 0
 
 
@@ -128,11 +129,12 @@ def test_a_stopped_study_goes_on(tmp_path):
     assert not found.interrupted and found.rows == unbroken().rows and found.use == unbroken().use
     again = load_transfer(folder)
     assert json.dumps(again.rows) == json.dumps(found.rows)
+    assert again.criteria == found.criteria and found.criteria
     assert again.chance_overlap == found.chance_overlap == pytest.approx(2 * (11 / 6) ** 2 / 6)
     assert not list(folder.glob("*.png"))  # a study draws nothing
     drawn = {path.name for path in draw_transfer(folder)}
-    assert drawn == {"network.png", "use.png", "overlap.png", "costs.png"}
-    assert (folder / "table.csv").read_text().count("\n") == 1 + len(METHODS)
+    assert drawn == {"network.png", "use.png", "overlap.png", "costs.png", "criteria.png"}
+    assert (folder / "table.csv").read_text().count("\n") == 1 + len(USUAL)
 
 
 def test_no_generation_is_recorded_twice(tmp_path):
@@ -199,11 +201,15 @@ def test_the_command(tmp_path, capsys):
     folder = tmp_path / "study"
     words = (
         f"transfer pathnet binary-digits --pairs 2 --max-generations 2 --num-batches 2 "
-        f"--population-size 4 --hidden 4 --threshold 0.4 --controls fine-tuning --out {folder}"
+        f"--population-size 4 --hidden 4 --preset published --thresholds 0.4,0.5 "
+        f"--controls fine-tuning --out {folder}"
     )
     assert main(words.split()) == 0
     shown = capsys.readouterr()
     assert "fine-tuning" in shown.out and str(folder) in shown.out
+    assert "2 paths x 2" in shown.out and "1 path x 2" in shown.out and "by criterion" in shown.out
+    run = json.loads((folder / "config.json").read_text())["run"]
+    assert run["thresholds"] == [0.4, 0.5] and run["learner.mutation.wrap"] is False
     assert main(["resume", str(folder)]) == 0
     assert (folder / "costs.png").stat().st_size > 1000
     assert len(load_transfer(folder).rows) == 2 * 3
@@ -220,7 +226,7 @@ def test_without_a_criterion_the_table_compares_scores():
         dict.fromkeys(("generations", "batches"), 8) | {"method": method, "task": 1, "reached": 0.0}
         | {f"held_out/accuracy{end}": 0.5 for end in ("", "_low", "_high")}
         | {f"gain_held_out/accuracy{end}": 0.0625 for end in ("", "_low", "_high")}
-        for method in METHODS
+        for method in USUAL
     ]  # fmt: skip
     written = io.StringIO()
     Console(file=written, width=100).print(transfer_table("a study", rows))

@@ -61,6 +61,26 @@ def test_static_noise():
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.5], atol=4 * np.sqrt(0.25 / 10_000))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_salt_makes_its_share_brighter_by_half_or_more(fresh):
+    """Red if salt darkens a pixel, or leaves [0, 1]."""
+    if fresh:
+        task = small(fresh=True, noise=0.4, grains="salt")
+        batch = jax.jit(task.sample)(jax.random.key(0), 0)
+        original, pixels = np.where(batch.targets, 140, 40)[:, None] / 255, batch.inputs
+    else:
+        images = np.array([[40] * 500, [140] * 500] * 20, np.uint8)
+        noisy = salted(np.random.default_rng(0), images, 0.4, "salt")
+        original, pixels = images / 255, noisy / 255
+    change, size = np.asarray(pixels) - original, np.size(pixels)
+    assert np.max(pixels) == 1 and np.min(change) > -1e-6
+    assert abs((change > 0.01).mean() - 0.4) < 4 * np.sqrt(0.25 / size)
+    dark = change[(change > 0.01) & np.isclose(original, 40 / 255)]  # 0.16: seldom clipped
+    assert 0.49 < dark.min() < 0.53 and abs(np.mean(dark < 0.75) - 0.5) < 5 * np.sqrt(
+        0.25 / len(dark)
+    )
+
+
 def test_sequences_of_different_pairs_share_their_images():
     task = small()
     sequences = task.sequences(50, 3, seed=0)

@@ -149,12 +149,14 @@ def _comparison(path: pathlib.Path, asked: Any) -> tuple:
 
 
 def _transfer(path: pathlib.Path, asked: Any) -> tuple:
-    from jaxevo.cli.tables import transfer_table
+    from jaxevo.cli.tables import criteria_table, transfer_table
     from jaxevo.studies import load_transfer
 
     title = f"{asked['learner']} on {asked['task']}, task after task"
     study = load_transfer(path)
     results = [_text_of(transfer_table("Transfer", study.table))] if study.table else []
+    if study.criteria:
+        results.append(_text_of(criteria_table(study.criteria)))
     state = "interrupted: jaxevo resume goes on with it" if study.interrupted else ""
     return title, state, results, [], []
 
