@@ -22,6 +22,7 @@ from jaxevo.core.words import lower_is_better
 
 # A chunk has so many floats: 16 MB stay in the cache of a CPU; other devices take 1 GB.
 CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
+CORE_FLOATS = 2**18  # 1 MB, half of the cache that a core of a CPU has for itself
 
 
 def chunk_floats() -> int:
@@ -36,6 +37,16 @@ def default_chunk_size(num_members: int, params: Params, problem: Problem, batch
     activity.
     """
     return fitting(num_members, 2 * tree_size(params) + activity_floats(params, problem, batch))
+
+
+def within_core(num: int, num_weights: int) -> int:
+    """How many of `num` members to make and evaluate at once from one network, or from few.
+
+    On a CPU the noise and the weights of a chunk stay in the cache of one core, as they are read
+    several times: members of 85,002 weights run one by one. Members that are stored, as chains are,
+    come from memory anyway, and are faster side by side.
+    """
+    return fitting(num, 2 * num_weights, CORE_FLOATS) if platform() == "cpu" else num
 
 
 def activity_floats(params: Params, problem: Problem, batch: Batch) -> int:
@@ -60,13 +71,15 @@ def members_at_once(num: int, chunk_size: int | None, problem: Problem, batch: B
     return min(chunk_size or default_chunk_size(num, network, problem, batch), num)
 
 
-def fitting(num: int, floats: int) -> int:
-    """How many of `num` things to hold at once: a divisor of it, and as many as fast memory holds.
+def fitting(num: int, floats: int, room: int | None = None) -> int:
+    """How many of `num` things to hold at once: a divisor of it, and as many as fit.
 
     Args:
         floats: what each of them takes.
+        room: floats that there are place for; None: those of fast memory.
     """
-    most = max(1, min(chunk_floats() // max(floats, 1), num))
+    room = chunk_floats() if room is None else room
+    most = max(1, min(room // max(floats, 1), num))
     return next(size for size in range(most, 0, -1) if num % size == 0)
 
 

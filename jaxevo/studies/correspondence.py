@@ -265,8 +265,14 @@ def measure(
         resync_every: records after which all members are set to the prediction; None: never.
 
     Raises:
-        ValueError: a bad number, or a sigma or beta that is not one number.
+        ValueError: a bad number, a sigma or beta that is not one number, or a proposal of its own:
+            the prediction is for Gaussian noise, which noise of low rank is not.
     """
+    if getattr(learner, "propose", None) is not None:
+        raise ValueError(
+            "learner must propose Gaussian noise (propose=None), for which the drift is known, got "
+            f"propose={type(learner.propose).__name__}"
+        )
     for name in ("sigma", "beta"):
         value = getattr(learner, name)
         if callable(value) or jnp.ndim(value):

@@ -42,6 +42,7 @@ from jaxevo.core.population import (
     default_chunk_size,
     fitting,
     map_few,
+    within_core,
 )
 from jaxevo.core.tree import (
     can_be_learned,
@@ -103,7 +104,7 @@ class FullRank:
 
     def chunk_size(self, num: int, params: Params, problem: Problem, batch: Batch) -> int:
         """How many of `num` members to evaluate at once."""
-        return default_chunk_size(num, params, problem, batch)
+        return within_core(default_chunk_size(num, params, problem, batch), tree_size(params))
 
 
 @dataclasses.dataclass(frozen=True)

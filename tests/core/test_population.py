@@ -20,9 +20,11 @@ from jaxevo.core.population import (
     map_few,
     map_members,
     sum_members,
+    within_core,
 )
 from jaxevo.estimators import EvolutionStrategy
 from jaxevo.learners import GradientLearner
+from jaxevo.views.directions import FullRank
 
 NUM = 12
 MEMBERS = {"w": np.random.default_rng(0).normal(size=(NUM, 3)), "i": np.arange(NUM)}
@@ -126,6 +128,19 @@ def test_default_chunk_size_divides_and_fits(num_members, budget, monkeypatch):
     assert size == 1 or size * cost <= budget
     if budget == 10**9:
         assert size == num_members
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the cache is a CPU core's")
+def test_members_of_many_weights_run_one_by_one():
+    """Red where several large members share a chunk: a core's cache then holds none of them."""
+    sizes = [within_core(64, num_weights) for num_weights in (130, 10_802, 67_586)]
+    assert sizes == [64, 8, 1]  # 2^18 floats for two copies of the weights
+    model = models.mlp((4,), 2, hidden_sizes=(256, 256))
+    problem = Problem(small_problem().task, model)
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    batch = problem.sample(jax.random.key(0), 0)
+    assert default_chunk_size(64, params, problem, batch) > 1
+    assert FullRank(model, "mix").chunk_size(64, params, problem, batch) == 1
 
 
 def temp_bytes(population_size, shaping):

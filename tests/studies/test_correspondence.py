@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.core import Problem
+from jaxevo.core import Problem, pytree
 from jaxevo.learners import AdaptiveMonteCarlo, Annealing, Metropolis
 from jaxevo.models import mlp
 from jaxevo.studies.correspondence import (
@@ -242,6 +242,17 @@ def test_ties_are_warned_of():
         )  # fmt: skip
 
 
+@pytree
+class Other:
+    """A proposal that is not Gaussian."""
+
+    def init(self, params):
+        return ()
+
+    def __call__(self, key, params, state):
+        return params, state
+
+
 def test_bad_arguments_are_refused():
     problem, params = bowl(), ONES
     records = {"num_records": 1, "record_every": 1}
@@ -254,6 +265,8 @@ def test_bad_arguments_are_refused():
     cooling = Metropolis(beta=Annealing(initial_value=1.0, final_value=2.0, num_steps=3))
     with pytest.raises(ValueError, match="beta must be one number for a common clock"):
         measure(KEY, cooling, problem, params, time=1.0)
+    with pytest.raises(ValueError, match=r"must propose Gaussian noise .*propose=Other"):
+        measure(KEY, Metropolis(propose=Other()), problem, params, time=1.0)
     with pytest.raises(ValueError, match="beta must be >= 0"):
         Langevin(beta=-1.0)
     assert time_per_attempt(0.1, INF) == pytest.approx(0.1 / np.sqrt(2 * np.pi))

@@ -42,9 +42,10 @@ from jaxevo.core.population import (
     map_members,
     members_at_once,
     solves,
+    within_core,
 )
 from jaxevo.core.showing import short_repr
-from jaxevo.core.tree import tree_row, tree_where
+from jaxevo.core.tree import tree_row, tree_size, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
 
@@ -171,9 +172,10 @@ class DeepGA:
             loss, solved = finite_or_inf(evaluation.loss), solves(problem, evaluation)
             return Generation(loss, solved, *child[1:])
 
-        generation = map_members(
-            measured, jnp.arange(num), members_at_once(num, self.chunk_size, problem, batch)
-        )
+        chunk_size = members_at_once(num, self.chunk_size, problem, batch)
+        if self.chunk_size is None:
+            chunk_size = within_core(chunk_size, tree_size(parents) // self.num_parents)
+        generation = map_members(measured, jnp.arange(num), chunk_size)
 
         def again(index):
             """The weights of a member of this generation, made once more."""
