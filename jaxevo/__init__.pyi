@@ -59,6 +59,9 @@ from .estimators import (
     ForwardGradient as ForwardGradient,
 )
 from .estimators import (
+    LearnedFeedback as LearnedFeedback,
+)
+from .estimators import (
     NodePerturbation as NodePerturbation,
 )
 from .estimators import (

@@ -6,6 +6,7 @@ from jaxevo.estimators.evolution_strategy import EvolutionStrategy
 from jaxevo.estimators.forward_gradient import ForwardGradient
 from jaxevo.estimators.node_perturbation import (
     Decorrelation,
+    LearnedFeedback,
     NodePerturbation,
     ReleasedNodePerturbation,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Decorrelation",
     "EvolutionStrategy",
     "ForwardGradient",
+    "LearnedFeedback",
     "NodePerturbation",
     "ReleasedNodePerturbation",
     "WeightPerturbation",

@@ -60,16 +60,18 @@ class Differences(NamedTuple):
         losses: loss differences, [D, B].
         activities: pre-activation differences by layer, [D, B, ...].
         noise: noise differences by layer, [D, B, ...].
-        inputs: the inputs of each layer without noise, by layer, [B, ...].
-        output: the output without noise. If both trajectories are noisy, inputs and output are
-            means over both and over all draws.
+        carry: differences of the next hidden state, [D, B, ...]; None for leaves of integers.
+        mean: the step without noise, [B, ...]. If both trajectories are noisy, it is a mean over
+            both and over all draws; its leaves of integers then are the first draw's.
+        before: the hidden state before the step, likewise.
     """
 
     losses: Float[Array, "D B"]
     activities: dict[str, Array]
     noise: Noise
-    inputs: dict
-    output: Any
+    carry: Carry
+    mean: ForwardPass
+    before: Carry
 
 
 class Trajectories(NamedTuple):
@@ -190,7 +192,8 @@ def perturbed_step(
         base = run(states.base, {})
         difference = jax.vmap(lambda new: differences(new, base.output))(perturbed.output)
         activities = _minus(perturbed.preactivations, base.preactivations)
-        step_differences = Differences(difference, activities, noise, base.inputs, base.output)
+        change = _minus(tree_floats(perturbed.carry), tree_floats(base.carry))
+        step_differences = Differences(difference, activities, noise, change, base, states.base)
         return Trajectories(base.carry, perturbed.carry), step_differences
     # "antithetic" runs its base on the same unit noise with the other sign, "two_noisy" on its own.
     if method == "antithetic":
@@ -198,13 +201,13 @@ def perturbed_step(
     else:
         base_noise, factor = _scaled(sigma, units[1]), 1.0
     base = jax.vmap(run)(states.base, base_noise)
-    mean = jax.tree.map(lambda a, b: ((a + b) / 2).mean(0), perturbed, base)
     return Trajectories(base.carry, perturbed.carry), Differences(
         factor * jax.vmap(differences)(perturbed.output, base.output),
         _scaled(factor, _minus(perturbed.preactivations, base.preactivations)),
         _scaled(factor, _minus(noise, base_noise)),
-        mean.inputs,
-        mean.output,
+        _scaled(factor, _minus(tree_floats(perturbed.carry), tree_floats(base.carry))),
+        _mean_of(perturbed, base),
+        _mean_of(states.perturbed, states.base),
     )
 
 
@@ -228,8 +231,18 @@ def _tangents(
     base, carry, differences, activities = jax.vmap(along, out_axes=(None, 0, 0, 0))(
         states.perturbed, unit
     )
-    step_differences = Differences(differences, activities, unit, base.inputs, base.output)
+    change = tree_floats(carry)
+    step_differences = Differences(differences, activities, unit, change, base, states.base)
     return Trajectories(base.carry, carry), step_differences
+
+
+def _mean_of(one: Any, other: Any) -> Any:
+    """The mean of two trees over both and over their first axis; the first one's integers."""
+
+    def mean(a, b):
+        return ((a + b) / 2).mean(0) if jnp.issubdtype(a.dtype, jnp.inexact) else a[0]
+
+    return jax.tree.map(mean, one, other)
 
 
 def _scaled(factor: Scalar, tree: Any) -> Any:

@@ -10,6 +10,12 @@ to the same sum:
   trace (`by_traces`).
 
 The memory of the last two does not grow with time.
+
+Where errors are guessed (`feedback`), dl[u] is replaced by what the guess leaves of it. A block of
+steps then waits until the errors of the block after it are known:
+
+    run       block 0   block 1   block 2
+    settled             block 0   block 1   block 2
 """
 
 from collections.abc import Callable
@@ -22,6 +28,7 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import Params, Scalar
 from jaxevo.core.tree import tree_zeros
+from jaxevo.estimators.node_perturbation.feedback import Guess, LearningSums, Settled
 from jaxevo.estimators.node_perturbation.signals import quotient
 from jaxevo.views.nodes import contract
 
@@ -39,6 +46,7 @@ class Contribution(NamedTuple):
             gradient, without credit.
         inputs: each layer's input, by layer, [B, ...].
         metrics: metrics that are summed over time.
+        trail: what the guess of the nodes' errors needs; () without a guess.
     """
 
     losses: Float[Array, "D B"]
@@ -46,139 +54,276 @@ class Contribution(NamedTuple):
     errors: dict[str, Array]
     inputs: dict
     metrics: Any
+    trail: Any = ()
 
 
 Step = Callable[[ScanCarry, Any], tuple[ScanCarry, Contribution]]
 
 
-class WindowGradient(NamedTuple):
-    """The gradient of a window.
+class Sums(NamedTuple):
+    """What steps add up.
 
     Attributes:
-        carry: what the last step hands on.
         gradient: a tree like the params, summed over time and averaged over draws.
         metrics: metrics, summed over time.
+        learning: what the guess learns from; () without a guess.
     """
 
-    carry: ScanCarry
     gradient: Params
     metrics: Any
+    learning: Any
+
+
+class Crediting(NamedTuple):
+    """How signals become a gradient.
+
+    Attributes:
+        params: a tree like the gradient.
+        gamma: the discount of later losses.
+        delayed: layers whose signals are credited with later losses too. Signals of other layers
+            are credited with the loss of their own step.
+        guess: the guess of the nodes' errors, or None.
+    """
+
+    params: Params
+    gamma: Scalar
+    delayed: frozenset[str]
+    guess: Guess | None = None
+
+    def blank(self, abstract: Contribution) -> Sums:
+        learning = self.guess.blank() if self.guess else ()
+        return Sums(tree_zeros(self.params), tree_zeros(abstract.metrics), learning)
 
 
 def discounted(
-    losses: Float[Array, "T D B"], gamma: Scalar, later: Float[Array, "D B"]
-) -> Float[Array, "T D B"]:
-    """The credits w[t] = sum_{u >= t} gamma^(u - t) dl[u] of steps that others may follow.
+    losses: Float[Array, "T *D"], before: Any, gamma: Scalar, later: Float[Array, "*D"]
+) -> tuple[Float[Array, "*D"], Float[Array, "T *D"]]:
+    """Credits w[t] = losses[t] + before[t + 1] + gamma w[t + 1] of steps that others may follow.
 
     Args:
-        later: the credit of the step after the last one, or zeros.
+        before: what is added to the credit of the step before, [T, ...]; zeros without a guess.
+        later: before + gamma w of the step after the last one, or zeros.
+
+    Returns:
+        (before[0] + gamma w[0], w).
     """
     chex.assert_equal_shape([losses[0], later])
 
-    def back(later, loss):  # w[t] = dl[t] + gamma w[t + 1], from the last step to the first
-        credit = loss + gamma * later
-        return credit, credit
+    def back(later, step):  # from the last step to the first
+        loss, before = step
+        credit = loss + later
+        return before + gamma * credit, credit
 
-    return jax.lax.scan(back, later, losses, reverse=True)[1]
+    return jax.lax.scan(back, later, (losses, before), reverse=True)
 
 
 def in_blocks(
-    step: Step,
-    carry: ScanCarry,
-    params: Params,
-    num_steps: int,
-    block: int,
-    gamma: Scalar,
-    delayed: frozenset[str],
-) -> WindowGradient:
+    step: Step, carry: ScanCarry, num_steps: int, block: int, crediting: Crediting
+) -> tuple[ScanCarry, Sums]:
     """The gradient by blocks of steps, with one product for each layer and block.
 
     A window of T = 10 steps in blocks of 4 (`rest` = 2):
 
         step          0  1  2  3 | 4  5  6  7 | 8  9
-        first run     sum s0     | sum s1     | sum s2      s: sum of gamma^i dl[i] over a block
+        first run     sum s0     | sum s1     | sum s2      s: gamma^(i + 1) dl[i] over a block
         from later    later[0]   | later[1]   | 0           later[0] = s1 + gamma^4 s2, and so on
         second run    signals x credits of the block, contracted with the block's inputs
 
     A block's credits depend on the losses of all later blocks. The first run finds these sums, and
-    keeps one number for each block, draw and sample. The second run makes the same noise again. The
-    first run is not needed if gamma is 0, or if there is one block.
+    keeps one number (with a guess two) for each block, draw and sample. The second run makes the
+    same noise again. The first run is not needed if gamma is 0 and nothing is guessed, or if there
+    is one block.
 
     Args:
         step: a function that takes one time step, from the carry and the time.
-        block: the number of steps in a block; a shorter one ends the window where it does not
-            divide `num_steps`.
-        delayed: layers whose signals are credited with later losses too. Signals of other layers
-            are credited with the loss of their own step.
+        block: the number of steps in a block, at least as many as a guess looks ahead; a shorter
+            one ends the window where it does not divide `num_steps`.
     """
+    params, gamma, _, guess = crediting
     num_blocks, rest = divmod(num_steps, block)
-    starts = jnp.arange(num_blocks) * block
     abstract = _abstract(step, carry)
-    no_later = tree_zeros(abstract.losses)
+    shape = abstract.losses.shape
+    no_later = jnp.zeros((2, *shape) if guess else shape, abstract.losses.dtype)
 
-    def sum_of_block(carry, start, length):
-        def one(carry, t):
-            carry, contribution = step(carry, t)
-            return carry, contribution.losses
-
-        carry, losses = jax.lax.scan(one, carry, start + jnp.arange(length))
-        return carry, discounted(losses, gamma, no_later)[0]
+    def sum_of_block(total, steps, start, ahead, later):
+        own, before = _settled(guess, steps, start, ahead)[1:]
+        return total, discounted(own, before, gamma, no_later)[0]
 
     def first_run():
-        """For each whole block, the discounted sum of all losses after it."""
-        after, sums = jax.lax.scan(lambda c, t: sum_of_block(c, t, block), carry, starts)
-        end = sum_of_block(after, num_blocks * block, rest)[1] if rest else no_later
+        """For each whole block, what all losses after it add to its credits."""
+        no_laters = jnp.zeros((num_blocks, 0))
+        _, _, sums, end = _over_blocks(
+            step, carry, num_steps, block, sum_of_block, (), (no_laters, None), guess
+        )
 
         def back(later, block_sum):  # each block's `later` is the sum from the next block on
             return block_sum + gamma**block * later, later
 
-        return jax.lax.scan(back, end, sums, reverse=True)[1]
+        return jax.lax.scan(back, no_later if end is None else end, sums, reverse=True)[1]
 
     def no_run():
         return jnp.zeros((num_blocks, *no_later.shape), no_later.dtype)
 
-    one_block = num_blocks + (rest > 0) == 1
-    later = no_run() if one_block else jax.lax.cond(gamma > 0, first_run, no_run)
+    if num_blocks + (rest > 0) == 1:
+        later = no_run()
+    else:
+        later = first_run() if guess else jax.lax.cond(gamma > 0, first_run, no_run)
 
-    def add_block(total, start, length, later):
-        # Signals [T, D, B, ...] times credits [T, D, B], summed over draws, give [T, B, ...]. One
-        # product with the inputs then contracts time and samples.
-        carry, gradient, metrics = total
-        carry, steps = jax.lax.scan(step, carry, start + jnp.arange(length))
-        credits = discounted(steps.losses, gamma, later)
-        signals = {
-            name: _averaged(credits if name in delayed else steps.losses, signal)
-            for name, signal in steps.signals.items()
-        }
-        of_block = contract(params, steps.inputs, signals | steps.errors)
-        gradient = jax.tree.map(jnp.add, gradient, of_block)
-        metrics = jax.tree.map(lambda m, new: m + new.sum(0), metrics, steps.metrics)
-        return carry, gradient, metrics
+    def add_block(sums, steps, start, ahead, later):
+        settled, own, before = _settled(guess, steps, start, ahead)
+        credits = discounted(own, before, gamma, later)[1]
+        return _added(sums, steps, settled, credits, crediting), ()
 
-    total = carry, tree_zeros(params), tree_zeros(abstract.metrics)
+    carry, sums, _, _ = _over_blocks(
+        step,
+        carry,
+        num_steps,
+        block,
+        add_block,
+        crediting.blank(abstract),
+        (later, no_later),
+        guess,
+    )
+    return carry, sums
+
+
+def _settled(
+    guess: Guess | None, steps: Contribution, start: Any, ahead: Any
+) -> tuple[Settled | None, Array, Array]:
+    """A block's guess, and the two sequences that its credits are made of.
+
+    Beside those with the guess stand those without it, [T, 2, D, B].
+    """
+    if guess is None:
+        return None, steps.losses, jnp.zeros_like(steps.losses)
+    settled = guess.settled(steps, start, ahead)
+    own = jnp.stack([settled.own, steps.losses], 1)
+    before = jnp.stack([settled.before, jnp.zeros_like(settled.before)], 1)
+    return settled, own, before
+
+
+def _added(
+    sums: Sums, steps: Contribution, settled: Settled | None, credits: Array, crediting: Crediting
+) -> Sums:
+    """`sums` with a block of steps, [T, ...].
+
+    Signals [T, D, B, ...] times credits [T, D, B], summed over draws, give [T, B, ...]. One product
+    with the inputs then contracts time and samples.
+    """
+    guess, learning = crediting.guess, sums.learning
+    used = credits if settled is None else credits[:, 0]
+    signals = {
+        name: _averaged(used if name in crediting.delayed else steps.losses, signal)
+        for name, signal in steps.signals.items()
+    }
+    if guess is not None and settled is not None:
+        learning = guess.added(learning, settled, credits, signals)
+        for name, error in guess.plan.with_twins(settled.guess).items():
+            signals[name] = signals[name] + error
+    of_block = contract(crediting.params, steps.inputs, signals | steps.errors)
+    return Sums(
+        jax.tree.map(jnp.add, sums.gradient, of_block),
+        jax.tree.map(lambda m, new: m + new.sum(0), sums.metrics, steps.metrics),
+        learning,
+    )
+
+
+def _over_blocks(
+    step: Step,
+    carry: ScanCarry,
+    num_steps: int,
+    block: int,
+    fold: Callable,
+    total: Any,
+    laters: tuple[Any, Any],
+    waits: Any,
+) -> tuple[ScanCarry, Any, Any, Any]:
+    """Runs a window by blocks.
+
+    Args:
+        fold: a function of the total so far, a block's steps, its start, the errors of the block
+            after it and the block's own of `laters`; returns the total and a result.
+        total: the first total.
+        laters: something for each whole block, and for the shorter one at the end.
+        waits: whether a block waits until the one after it has been run.
+
+    Returns:
+        The carry, the total, the results of whole blocks, and that of the shorter one or None.
+    """
+    num_blocks, rest = divmod(num_steps, block)
+    of_whole, of_rest = laters
+
+    def run(carry, start, length):
+        return jax.lax.scan(step, carry, start + jnp.arange(length))
+
+    def at_once(total, b_and_later):
+        (carry, total), (b, later) = total, b_and_later
+        carry, steps = run(carry, b * block, block)
+        total, result = fold(total, steps, b * block, (), later)
+        return (carry, total), result
+
+    last = results = None
+    if not waits:
+        if num_blocks:
+            of_blocks = jnp.arange(num_blocks), of_whole
+            (carry, total), results = jax.lax.scan(at_once, (carry, total), of_blocks)
+        if rest:
+            carry, steps = run(carry, num_blocks * block, rest)
+            total, last = fold(total, steps, num_blocks * block, (), of_rest)
+        return carry, total, results, last
+
+    waiting = None
     if num_blocks:
-        total, _ = jax.lax.scan(
-            lambda total, xs: (add_block(total, xs[0], block, xs[1]), None), total, (starts, later)
-        )
+        carry, waiting = run(carry, 0, block)
+    if num_blocks > 1:
+
+        def one(total, b_and_later):
+            (carry, total, waiting), (b, later) = total, b_and_later
+            carry, steps = run(carry, b * block, block)
+            total, result = fold(total, waiting, (b - 1) * block, steps.trail.errors, later)
+            return (carry, total, steps), result
+
+        of_blocks = jnp.arange(1, num_blocks), of_whole[:-1]
+        (carry, total, waiting), results = jax.lax.scan(one, (carry, total, waiting), of_blocks)
+    steps, ahead = None, None
     if rest:
-        total = add_block(total, num_blocks * block, rest, no_later)
-    return WindowGradient(*total)
+        carry, steps = run(carry, num_blocks * block, rest)
+        ahead = steps.trail.errors
+    if waiting is not None:
+        ahead = waiting.trail.errors[:0] if ahead is None else ahead
+        start = (num_blocks - 1) * block
+        total, result = fold(total, waiting, start, ahead, of_whole[-1])
+        result = jax.tree.map(lambda x: x[None], result)
+        join = lambda *parts: jnp.concatenate(parts)
+        results = result if results is None else jax.tree.map(join, results, result)
+    if steps is not None:
+        none = steps.trail.errors[:0]
+        total, last = fold(total, steps, num_blocks * block, none, of_rest)
+    return carry, total, results, last
+
+
+class _Traced(NamedTuple):
+    """What `by_traces` hands from step to step: sums, and the decaying ones that lead to them."""
+
+    sums: Sums
+    weights: Params  # [D, B, *weights]
+    learning: Any  # of the guess
 
 
 def by_traces(
-    step: Step,
-    carry: ScanCarry,
-    params: Params,
-    num_steps: int,
-    gamma: Scalar,
-    delayed: frozenset[str],
-) -> WindowGradient:
+    step: Step, carry: ScanCarry, num_steps: int, block: int, crediting: Crediting
+) -> tuple[ScanCarry, Sums]:
     """The gradient by a trace E for each draw and sample, which has the shape of the weights.
 
     Let u be the signal and x the input of a layer. Each step sets E <- gamma E + u x^T, and then
     adds dl[t] E to the gradient. Signals of layers that are not `delayed` are multiplied by the
-    loss difference of their own step, without a trace.
+    loss difference of their own step, without a trace. With a guess, V-[t] E is added before the
+    trace changes, as V-[t] belongs to the step before.
+
+    Args:
+        block: the number of steps that wait for a guess; see `in_blocks`.
     """
+    params, gamma, delayed, guess = crediting
     abstract = _abstract(step, carry)
     shape = abstract.losses.shape
     zeros = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), params)
@@ -192,10 +337,21 @@ def by_traces(
             return zeros
         return jax.vmap(jax.vmap(one_sample), in_axes=(None, 0))(inputs, signals)
 
-    def one(total, t):
-        carry, gradient, traces, metrics = total
-        carry, new = step(carry, t)
-        traced = {name: signal for name, signal in new.signals.items() if name in delayed}
+    def times(factor, traces):
+        """[D, B] times traces [D, B, *weights], summed over draws and samples: [*weights]."""
+        return jax.tree.map(
+            lambda e: jnp.tensordot(factor, e, ([0, 1], [0, 1])).astype(e.dtype), traces
+        )
+
+    def add(traced, new, guessed):
+        (gradient, metrics, learning), traces, trail = traced
+        own, errors = new.losses, new.errors
+        if guess is not None:
+            own, before = guessed.own, guessed.before
+            errors = errors | guess.plan.with_twins(guessed.guess)
+            gradient = jax.tree.map(jnp.add, gradient, times(before, traces))
+            learning, trail = guess.traced(learning, trail, guessed, new, gamma)
+        slow = {name: signal for name, signal in new.signals.items() if name in delayed}
         at_once = {
             name: _averaged(new.losses, signal)
             for name, signal in new.signals.items()
@@ -204,28 +360,41 @@ def by_traces(
         traces = jax.tree.map(
             lambda e, product: (gamma * e + product).astype(e.dtype),
             traces,
-            products(new.inputs, traced),
+            products(new.inputs, slow),
         )
-        # dl [D, B] times traces [D, B, *weights], summed over draws and samples: [*weights]
-        untraced = contract(params, new.inputs, at_once | new.errors)
+        untraced = contract(params, new.inputs, at_once | errors)
         gradient = jax.tree.map(
-            lambda g, e, m: g + jnp.tensordot(new.losses, e, ([0, 1], [0, 1])).astype(g.dtype) + m,
-            gradient,
-            traces,
-            untraced,
+            lambda g, e, m: g + e + m, gradient, times(own, traces), untraced
         )
         metrics = jax.tree.map(jnp.add, metrics, new.metrics)
-        return (carry, gradient, traces, metrics), None
+        return _Traced(Sums(gradient, metrics, learning), traces, trail)
 
-    total = carry, tree_zeros(params), zeros, tree_zeros(abstract.metrics)
-    (carry, gradient, _, metrics), _ = jax.lax.scan(one, total, jnp.arange(num_steps))
-    return WindowGradient(carry, gradient, metrics)
+    traced = _Traced(crediting.blank(abstract), zeros, guess.trace(shape) if guess else ())
+    if guess is None:
+
+        def one(total, t):
+            carry, new = step(total[0], t)
+            return (carry, add(total[1], new, None)), None
+
+        (carry, traced), _ = jax.lax.scan(one, (carry, traced), jnp.arange(num_steps))
+        return carry, traced.sums
+
+    def fold(traced, steps, start, ahead, later):
+        each = steps, guess.by_step(guess.settled(steps, start, ahead), steps.signals)
+        return jax.lax.scan(lambda total, xs: (add(total, *xs), None), traced, each)[0], ()
+
+    num_blocks = num_steps // block
+    laters = jnp.zeros((num_blocks, 0)), None
+    carry, traced, _, _ = _over_blocks(step, carry, num_steps, block, fold, traced, laters, guess)
+    sums = traced.sums
+    learning = guess.traced_to_the_end(sums.learning, traced.learning, gamma)
+    return carry, sums._replace(learning=learning)
 
 
 def normalized_by_window(
     step: Step, carry: ScanCarry, num_steps: int, length: Callable[[dict], Array], count: Any
 ) -> Step:
-    """`step` with loss differences times `count`, over the signals' squared length in the window.
+    """`step` with its differences times `count`, over the signals' squared length in the window.
 
     A further run of the window finds these lengths, [D, B].
 
@@ -245,7 +414,7 @@ def normalized_by_window(
 
     def normalized(carry, t):
         carry, new = step(carry, t)
-        return carry, new._replace(losses=new.losses * factor)
+        return carry, new._replace(losses=new.losses * factor, trail=new.trail and new.trail.times(factor))
 
     return normalized
 

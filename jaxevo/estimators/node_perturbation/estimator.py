@@ -50,11 +50,13 @@ from jaxevo.core.population import chunk_floats
 from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.estimators.node_perturbation.credit import (
     Contribution,
+    Crediting,
     by_traces,
     in_blocks,
     normalized_by_window,
 )
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
+from jaxevo.estimators.node_perturbation.feedback import Guess, LearnedFeedback
 from jaxevo.estimators.node_perturbation.plan import (
     Plan,
     Readout,
@@ -86,11 +88,13 @@ class NodeCarry(NamedTuple):
         trajectories: hidden states of both trajectories.
         matrices: the decorrelation matrices, by activity.
         weights: the carry of `WeightPerturbation` for uncovered parameters; () if there are none.
+        feedback: the learned `Feedback`; () if there is none.
     """
 
     trajectories: Trajectories
     matrices: Matrices
     weights: Carry
+    feedback: Any = ()
 
 
 @learner
@@ -128,6 +132,8 @@ class NodePerturbation:
         uncovered: This decides about parameters that no layer covers, such as embeddings and
             learned initial states. "error" refuses them, "freeze" leaves them as they are, and "wp"
             perturbs them as weights, by one draw in a further pass.
+        feedback: `LearnedFeedback` guesses the nodes' errors from the outputs' errors of this and
+            later steps, and noise corrects the guess. None is the published rule.
         decorrelation: This says which activities are decorrelated, and how. The solution of
             `GradientLearner` has the matrices folded into its weights.
         noise: Random numbers come from "mix" (cheap integer hashing) or "threefry" (jax's
@@ -148,6 +154,7 @@ class NodePerturbation:
     )
     accumulate: Literal["auto", "two_pass", "store", "per_sequence"] = static(default="auto")
     uncovered: Uncovered = static(default="error")
+    feedback: LearnedFeedback | None = None
     decorrelation: Decorrelation = dataclasses.field(default_factory=Decorrelation)
     noise: Source = static(default="mix")
     requires = Supervised
@@ -160,7 +167,13 @@ class NodePerturbation:
     # ------------------------------------------------------------------ one time step
 
     def step(
-        self, plan: Plan, key: Key[Array, ""], params: Params, carry: StepCarry, t: Any
+        self,
+        plan: Plan,
+        key: Key[Array, ""],
+        params: Params,
+        guess: Guess | None,
+        carry: StepCarry,
+        t: Any,
     ) -> tuple[StepCarry, Contribution]:
         """One time step of both trajectories, and what it contributes to the gradient."""
         # The key depends on t alone, so that a second run of the window draws the same noise.
@@ -179,17 +192,18 @@ class NodePerturbation:
             (units[0], units[-1]),
             self.sigma,
         )
-        loss = timeline.losses(differences.output, now.sample).sum()
-        metrics = {"loss": loss} | timeline.metrics(differences.output, now.sample)
+        loss = timeline.losses(differences.mean.output, now.sample).sum()
+        metrics = {"loss": loss} | timeline.metrics(differences.mean.output, now.sample)
         matrices, sums, correlation = self.decorrelation.step(
-            plan.layers, carry.matrices, carry.correlations, differences.inputs
+            plan.layers, carry.matrices, carry.correlations, differences.mean.inputs
         )
         contribution = Contribution(
             differences.losses,
             plan.with_twins(self.signals(plan, differences)),
             plan.readout_errors(run, carry.trajectories, now),
-            differences.inputs,
+            differences.mean.inputs,
             metrics | correlation,
+            guess.trail(differences, now.sample) if guess else (),
         )
         return StepCarry(trajectories, matrices, sums), contribution
 
@@ -223,7 +237,8 @@ class NodePerturbation:
         plan = self.plan(params, problem, abstract_batch(problem))
         matrices = self.decorrelation.init(plan.layers, params)
         weights = self.of_weights().init(key, params, problem) if plan.uncovered else ()
-        return NodeCarry(plan.blank(self.method, params), matrices, weights)
+        feedback = self.feedback.init(plan, params) if self.guesses(plan) else ()
+        return NodeCarry(plan.blank(self.method, params), matrices, weights, feedback)
 
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
@@ -232,20 +247,28 @@ class NodePerturbation:
         num_steps = plan.timeline.num_steps
         trajectories = plan.restart(self.method, params, carry.trajectories)
         first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
-        step = functools.partial(self.step, plan, key, params)
+        guess = None
+        if self.guesses(plan):
+            guess = Guess(plan, params, carry.matrices, carry.feedback)
+        step = functools.partial(self.step, plan, key, params, guess)
         if self.by_window:
             length = functools.partial(plan.noisy_length, self.num_draws)
             count = plan.num_nodes * num_steps
             step = normalized_by_window(step, first, num_steps, length, count)
         # Noise on layers that reach the hidden state changes the losses of later steps too.
         delayed = frozenset(wired.layer for wired in plan.layers if wired.reaches_carry)
-        accumulate, weights = self.accumulation(plan), tree_floats(params)
+        crediting = Crediting(tree_floats(params), self.gamma, delayed, guess)
+        accumulate, block = self.accumulation(plan), self.block
         if accumulate == "per_sequence":
-            window = by_traces(step, first, weights, num_steps, self.gamma, delayed)
+            last, sums = by_traces(step, first, num_steps, block, crediting)
         else:
-            block = num_steps if accumulate == "store" else BLOCK
-            window = in_blocks(step, first, weights, num_steps, block, self.gamma, delayed)
-        last, gradient, metrics = window
+            block = num_steps if accumulate == "store" else block
+            last, sums = in_blocks(step, first, num_steps, block, crediting)
+        gradient, metrics, learning = sums
+        feedback = carry.feedback
+        if guess is not None:
+            feedback = self.feedback.learned(feedback, learning)
+            metrics["explained"] = learning.explained()
         matrices, metrics = self.decorrelation.end(
             last.matrices, last.correlations, num_steps, metrics
         )
@@ -256,7 +279,7 @@ class NodePerturbation:
                 key_weights, kept, params, problem, batch, only=plan.uncovered
             )
             gradient = jax.tree.map(jnp.add, gradient, tree_floats(other))
-        carry = NodeCarry(last.trajectories, matrices, kept)
+        carry = NodeCarry(last.trajectories, matrices, kept, feedback)
         loss = metrics.pop("loss")
         return carry, tree_fill_zeros(gradient, params), loss, metrics
 
@@ -271,7 +294,8 @@ class NodePerturbation:
             plan = self.plan(params, problem, batch)
             passes = num_runs(self.method, plan.num_draws)
             no_credit = not isinstance(self.gamma, Tracer) and not np.any(self.gamma)
-            passes *= 2 if self.accumulation(plan) == "two_pass" and not no_credit else 1
+            one_pass = no_credit and not self.guesses(plan)
+            passes *= 2 if self.accumulation(plan) == "two_pass" and not one_pass else 1
             if self.by_window:
                 passes += num_runs(self.method, plan.num_draws)
             if plan.uncovered:
@@ -298,9 +322,19 @@ class NodePerturbation:
         """`accumulate` with "auto" resolved; "two_pass" stores a window of one block."""
         accumulate, num_steps = self.accumulate, plan.timeline.num_steps
         if accumulate == "auto":
-            num_floats = (plan.num_draws + 2) * plan.num_floats * num_steps
+            copies = 3 * plan.num_draws + 4 if self.guesses(plan) else plan.num_draws + 2
+            num_floats = copies * plan.num_floats * num_steps
             accumulate = "store" if num_floats <= chunk_floats() else "two_pass"
-        return "store" if accumulate == "two_pass" and num_steps <= BLOCK else accumulate
+        return "store" if accumulate == "two_pass" and num_steps <= self.block else accumulate
+
+    def guesses(self, plan: Plan) -> bool:
+        """Whether errors are guessed: those of nodes that reach a hidden state."""
+        return self.feedback is not None and any(w.reaches_carry for w in plan.noisy)
+
+    @property
+    def block(self) -> int:
+        """The steps of a block; a guess must not look further than the block after it."""
+        return BLOCK if self.feedback is None else max(BLOCK, self.feedback.steps)
 
     def of_weights(self) -> WeightPerturbation:
         """The estimator of the gradient of parameters that no layer covers."""

@@ -168,6 +168,48 @@ class Plan:
         carry, output = self.timeline.call(apply, params, carry, now)
         return ForwardPass(carry, output, *views)
 
+    def recalled(
+        self,
+        params: Params,
+        matrices: decorrelation.Matrices,
+        t: Any,
+        carry: Carry,
+        preactivations: Mapping[str, Array],
+        added: Mapping[str, Array],
+    ) -> Carry:
+        """The hidden state after step t, from known pre-activations plus values `added` to them.
+
+        No layer is run again, except those that read what other nodes of the same step make:
+        through them, too, the hidden state depends on `added`.
+        """
+        names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
+        chained = {w.layer for w in self.layers if _reads_nodes_of_its_step(w)}
+
+        def hook(layer, x, linear):
+            if layer not in preactivations:
+                return linear(x)
+            value = preactivations[layer]
+            if layer in chained:
+                x = decorrelation.decorrelated(x, names[layer], matrices) if layer in names else x
+                moved = linear(x)
+                value = value + (moved - jax.lax.stop_gradient(moved))
+            return value + added[layer] if layer in added else value
+
+        def apply(params, *inputs):
+            return nodes.apply(self.model, params, *inputs, hook=hook, uncovered="allow")[0]
+
+        return self.timeline.call(apply, params, carry, self.timeline.at(t))[0]
+
+    def outline(self, params: Params) -> tuple[Carry, Any]:
+        """The shapes of the next hidden state and of the output of one step."""
+
+        def run(params, batch):
+            timeline = Timeline(self.timeline.problem, batch)
+            carry = timeline.initial_carry(params)
+            return timeline.call(self.model.apply, params, carry, timeline.at(0))
+
+        return jax.eval_shape(run, params, self.timeline.batch)
+
     # ----------------------------------------------------------------- values at nodes
 
     def of_learning(self, values: dict[str, Array]) -> dict[str, Array]:
@@ -273,6 +315,14 @@ class Plan:
                 #     [in, modules, units]  ->  [in, modules * units]  ->  any over `in`
                 learning |= mask.reshape(-1, learning.size).any(0)
         return learning
+
+
+def _reads_nodes_of_its_step(wired: LayerWiring) -> bool:
+    """Whether a layer reads anything but the network's inputs and the hidden state before."""
+    return any(
+        not (delayed or name.startswith("input/"))
+        for name, delayed in zip(wired.inputs, wired.delayed, strict=True)
+    )
 
 
 def cost_by_shapes(problem: Supervised, num_passes: Callable[[Params, Batch], int]) -> Cost:

@@ -41,7 +41,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.tree import tree_fill_zeros, tree_floats
-from jaxevo.estimators.node_perturbation.credit import Contribution, in_blocks
+from jaxevo.estimators.node_perturbation.credit import Contribution, Crediting, in_blocks
 from jaxevo.estimators.node_perturbation.decorrelation import Decorrelation, Matrices, folded
 from jaxevo.estimators.node_perturbation.plan import Plan, StepCarry, cost_by_shapes
 from jaxevo.estimators.node_perturbation.signals import Extent, measured, quotient, scaled
@@ -157,13 +157,13 @@ class ReleasedNodePerturbation:
         change = differences.losses
         if self.loss_share == "batch":
             change = jnp.broadcast_to(change.sum(1, keepdims=True), change.shape)
-        metrics = {"loss": timeline.losses(differences.output, now.sample).sum()}
-        metrics |= timeline.metrics(differences.output, now.sample)
+        metrics = {"loss": timeline.losses(differences.mean.output, now.sample).sum()}
+        metrics |= timeline.metrics(differences.mean.output, now.sample)
         matrices, sums, correlation = self.decorrelation.step(
-            plan.layers, matrices, sums, differences.inputs
+            plan.layers, matrices, sums, differences.mean.inputs
         )
         signals = plan.with_twins(self.signals(plan, differences))
-        contribution = Contribution(change, signals, {}, differences.inputs, metrics | correlation)
+        contribution = Contribution(change, signals, {}, differences.mean.inputs, metrics | correlation)
         return StepCarry(trajectories, matrices, sums), contribution
 
     def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
@@ -180,9 +180,9 @@ class ReleasedNodePerturbation:
         trajectories = plan.restart("finite", params, carry.trajectories)
         first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
         step = functools.partial(self.step, plan, key, params)
-        delayed = frozenset()  # No layer is credited with later losses.
-        weights = tree_floats(params)
-        last, gradient, metrics = in_blocks(step, first, weights, num_steps, BLOCK, 0.0, delayed)
+        # No layer is credited with later losses.
+        crediting = Crediting(tree_floats(params), 0.0, frozenset())
+        last, (gradient, metrics, _) = in_blocks(step, first, num_steps, BLOCK, crediting)
         trajectories, matrices, sums = last
         matrices, metrics = self.decorrelation.end(matrices, sums, num_steps, metrics)
         loss = metrics.pop("loss")
