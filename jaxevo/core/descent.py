@@ -5,7 +5,7 @@ would compile each time. An `Optimizer` keeps the factory instead, with its sett
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -21,6 +21,7 @@ from jaxevo.core.protocols import Batch, Carry, Estimator, Mask, Metrics, Model,
 from jaxevo.core.pytrees import Scalar, checked, normalised, pytree, require, static
 from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
+from jaxevo.core.transforms import UnknownPath, clip_by_norm, scale_by_path
 from jaxevo.core.tree import (
     tree_fill,
     tree_finite,
@@ -42,6 +43,9 @@ class Optimizer:
         clip_norm: largest global norm of a gradient, > 0; None leaves gradients as they are.
         weight_decay: the fraction, >= 0, that weights lose at each update, times the learning
             rate, beside the optimiser's own step, as in AdamW. None takes nothing away.
+        rate_factors: by path of parameters, such as {"readout": 4.0}, the multiple >= 0 of the
+            learning rate that they learn at. A longer path decides over a shorter one. None: all
+            learn at the same rate.
     """
 
     factory: Callable[..., optax.GradientTransformation] = static(default=optax.adam)
@@ -49,15 +53,17 @@ class Optimizer:
     structure: tuple[tuple[str, Any], ...] = static(default=())
     clip_norm: Scalar | None = None
     weight_decay: Scalar | None = None
+    rate_factors: Mapping[str, Scalar] | None = None
 
     def __post_init__(self):
+        not_negative = lambda number: (number >= 0) & (number < float("inf"))
         require("clip_norm", "> 0", self.clip_norm, lambda c: c > 0)
-        require(
-            "weight_decay",
-            "finite and >= 0",
-            self.weight_decay,
-            lambda d: (d >= 0) & (d < float("inf")),
-        )
+        require("weight_decay", "finite and >= 0", self.weight_decay, not_negative)
+        if isinstance(self.rate_factors, Mapping):
+            factors = {path: normalised(f, True) for path, f in self.rate_factors.items()}
+            object.__setattr__(self, "rate_factors", factors)
+            for path, factor in factors.items():
+                require(f"rate_factors[{path!r}]", "finite and >= 0", factor, not_negative)
 
     def transform(self, learning_rate: Any) -> optax.GradientTransformation:
         settings = dict(self.structure) | (self.numbers or {})
@@ -67,20 +73,9 @@ class Optimizer:
             parts.insert(0, clip_by_norm(self.clip_norm))
         if self.weight_decay is not None:  # after the optimiser's own step
             parts.append(optax.add_decayed_weights(-learning_rate * self.weight_decay))
+        if self.rate_factors:
+            parts.append(scale_by_path(self.rate_factors))
         return parts[0] if len(parts) == 1 else optax.chain(*parts)
-
-
-def clip_by_norm(limit: Scalar) -> optax.GradientTransformation:
-    """optax's `clip_by_global_norm`, which wants weights of the dtype of its limit, for any."""
-    clip = optax.clip_by_global_norm(limit)
-
-    def update(updates, state, params=None):
-        real = jnp.result_type(limit)
-        wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, real)), updates)
-        clipped, state = clip.update(wide, state, params)
-        return tree_in_dtypes(clipped, updates), state
-
-    return optax.GradientTransformation(clip.init, update)
 
 
 @checked
@@ -89,6 +84,7 @@ def optimizer(
     *,
     clip_norm: Scalar | None = None,
     weight_decay: Scalar | None = None,
+    rate_factors: Mapping[str, Scalar] | None = None,
     **settings: Any,
 ) -> Optimizer:
     """An `Optimizer` from an optax factory such as `optax.adam` and its settings.
@@ -98,6 +94,7 @@ def optimizer(
         clip_norm: see `Optimizer`.
         weight_decay: the factory's own where the factory has one, as `optax.adamw` has; else the
             one of `Optimizer`.
+        rate_factors: see `Optimizer`.
         **settings: arguments of the factory.
 
     Raises:
@@ -131,6 +128,7 @@ def optimizer(
         structure=tuple(sorted(structure.items())),
         clip_norm=clip_norm,
         weight_decay=weight_decay,
+        rate_factors=rate_factors,
     )
 
 
@@ -246,12 +244,14 @@ def first_state(transform: optax.GradientTransformation, params: Params) -> opta
     """An optimiser's first state, for the weights of `params`.
 
     Raises:
-        ValueError: the optimiser needs more than gradients and weights, such as the loss.
+        ValueError: the optimiser needs more than gradients and weights, or names unknown paths.
     """
     weights = tree_floats(params)
     try:
         state = transform.init(weights)
         jax.eval_shape(transform.update, weights, state, weights)
+    except UnknownPath:
+        raise
     except Exception as error:
         got = shortened(" ".join(str(error).split()))
         raise ValueError(

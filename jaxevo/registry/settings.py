@@ -124,6 +124,8 @@ def _part_of(
             parts[field.name] = _rate_part(owner, default)
         elif dataclasses.is_dataclass(default) and not isinstance(default, type):
             parts[field.name] = _part_of(type(default), owner, like=default)
+        elif optional := _optional_class(field.type):
+            parts[field.name] = _optional_part(field.name, optional, owner)
         elif dataclasses.is_dataclass(field.type) and default is REQUIRED:
             parts[field.name] = _part_of(typing.cast(type, field.type), owner)
         elif is_plain(kind := plain_type(field.type)):
@@ -131,6 +133,27 @@ def _part_of(
             settings.append(Setting(field.name, kind, _plain_number(default), text, owner))
     make = cls if like is None else functools.partial(dataclasses.replace, like)
     return Part(make, tuple(settings), parts)
+
+
+def _optional_class(annotation: Any) -> type | None:
+    """The settings class of a field that may be left None."""
+    if type(None) not in (choices := typing.get_args(annotation)):
+        return None
+    return next((c for c in choices if isinstance(c, type) and dataclasses.is_dataclass(c)), None)
+
+
+def _optional_part(name: str, cls: type, owner: str) -> Part:
+    """A part that is there if its first setting is; settings are called after the field, too."""
+    first, *others = _part_of(cls, owner).settings
+    first = first._replace(type=first.type | None, default=None)
+    first = first._replace(help=f"{first.help} None: no {name}.")
+    names = {f"{name}_{setting.name}": setting for setting in (first, *others)}
+
+    def make(**values: Any) -> Any:
+        given = {setting.name: values[long] for long, setting in names.items()}
+        return None if given[first.name] is None else cls(**given)
+
+    return Part(make, tuple(s._replace(name=long) for long, s in names.items()))
 
 
 @functools.cache
@@ -221,17 +244,32 @@ def _optimizer_part(owner: str, default: Any) -> Part:
                 "optimiser's own.",
                 owner,
             ),
+            Setting(
+                "rate_factors",
+                Mapping[str, float] | None,
+                None,
+                "Parameters below a path learn at this multiple of the learning rate, as in "
+                "--rate-factors readout 4; None: all learn alike.",
+                owner,
+            ),
         ),
     )
 
 
-def _optimizer(optimizer: str, clip_norm: float | None, weight_decay: float | None) -> Any:
+def _optimizer(
+    optimizer: str,
+    clip_norm: float | None,
+    weight_decay: float | None,
+    rate_factors: Mapping[str, float] | None,
+) -> Any:
     import optax
 
     from jaxevo.core import descent
 
     factory = getattr(optax, optimizer)
-    return descent.optimizer(factory, clip_norm=clip_norm, weight_decay=weight_decay)
+    return descent.optimizer(
+        factory, clip_norm=clip_norm, weight_decay=weight_decay, rate_factors=rate_factors
+    )
 
 
 def _takes_schedule(annotation: Any) -> bool:

@@ -15,6 +15,7 @@ from jaxevo.core.descent import (
     CosineDecay,
     Follower,
     Optimizer,
+    first_state,
     guarded_step,
     optimizer,
     schedule_value,
@@ -43,6 +44,10 @@ def follow(transform):
         ),
         (optimizer(optax.rmsprop, decay=np.float32(0.5)), optax.rmsprop(0.1, decay=0.5)),
         (optimizer(optax.adamw, weight_decay=1), optax.adamw(0.1, weight_decay=1.0)),
+        (
+            optimizer(optax.adam, rate_factors={"w": 4, "": 0.5}),
+            optax.multi_transform({4: optax.adam(0.4), 1: optax.adam(0.05)}, {"w": 4, "b": 1}),
+        ),
         (
             optimizer(optax.sgd, clip_norm=0.5),
             optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1)),
@@ -82,11 +87,25 @@ def test_no_value_of_a_setting_recompiles():
 
 
 def test_settings_sweep_under_vmap():
-    ours = [optimizer(optax.adamw, weight_decay=d) for d in (0.1, 0.5)]
+    ours = [optimizer(optax.adamw, weight_decay=d, rate_factors={"b": 1 / d}) for d in (0.1, 0.5)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *ours)
     swept = jax.vmap(lambda o: follow(o.transform(0.1)))(stacked)
     for i, one in enumerate(ours):
         np.testing.assert_allclose(swept["w"][i], follow(one.transform(0.1))["w"], rtol=1e-5)
+
+
+def test_rate_factors_are_of_paths_that_there_are():
+    """ "readout" is no path of "readout_2"; a factor that meets nothing is refused at the door."""
+    params = {"cell": {"kernel": jnp.ones(2)}, "readout": jnp.ones(2), "readout_2": jnp.ones(2)}
+    ours = optimizer(optax.sgd, rate_factors={"readout": 3.0, "cell/kernel": 0.0})
+    transform = ours.transform(1.0)
+    updates, _ = transform.update(params, first_state(transform, params), params)
+    assert [float(x[0]) for x in jax.tree.leaves(updates)] == [0.0, -3.0, -1.0]
+    wrong = optimizer(optax.sgd, rate_factors={"raedout": 3.0}).transform(1.0)
+    with pytest.raises(ValueError, match=r"rate_factors must name .*cell/kernel.* mean readout"):
+        first_state(wrong, params)
+    with pytest.raises(ValueError, match=r"rate_factors\['readout'\] must be finite and >= 0"):
+        optimizer(optax.sgd, rate_factors={"readout": -1.0})
 
 
 def test_bad_settings_are_refused_by_name():

@@ -19,6 +19,7 @@ from jaxevo.estimators import (
     Decorrelation,
     EvolutionStrategy,
     ForwardGradient,
+    LearnedFeedback,
     NodePerturbation,
     ReleasedNodePerturbation,
     WeightPerturbation,
@@ -139,6 +140,14 @@ TABLE = {
         GradientLearner(estimator=NodePerturbation(rule="inp", num_draws=2), learning_rate=0.05),
         feed_forward,
     ),
+    "anp, feedback": (
+        GradientLearner(
+            estimator=NodePerturbation(feedback=LearnedFeedback(steps=4)),
+            optimizer=Optimizer(rate_factors={"readout": 4.0}),
+            learning_rate=0.01,
+        ),
+        in_time,
+    ),
     "anp, decorrelated": (
         GradientLearner(
             estimator=NodePerturbation(
@@ -180,7 +189,7 @@ TABLE = {
     ),
     "differentiable-structure-np": (
         DifferentiableStructure(
-            estimator=NodePerturbation(rule="np"),
+            estimator=NodePerturbation(rule="np", feedback=LearnedFeedback(steps=3)),
             optimizer=Optimizer(),
             population_size=2,
             growth=RESTLESS,

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxevo.core import Params, Scalar
@@ -32,6 +33,7 @@ from jaxevo.estimators.node_perturbation.feedback import Guess, LearningSums, Se
 from jaxevo.estimators.node_perturbation.signals import quotient
 from jaxevo.views.nodes import contract
 
+FEW = 32  # steps whose credits are found by one product
 ScanCarry = Any  # what one step hands to the next
 
 
@@ -108,6 +110,8 @@ def discounted(
         (before[0] + gamma w[0], w).
     """
     chex.assert_equal_shape([losses[0], later])
+    if len(losses) <= FEW:
+        return _discounted_at_once(losses, before, jnp.asarray(gamma, losses.dtype), later)
 
     def back(later, step):  # from the last step to the first
         loss, before = step
@@ -115,6 +119,18 @@ def discounted(
         return before + gamma * credit, credit
 
     return jax.lax.scan(back, later, (losses, before), reverse=True)
+
+
+def _discounted_at_once(
+    losses: Array, before: Array, gamma: Array, later: Array
+) -> tuple[Array, Array]:
+    """`discounted` as one product with the matrix of gamma^(u - t)."""
+    length = len(losses)
+    distance = np.arange(length)[None] - np.arange(length)[:, None]
+    powers = jnp.where(distance >= 0, gamma ** np.maximum(distance, 0), 0)
+    known = losses + jnp.concatenate([before[1:], later[None]])
+    credits = (powers @ known.reshape(length, -1)).reshape(known.shape)
+    return before[0] + gamma * credits[0], credits
 
 
 def in_blocks(
@@ -139,7 +155,7 @@ def in_blocks(
         block: the number of steps in a block, at least as many as a guess looks ahead; a shorter
             one ends the window where it does not divide `num_steps`.
     """
-    params, gamma, _, guess = crediting
+    gamma, guess = crediting.gamma, crediting.guess
     num_blocks, rest = divmod(num_steps, block)
     abstract = _abstract(step, carry)
     shape = abstract.losses.shape
@@ -174,17 +190,8 @@ def in_blocks(
         credits = discounted(own, before, gamma, later)[1]
         return _added(sums, steps, settled, credits, crediting), ()
 
-    carry, sums, _, _ = _over_blocks(
-        step,
-        carry,
-        num_steps,
-        block,
-        add_block,
-        crediting.blank(abstract),
-        (later, no_later),
-        guess,
-    )
-    return carry, sums
+    first, laters = crediting.blank(abstract), (later, no_later)
+    return _over_blocks(step, carry, num_steps, block, add_block, first, laters, guess)[:2]
 
 
 def _settled(
@@ -256,14 +263,15 @@ def _over_blocks(
     def run(carry, start, length):
         return jax.lax.scan(step, carry, start + jnp.arange(length))
 
-    def at_once(total, b_and_later):
-        (carry, total), (b, later) = total, b_and_later
-        carry, steps = run(carry, b * block, block)
-        total, result = fold(total, steps, b * block, (), later)
-        return (carry, total), result
-
     last = results = None
     if not waits:
+
+        def at_once(total, b_and_later):
+            (carry, total), (b, later) = total, b_and_later
+            carry, steps = run(carry, b * block, block)
+            total, result = fold(total, steps, b * block, (), later)
+            return (carry, total), result
+
         if num_blocks:
             of_blocks = jnp.arange(num_blocks), of_whole
             (carry, total), results = jax.lax.scan(at_once, (carry, total), of_blocks)
@@ -363,9 +371,7 @@ def by_traces(
             products(new.inputs, slow),
         )
         untraced = contract(params, new.inputs, at_once | errors)
-        gradient = jax.tree.map(
-            lambda g, e, m: g + e + m, gradient, times(own, traces), untraced
-        )
+        gradient = jax.tree.map(lambda g, e, m: g + e + m, gradient, times(own, traces), untraced)
         metrics = jax.tree.map(jnp.add, metrics, new.metrics)
         return _Traced(Sums(gradient, metrics, learning), traces, trail)
 
@@ -414,7 +420,9 @@ def normalized_by_window(
 
     def normalized(carry, t):
         carry, new = step(carry, t)
-        return carry, new._replace(losses=new.losses * factor, trail=new.trail and new.trail.times(factor))
+        return carry, new._replace(
+            losses=new.losses * factor, trail=new.trail and new.trail.times(factor)
+        )
 
     return normalized
 

@@ -237,7 +237,8 @@ class NodePerturbation:
         plan = self.plan(params, problem, abstract_batch(problem))
         matrices = self.decorrelation.init(plan.layers, params)
         weights = self.of_weights().init(key, params, problem) if plan.uncovered else ()
-        feedback = self.feedback.init(plan, params) if self.guesses(plan) else ()
+        learned = self.feedback_of(plan)
+        feedback = learned.init(plan, params) if learned else ()
         return NodeCarry(plan.blank(self.method, params), matrices, weights, feedback)
 
     def estimate(
@@ -247,9 +248,8 @@ class NodePerturbation:
         num_steps = plan.timeline.num_steps
         trajectories = plan.restart(self.method, params, carry.trajectories)
         first = StepCarry(trajectories, carry.matrices, self.decorrelation.sums(carry.matrices))
-        guess = None
-        if self.guesses(plan):
-            guess = Guess(plan, params, carry.matrices, carry.feedback)
+        learned, feedback = self.feedback_of(plan), carry.feedback
+        guess = Guess(plan, params, carry.matrices, feedback) if learned else None
         step = functools.partial(self.step, plan, key, params, guess)
         if self.by_window:
             length = functools.partial(plan.noisy_length, self.num_draws)
@@ -265,9 +265,8 @@ class NodePerturbation:
             block = num_steps if accumulate == "store" else block
             last, sums = in_blocks(step, first, num_steps, block, crediting)
         gradient, metrics, learning = sums
-        feedback = carry.feedback
-        if guess is not None:
-            feedback = self.feedback.learned(feedback, learning)
+        if learned:
+            feedback = learned.learned(feedback, learning)
             metrics["explained"] = learning.explained()
         matrices, metrics = self.decorrelation.end(
             last.matrices, last.correlations, num_steps, metrics
@@ -294,7 +293,7 @@ class NodePerturbation:
             plan = self.plan(params, problem, batch)
             passes = num_runs(self.method, plan.num_draws)
             no_credit = not isinstance(self.gamma, Tracer) and not np.any(self.gamma)
-            one_pass = no_credit and not self.guesses(plan)
+            one_pass = no_credit and not self.feedback_of(plan)
             passes *= 2 if self.accumulation(plan) == "two_pass" and not one_pass else 1
             if self.by_window:
                 passes += num_runs(self.method, plan.num_draws)
@@ -322,14 +321,14 @@ class NodePerturbation:
         """`accumulate` with "auto" resolved; "two_pass" stores a window of one block."""
         accumulate, num_steps = self.accumulate, plan.timeline.num_steps
         if accumulate == "auto":
-            copies = 3 * plan.num_draws + 4 if self.guesses(plan) else plan.num_draws + 2
+            copies = 3 * plan.num_draws + 4 if self.feedback_of(plan) else plan.num_draws + 2
             num_floats = copies * plan.num_floats * num_steps
             accumulate = "store" if num_floats <= chunk_floats() else "two_pass"
         return "store" if accumulate == "two_pass" and num_steps <= self.block else accumulate
 
-    def guesses(self, plan: Plan) -> bool:
-        """Whether errors are guessed: those of nodes that reach a hidden state."""
-        return self.feedback is not None and any(w.reaches_carry for w in plan.noisy)
+    def feedback_of(self, plan: Plan) -> LearnedFeedback | None:
+        """How errors are guessed, if the network has nodes that reach a hidden state."""
+        return self.feedback if any(w.reaches_carry for w in plan.noisy) else None
 
     @property
     def block(self) -> int:

@@ -45,6 +45,7 @@ from jaxevo.estimators.node_perturbation.decorrelation import Matrices
 from jaxevo.estimators.node_perturbation.plan import Plan
 from jaxevo.estimators.trajectories import Differences
 
+FEW = 32  # steps whose lags are laid out side by side, for one product of all
 SLOWEST = 0.01  # the share of one update in the mean power of the errors
 
 
@@ -52,12 +53,12 @@ class Feedback(NamedTuple):
     """What is kept between updates.
 
     Attributes:
-        matrices: A for each leaf of the hidden state, [n, O, H], with the leaf's axes as one.
+        matrices: A for each leaf of the hidden state, [n, O, H] with the leaf's own axes for H.
         power: the running mean of the errors' power, [].
         updates: updates done, [].
     """
 
-    matrices: tuple[Float[Array, "n O H"], ...]
+    matrices: Any  # a tree as the hidden state is, so that nodes which come and go find their place
     power: Float[Array, ""]
     updates: Float[Array, ""]
 
@@ -132,21 +133,23 @@ class LearnedFeedback:
         batch = plan.timeline.num_samples
         outputs = sum(leaf.size for leaf in jax.tree.leaves(output)) // batch
         real = jnp.result_type(*jax.tree.leaves(tree_floats(params)))
-        leaves = jax.tree.leaves(tree_floats(carry))
-        zeros = (jnp.zeros((self.steps, outputs, leaf.size // batch), real) for leaf in leaves)
-        return Feedback(tuple(zeros), jnp.zeros((), real), jnp.zeros((), real))
+        matrices = jax.tree.map(
+            lambda leaf: jnp.zeros((self.steps, outputs, *leaf.shape[1:]), real), tree_floats(carry)
+        )
+        return Feedback(matrices, jnp.zeros((), real), jnp.zeros((), real))
 
     def learned(self, feedback: Feedback, sums: "LearningSums") -> Feedback:
         """The guess after an update."""
         share = jnp.maximum(SLOWEST, 1 / (feedback.updates + 1))
         power = feedback.power + share * (sums.power - feedback.power)
         # The larger one: a sudden error must not throw the guess.
-        scale = self.rate / jnp.maximum(
-            jnp.maximum(power, sums.power), jnp.finfo(power.dtype).tiny
-        )
-        matrices = jax.tree.map(
-            lambda a, g: (a + scale * g).astype(a.dtype), feedback.matrices, sums.matrices
-        )
+        scale = self.rate / jnp.maximum(jnp.maximum(power, sums.power), jnp.finfo(power.dtype).tiny)
+        leaves, structure = jax.tree.flatten(feedback.matrices)
+        moved = [
+            (a + scale * g.reshape(a.shape)).astype(a.dtype)
+            for a, g in zip(leaves, sums.matrices, strict=True)
+        ]
+        matrices = jax.tree.unflatten(structure, moved)
         return Feedback(matrices, power, feedback.updates + 1)
 
 
@@ -183,8 +186,9 @@ class Guess:
 
     def __init__(self, plan: Plan, params: Params, matrices: Matrices, feedback: Feedback):
         self.plan, self.params, self.decorrelation = plan, params, matrices
-        self.matrices = feedback.matrices
-        self.num_lags = feedback.matrices[0].shape[0]
+        leaves = jax.tree.leaves(feedback.matrices)
+        self.matrices = tuple(leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
+        self.num_lags = len(leaves[0])
 
     def trail(self, differences: Differences, sample: Any) -> Trail:
         """What one step leaves."""
@@ -223,13 +227,13 @@ class Guess:
         zeros = {name: jnp.zeros_like(x[:, 0]) for name, x in trail.noise.items()}
         _, pull, push = _linear(cells, zeros)
         guess = pull(at_carry)
-        after = sum(
-            jnp.einsum("tbh,tdbh->tdb", c, dh) for c, dh in zip(at_carry, trail.changes, strict=True)
-        )
-        noise = sum(
+        pairs = zip(at_carry, trail.changes, strict=True)
+        after = functools.reduce(jnp.add, (jnp.sum(c[:, None] * dh, -1) for c, dh in pairs))
+        each = (
             jnp.sum(guess[name][:, None] * x, tuple(range(3, x.ndim)))
             for name, x in trail.noise.items()
         )
+        noise = functools.reduce(jnp.add, each)
         return Settled(steps.losses - after, after - noise, guess, errors, push)
 
     def blank(self) -> LearningSums:
@@ -273,7 +277,9 @@ class Guess:
         moved = jax.vmap(settled.push, in_axes=1, out_axes=1)(signals)
         length, errors = len(settled.own), settled.later_errors
         lags = jax.vmap(lambda t: jax.lax.dynamic_slice_in_dim(errors, t, self.num_lags))
-        return StepGuess(settled.own, settled.before, settled.guess, lags(jnp.arange(length)), moved)
+        return StepGuess(
+            settled.own, settled.before, settled.guess, lags(jnp.arange(length)), moved
+        )
 
     def traced(
         self, sums: LearningSums, trace: "Trace", guess: "StepGuess", new: Any, gamma: Scalar
@@ -296,9 +302,7 @@ class Guess:
             sums.without + squares[1],
         ), Trace(lags, own, past, weight)
 
-    def traced_to_the_end(
-        self, sums: LearningSums, trace: "Trace", gamma: Scalar
-    ) -> LearningSums:
+    def traced_to_the_end(self, sums: LearningSums, trace: "Trace", gamma: Scalar) -> LearningSums:
         """Sums after the last step, whose difference waits for no other."""
         left, without = _squares(trace.own, trace.past, trace.weight, gamma)[0]
         return sums._replace(left=sums.left + left, without=sums.without + without)
@@ -365,6 +369,8 @@ def guessed(
     errors: Float[Array, "T1 B O"], matrices: Float[Array, "n O H"], length: int
 ) -> Float[Array, "T B H"]:
     """c[t] = sum_{k < n} e[t + k] A[k] for the first `length` steps."""
+    if length <= FEW:
+        return _all_lags(errors, len(matrices), length) @ matrices.reshape(-1, matrices.shape[2])
 
     def add(total, lag):
         k, matrix = lag
@@ -378,10 +384,20 @@ def correlated(
     errors: Float[Array, "T1 B O"], values: Float[Array, "T B H"], num_lags: int
 ) -> Float[Array, "n O H"]:
     """For each lag, the sum over steps and samples of e[t + k] times a value."""
+    length, num_outputs, num_units = len(values), errors.shape[2], values.shape[2]
+    if length <= FEW:
+        lags = _all_lags(errors, num_lags, length).reshape(-1, num_lags * num_outputs)
+        found = lags.T @ values.reshape(-1, num_units)
+        return found.reshape(num_lags, num_outputs, num_units)
     return jax.lax.map(
-        lambda k: jnp.einsum("tbo,tbh->oh", _from(errors, k, len(values)), values),
+        lambda k: jnp.einsum("tbo,tbh->oh", _from(errors, k, length), values),
         jnp.arange(num_lags),
     )
+
+
+def _all_lags(errors: Array, num_lags: int, length: int) -> Float[Array, "T B nO"]:
+    """For each step, the errors of all lags side by side."""
+    return jnp.concatenate([errors[k : k + length] for k in range(num_lags)], axis=-1)
 
 
 def _from(errors: Array, k: Any, length: int) -> Array:

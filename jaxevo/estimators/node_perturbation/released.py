@@ -163,7 +163,9 @@ class ReleasedNodePerturbation:
             plan.layers, matrices, sums, differences.mean.inputs
         )
         signals = plan.with_twins(self.signals(plan, differences))
-        contribution = Contribution(change, signals, {}, differences.mean.inputs, metrics | correlation)
+        contribution = Contribution(
+            change, signals, {}, differences.mean.inputs, metrics | correlation
+        )
         return StepCarry(trajectories, matrices, sums), contribution
 
     def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:
