@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from jaxevo.core import Params, Scalar
 from jaxevo.core.tree import tree_zeros
-from jaxevo.estimators.node_perturbation.feedback import Guess, LearningSums, Settled
+from jaxevo.estimators.node_perturbation.feedback import Guess, Settled
 from jaxevo.estimators.node_perturbation.signals import quotient
 from jaxevo.views.nodes import contract
 

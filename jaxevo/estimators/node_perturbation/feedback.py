@@ -265,7 +265,7 @@ class Guess:
 
     # ------------------------------------------------------------------ by traces, step by step
 
-    def trace(self, shape: tuple[int, int]) -> "Trace":
+    def trace(self, shape: tuple[int, ...]) -> "Trace":
         """A trace of nothing, for [D, B] draws and samples."""
         zeros = jnp.zeros((2, *shape), self.matrices[0].dtype)
         of_lags = (jnp.zeros((*shape, *a.shape), a.dtype) for a in self.matrices)
