@@ -147,9 +147,9 @@ def show(words: list[str]) -> int:
         if found.criteria:
             console.print(criteria_table(found.criteria))
         return 0
-    if study_of(folder, "compare") is not None:
+    if any(study_of(folder, kind) is not None for kind in ("compare", "sweep")):
         table = pathlib.Path(folder) / "table.csv"
-        print(table.read_text(encoding="utf-8") if table.is_file() else "no learner is done")
+        print(table.read_text(encoding="utf-8") if table.is_file() else "no run is done")
         return 0
     if (pathlib.Path(folder) / "summary.json").exists():
         summary = read_json(pathlib.Path(folder) / "summary.json")

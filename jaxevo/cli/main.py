@@ -27,6 +27,7 @@ commands:
   resume FOLDER [OPTIONS]       go on with a run that was stopped, or make it longer
   eval FOLDER [OPTIONS]         held-out metrics of a run's network
   show FOLDER                   what a run was and what it reached
+  sweep LEARNER TASK [OPTIONS]  one learner at every combination of some settings' values
   compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
   transfer LEARNER TASK [OPTIONS]  one task after the other, beside learning each afresh
   report FOLDER [FOLDER ...]    one HTML page of a run or a study, or of several side by side
@@ -41,6 +42,8 @@ commands:
 """
 
 
+STUDIES = ("sweep", "compare", "transfer")
+
 # Where the function of each command stands.
 COMMANDS = {
     "list": "jaxevo.cli.inspect:list_names",
@@ -48,6 +51,7 @@ COMMANDS = {
     "resume": "jaxevo.cli.main:resume_any",
     "eval": "jaxevo.cli.inspect:evaluate",
     "show": "jaxevo.cli.inspect:show",
+    "sweep": "jaxevo.cli.sweep:sweep",
     "compare": "jaxevo.cli.compare:compare",
     "transfer": "jaxevo.cli.transfer:transfer",
     "report": "jaxevo.cli.report.command:report",
@@ -120,7 +124,7 @@ def modules_of(words: list[str]) -> tuple[list[str], list[str]]:
 def resume_any(words: list[str]) -> int:
     """`jaxevo resume FOLDER` of a run or of a study."""
     for folder in leading_names(words, 1) if not asks_help(words) else ():
-        for kind in ("compare", "transfer"):
+        for kind in STUDIES:
             asked = study_of(folder, kind)
             if asked is not None:
                 go_on = registry.load(COMMANDS[kind])

@@ -124,7 +124,7 @@ def read_config(path: str) -> dict[str, Any]:
             "seeds": values["seeds"],
         }
         values = {n: v for n, v in values.items() if n not in ("learner", "task", "num_steps")}
-    for kind in ("compare", "transfer"):  # a study's config.json
+    for kind in ("sweep", "compare", "transfer"):  # a study's config.json
         if isinstance(values.get(kind), dict):
             values = {n: v for n, v in values[kind].items() if n not in ("learner", "task")}
     return values
@@ -143,12 +143,8 @@ def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
         if match is None:
             mistake(f"learners must be names such as {example}, got {text!r}")
         name, inner = match.group(1).strip(), match.group(2) or ""
-        words = []
-        for setting in filter(None, re.split(r"[;,]", inner)):
-            key, equals, value = (part.strip() for part in setting.partition("="))
-            if not equals:
-                mistake(f"learners must give {key!r} of {name} a value, as in [{key}=1]")
-            words += _words_of(key, value)
+        pairs = words_in_brackets(inner, name)
+        words = [word for key, value in pairs for word in words_of(key, value)]
         found.append((part.strip(), name, words))
     labels = [label for label, _, _ in found]
     if twice := [label for label in labels if labels.count(label) > 1]:
@@ -158,7 +154,22 @@ def learner_list(text: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-def _words_of(name: str, value: str) -> list[str]:
+def words_in_brackets(inner: str, name: str) -> list[tuple[str, str]]:
+    """The settings in the brackets behind a name, as (setting, value).
+
+    Raises:
+        ValueError: a setting has no value.
+    """
+    pairs = []
+    for setting in filter(None, re.split(r"[;,]", inner)):
+        key, equals, value = (part.strip() for part in setting.partition("="))
+        if not equals:
+            mistake(f"{key!r} in the brackets of {name} must have a value, as in [{key}=1]")
+        pairs.append((key, value))
+    return pairs
+
+
+def words_of(name: str, value: str) -> list[str]:
     """The words that set a setting in brackets: true and false are those of a flag."""
     truth = value.lower()
     if truth in ("true", "false"):

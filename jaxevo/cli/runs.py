@@ -281,7 +281,7 @@ def study_of(folder: str, kind: str) -> Any:
 
     Args:
         folder: a run's or a study's.
-        kind: "transfer" or "compare".
+        kind: "sweep", "compare" or "transfer".
     """
     from jaxevo.training.folder import read_json, require_entries
 

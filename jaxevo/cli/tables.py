@@ -77,6 +77,17 @@ def comparison_table(
     return table
 
 
+def sweep_table(title: str, metric: str, reached: Mapping[str, Sequence[float]]) -> Table:
+    """What each combination of settings reached, by mean over seeds, in the order of the grid."""
+    table = narrow_table(title)
+    table.add_column("settings", min_width=18, overflow="fold")
+    table.add_column(metric.removeprefix("held_out/"), no_wrap=True)
+    for label, values in reached.items():
+        table.add_row(escape(label), shown(list(values), metric))
+    table.caption = few_seeds(min(map(len, reached.values())))
+    return table
+
+
 def transfer_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """The table of `jaxevo.transfer`: what later tasks cost, as a multiple of PathNet's cost.
 

@@ -20,6 +20,13 @@ _REPORT = _run("report", bool, False, "Write report.html at the end, too: see `j
 _CONFIG = _run("config", str | None, None, "This TOML or JSON file has settings, as config.json.")
 _PRESET = _run("preset", str | None, None, "Defaults have this name, such as authors.")
 
+_LAUNCHER = _run(
+    "launcher",
+    str | None,
+    None,
+    "Separate runs go to ray or submitit, with settings as in 'submitit[timeout_min=60]'.",
+)
+
 DECIDING = (_MODEL, _PRESET, _CONFIG)
 """What decides which other settings there are."""
 
@@ -53,6 +60,25 @@ TRAIN = (
     _PRESET,
     _run("beside", str | None, None, "Train another learner, too, for the table."),
     *FOLDER,
+    _CONFIG,
+)
+
+SWEEP = (
+    _run(
+        "over",
+        str,
+        REQUIRED,
+        "Every combination of these values is run: 'sigma=0.1,0.2 rank=1,2'.",
+    ),
+    _run("steps", int, REQUIRED, "Training takes this many steps."),
+    _run("seeds", int, 5, "This many independent repetitions run side by side."),
+    _SEED,
+    _LAUNCHER,
+    _MODEL,
+    _PRESET,
+    _OUT,
+    _REPORT,
+    *(s for s in FOLDER if s.name in ("on_nonfinite", "record_every", "save_seconds", "stop_at")),
     _CONFIG,
 )
 
@@ -128,4 +154,6 @@ REPORT = (
     ),
 )
 
-RUN_SETTINGS = tuple(dict.fromkeys(setting.name for setting in (*TRAIN, *COMPARE, *TRANSFER)))
+RUN_SETTINGS = tuple(
+    dict.fromkeys(setting.name for setting in (*TRAIN, *SWEEP, *COMPARE, *TRANSFER))
+)

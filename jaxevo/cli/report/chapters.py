@@ -78,7 +78,8 @@ def chapter_of(folder: str | pathlib.Path) -> Chapter:
 def _chapter(path: pathlib.Path) -> Chapter:
     config = read_json(path / "config.json")
     asked: Any = None
-    for kind, read in (("transfer", _transfer), ("compare", _comparison)):
+    kinds = (("transfer", _transfer), ("compare", _comparison), ("sweep", _sweep))
+    for kind, read in kinds:
         asked = study_of(str(path), kind)
         if asked is not None:
             title, state, results, charts, more = read(path, asked)
@@ -146,6 +147,18 @@ def _comparison(path: pathlib.Path, asked: Any) -> tuple:
     charts = [curves.pop(name) for name in dict.fromkeys((ranked, "loss")) if name in curves]
     state = "" if done else "not finished: jaxevo resume goes on with it"
     return title, state, results, charts, list(curves.values())
+
+
+def _sweep(path: pathlib.Path, asked: Any) -> tuple:
+    title = f"{asked['learner']} on {asked['task']}, over {asked['over']}"
+    runs = sorted(path.glob("runs/*/config.json"), key=lambda p: int(p.parent.name.split("-")[0]))
+    rows = {run.parent.name: RunFolder.open(run.parent).rows() for run in runs}
+    curves = _by_metric(rows, "step", {})
+    held_out = [name for name in curves if name.startswith("held_out/")]
+    charts = [curves.pop(name) for name in held_out]
+    done = all((run.parent / "summary.json").is_file() for run in runs)
+    state = "" if done and runs else "not finished: jaxevo resume goes on with it"
+    return title, state, _csv(path / "table.csv", "Runs"), charts, list(curves.values())
 
 
 def _transfer(path: pathlib.Path, asked: Any) -> tuple:

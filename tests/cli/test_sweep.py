@@ -1,0 +1,120 @@
+"""`jaxevo sweep`: a grid of settings, each a run of its own, here or by a launcher."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from jaxevo import registry
+from jaxevo.cli.launchers import launcher
+from jaxevo.cli.main import main
+from jaxevo.cli.sweep import grid_of
+
+SETTINGS = registry.settings_of("evolution-strategy", "digits")
+TINY = [
+    "evolution-strategy",
+    "sine",
+    "--population-size",
+    "4",
+    "--num-points",
+    "8",
+    "--hidden-sizes",
+    "2",
+]
+SWEEP = ["sweep", *TINY, "--over", "sigma=0.05,0.1", "--steps", "4", "--seeds", "2"]
+
+
+def table_of(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "text, points",
+    [
+        ("sigma=0.1", [{"sigma": 0.1}]),
+        (
+            "sigma=0.1,0.2 rank=1,None",
+            [
+                {"sigma": 0.1, "rank": 1},
+                {"sigma": 0.1, "rank": None},
+                {"sigma": 0.2, "rank": 1},
+                {"sigma": 0.2, "rank": None},
+            ],
+        ),
+        ("hidden-sizes=(8,),(8,4)", [{"hidden_sizes": (8,)}, {"hidden_sizes": (8, 4)}]),
+        ("norm=true,false", [{"norm": True}, {"norm": False}]),
+    ],
+)
+def test_a_grid_is_every_combination(text, points):
+    assert grid_of(text, SETTINGS) == points
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "over must be settings with values"),
+        ("sigma", "over must be settings with values"),
+        ("sigma=", "over must be settings with values"),
+        ("sgima=1", "no option of the sweep .did you mean --sigma"),
+        ("sigma=high", "sigma"),
+        ("sigma=1 sigma=2", "over must name each setting once, got sigma twice"),
+        ("sigma=0.1,0.1", "over must have values that differ"),
+    ],
+)
+def test_a_bad_grid_is_one_line(text, message):
+    with pytest.raises(ValueError, match=message):
+        grid_of(text, SETTINGS)
+
+
+def test_runs_are_those_of_train_and_a_stopped_sweep_goes_on(tmp_path, capsys):
+    folder = tmp_path / "swept"
+    assert main([*SWEEP, "--out", str(folder)]) == 0
+    whole = table_of(folder)
+    assert [(row["sigma"], row["seed"]) for row in whole] == [
+        ("0.05", "0"), ("0.05", "1"), ("0.1", "0"), ("0.1", "1"),
+    ]  # fmt: skip
+    alone = tmp_path / "alone"
+    words = ["--sigma", "0.1", "--steps", "4", "--seeds", "2", "--out", str(alone), "--quiet"]
+    assert main(["train", *TINY, *words]) == 0
+    losses = json.loads((alone / "summary.json").read_text())["held_out/loss"]
+    assert [float(row["held_out/loss"]) for row in whole[2:]] == losses
+
+    (folder / "runs" / "2-sigma-0.1" / "summary.json").unlink()  # as a kill would have it
+    (folder / "table.csv").unlink()
+    assert main(["resume", str(folder)]) == 0
+    assert table_of(folder) == whole
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    assert "sigma,seed" in capsys.readouterr().out
+    assert main(["report", str(folder)]) == 0
+    assert "2-sigma-0.1" in (folder / "report.html").read_text()
+
+
+def test_a_bad_value_is_refused_before_anything_runs(tmp_path, capsys):
+    words = ["sweep", *TINY, "--over", "sigma=0.1,-1", "--out", str(tmp_path / "bad")]
+    assert main(words) == 2
+    assert "sigma must be finite and > 0, got -1.0" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_launcher_is_named_or_refused():
+    assert launcher("ray[num_cpus=2]") and launcher("submitit[cluster=local;timeout_min=5]")
+    with pytest.raises(ValueError, match=r"one of ray, submitit, got 'rya' \(did you mean ray"):
+        launcher("rya")
+    with pytest.raises(ValueError, match="brackets of ray must have a value"):
+        launcher("ray[num_cpus]")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["ray[num_cpus=1]", "submitit[cluster=local;timeout_min=5]"])
+def test_a_launcher_makes_the_same_table(name, tmp_path, capsys):
+    """Red where a worker trains otherwise than the command itself, or is not waited for."""
+    pytest.importorskip(re.match(r"\w+", name)[0])
+    tables = []
+    for number, words in enumerate(([], ["--launcher", name])):
+        folder = tmp_path / str(number)
+        assert main([*SWEEP, "--out", str(folder), *words]) == 0
+        tables.append(table_of(folder))
+    assert tables[0] == tables[1] and len(tables[0]) == 4
