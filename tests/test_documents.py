@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+import yaml
 
 from jaxevo.cli.runs import combination, requested
 from jaxevo.registry.commands import TRAIN
@@ -95,6 +96,22 @@ def test_the_blocks_of_a_page_run_in_order(path, tmp_path, monkeypatch, optimise
     with jax.numpy_rank_promotion("allow"):  # as where users work
         for block in blocks_of(path):
             exec(compile(block, path.name, "exec"), names)
+
+
+def fenced(language: str) -> list[str]:
+    """All blocks of one language, whichever page they stand on."""
+    texts = [path.read_text(encoding="utf-8") for path in PAGES]
+    return [b for text in texts for b in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+def test_scripts_and_manifests_of_the_pages_can_be_read():
+    """Red where a page's job script or manifest has a slip of syntax."""
+    assert fenced("bash") and fenced("yaml")
+    for script in fenced("bash"):
+        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    for text in fenced("yaml"):
+        assert yaml.safe_load(text)["kind"]
 
 
 def commands() -> set[str]:

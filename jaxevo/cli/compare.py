@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from jaxevo import registry
+from jaxevo.cli.launchers import launcher
 from jaxevo.cli.options import learner_list, mistake, parse, parse_known
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
@@ -62,10 +63,15 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
         for label, name, inner in learner_list(values["learners"])
     }
     built = {label: build(None) for label, build in builders.items()}
-    own = {name: value for name, value in values.items() if name not in ("out", "config", "report")}
+    left_out = ("out", "config", "report", "launcher", "only")
+    own = {name: value for name, value in values.items() if name not in left_out}
     names = [name for _, name, _ in learner_list(values["learners"])]
     config = {"compare": {"task": task} | own | shared}
     config |= origins({"task": task, "model": values["model"]}, *names)
+    if values["only"] is not None:
+        if resume_from is None:
+            mistake("only is for a comparison that waits: jaxevo resume FOLDER --only LEARNER")
+        return trained_alone(values, builders, resume_from)
     if resume_from is not None:
         return compared(task, values, builders, built, {"resume_from": resume_from})
     with new_folder(values["out"], f"compare-{task}") as folder:
@@ -110,6 +116,7 @@ def compared(
         tune=values["tune"],
         reference="control" if "control" in builders else None,
         **place,
+        launch=launched(values["launcher"]),
         on_start=lambda name, steps: console.print(
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
@@ -122,6 +129,35 @@ def compared(
         drawn(write_report, [folder])
     print(folder)
     return 0
+
+
+def launched(text: str | None) -> Any:
+    """What hands the runs of learners to a launcher; None where all are trained here."""
+    if text is None:
+        return None
+    launch = launcher(text)
+
+    def hand_over(names: list[str], folder: pathlib.Path) -> None:
+        launch([["resume", str(folder), "--only", name] for name in names], folder)
+
+    return hand_over
+
+
+def trained_alone(values: dict[str, Any], builders: dict[str, Any], folder: str) -> int:
+    """Trains the one learner that `--only` names: its exit code."""
+    import jax
+
+    from jaxevo.studies import comparison
+
+    result = comparison.train_entry(
+        jax.random.key(values["seed"]),
+        {label: pair(build) for label, build in builders.items()},
+        values["only"],
+        num_seeds=values["seeds"],
+        folder=folder,
+    )
+    print(result.folder)
+    return 128 + result.summary["signal"] if result.summary["interrupted"] else 0
 
 
 def amount_of(values: dict[str, Any], built: dict[str, Any]) -> float:

@@ -99,6 +99,8 @@ COMPARE = (
         "Each learner may spend so much; None: what the cheapest learner's own steps cost.",
     ),
     _run("tune", int, 0, "Try so many learning rates for each learner; 0: only its own."),
+    _LAUNCHER,
+    _run("only", str | None, None, "Train this learner of a comparison that waits for it."),
     _MODEL,
     _OUT,
     _REPORT,

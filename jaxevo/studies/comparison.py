@@ -40,7 +40,7 @@ from jaxevo.studies.comparison_plan import (
 from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.driver import RunResult, run
-from jaxevo.training.folder import RunFolder, for_json
+from jaxevo.training.folder import RunFolder, for_json, read_json
 from jaxevo.training.refusals import check_unchanged
 
 TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
@@ -90,6 +90,7 @@ def compare(
     resume_from: str | pathlib.Path | None = None,
     config: Mapping[str, Any] | None = None,
     on_start: Callable[[str, int], None] | None = None,
+    launch: Callable[[list[str], pathlib.Path], None] | None = None,
 ) -> Comparison:
     """Trains every learner with the same seeds and first networks, at equal budget.
 
@@ -119,6 +120,8 @@ def compare(
         resume_from: the folder of a comparison that was stopped; all else must be the same.
         config: what `config.json` is to hold beside the comparison's own description.
         on_start: called with the name and the number of steps before a learner is trained.
+        launch: called with the names of the learners whose runs are not done, and the folder. It
+            may train them elsewhere, each by `train_entry`; what it leaves is trained here.
 
     Raises:
         ValueError: no entries, a bad number, a budget too small for one step, a problem
@@ -149,6 +152,10 @@ def compare(
     }
     if resume_from is not None and folder is not None:
         raise ValueError("folder must be None where resume_from is given: it goes on there")
+    if launch is not None:
+        require("tune", "0 where runs are launched elsewhere", tune, lambda n: n == 0)
+        if folder is None and resume_from is None:
+            raise ValueError("folder must be given where runs are launched elsewhere, got None")
     if (warning := few_seeds(num_seeds)) is not None:
         warnings.warn(warning, stacklevel=2)
     plan = Plan.of(key, entries, num_seeds)
@@ -164,7 +171,68 @@ def compare(
         if folder is not None:
             files = RunFolder.create(folder, {**(config or {}), "run": description})
             stack.enter_context(files.held())
+        if launch is not None and files is not None:
+            plan.save(files)
+            places = {name: _place_of(files, n, name) for n, name in enumerate(plan.steps, 1)}
+            launch([name for name, place in places.items() if not _is_done(place)], files.path)
         return _compared(plan, files, tune, reference, on_start)
+
+
+def train_entry(
+    key: Key[Array, ""],
+    entries: Mapping[str, Entry],
+    name: str,
+    *,
+    num_seeds: int,
+    folder: str | pathlib.Path,
+) -> RunResult:
+    """Trains one learner of a comparison that waits for it, or goes on with it.
+
+    Args:
+        key: the key of the comparison, as `entries` and `num_seeds` are its own.
+        name: which entry.
+        folder: the comparison's, whose plan says how many steps there are.
+
+    Raises:
+        ValueError: there is no such entry, or its plan is damaged.
+    """
+    require("name", f"one of {', '.join(entries)}", name, lambda n: n in entries)
+    files = RunFolder.open(folder)
+    plan = Plan.of(key, entries, num_seeds)
+    plan.load(files)
+    if not plan.steps:
+        raise ValueError(f"folder must hold a comparison's plan.json, got {files.path}")
+    learner, problem = built(entries[name], plan.steps[name])
+    number = list(plan.steps).index(name) + 1
+    return _run(plan, files, number, name, learner, problem)
+
+
+def _is_done(place: tuple[pathlib.Path | None, pathlib.Path | None]) -> bool:
+    """Whether the run in a place has reached its end."""
+    path = place[1] and place[1] / "summary.json"
+    return bool(path and path.is_file() and not read_json(path).get("interrupted", True))
+
+
+def _run(
+    plan: Plan, files: RunFolder | None, number: int, name: str, learner: Learner, problem: Problem
+) -> RunResult:
+    """The run of one learner in its place, or what is left of it."""
+    folder, earlier = _place_of(files, number, name)
+    num_steps = plan.steps[name]
+    return run(
+        plan.key_run,
+        learner,
+        problem,
+        num_steps=num_steps,
+        record_every=-(-num_steps // NUM_RECORDS),
+        num_seeds=plan.num_seeds,
+        params=plan.first_networks(learner, problem),
+        on_nonfinite="continue",
+        target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
+        progress=False,
+        folder=folder,
+        resume_from=earlier,
+    )
 
 
 def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) -> Comparison:
@@ -188,21 +256,7 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
             if files is not None:
                 plan.save(files)
         problems[name] = problem
-        folder, earlier = _place_of(files, number, name)
-        runs[name] = result = run(
-            plan.key_run,
-            learner,
-            problem,
-            num_steps=num_steps,
-            record_every=-(-num_steps // NUM_RECORDS),
-            num_seeds=plan.num_seeds,
-            params=plan.first_networks(learner, problem),
-            on_nonfinite="continue",
-            target={"solved": 1.0} if _counts_until_solved(learner, problem) else None,
-            progress=False,
-            folder=folder,
-            resume_from=earlier,
-        )
+        runs[name] = result = _run(plan, files, number, name, learner, problem)
         if result.summary["interrupted"]:
             raise KeyboardInterrupt
         for kind in ("damaged_checkpoints", "damaged_files"):

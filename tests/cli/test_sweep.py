@@ -118,3 +118,17 @@ def test_a_launcher_makes_the_same_table(name, tmp_path, capsys):
         assert main([*SWEEP, "--out", str(folder), *words]) == 0
         tables.append(table_of(folder))
     assert tables[0] == tables[1] and len(tables[0]) == 4
+
+
+@pytest.mark.e2e
+def test_a_comparison_hands_its_learners_to_a_launcher(tmp_path, capsys):
+    pytest.importorskip("submitit")
+    words = "compare sine --learners backprop,evolution-strategy[population_size=4] --seeds 2"
+    words += " --budget steps --amount 4"
+    tables = []
+    for number, more in enumerate(([], ["--launcher", "submitit[cluster=local;timeout_min=5]"])):
+        folder = tmp_path / str(number)
+        assert main([*words.split(), "--out", str(folder), *more]) == 0
+        tables.append([(row["learner"], row["mean"]) for row in table_of(folder)])
+    assert tables[0] == tables[1]
+    assert len(list((tmp_path / "1" / "jobs").glob("*_result.pkl"))) == 2  # both were jobs

@@ -18,7 +18,7 @@ from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner, Mutation, SafeMutation
 from jaxevo.models import recurrent
 from jaxevo.plotting import draw_comparison
-from jaxevo.studies.comparison import CLOCKS, compare
+from jaxevo.studies.comparison import CLOCKS, compare, train_entry
 from jaxevo.tasks import recurrent_parity
 from tests.training.test_driver import PROBLEM
 
@@ -68,6 +68,20 @@ def test_a_stopped_comparison_goes_on_and_can_be_repeated(tmp_path):
     assert sorted(path.name for path in runs.iterdir()) == ["1-slow", "2-good"]
     assert json.loads((tmp_path / "r" / "plan.json").read_text())["steps"] == {"slow": 5, "good": 5}
     assert plain(call(resume_from=tmp_path / "r").table) == plain(whole.table)  # nothing to do
+
+    launched = []
+
+    def elsewhere(names, folder):  # one of two: the other is trained here
+        launched.append(list(names))
+        for name in names[:1]:
+            train_entry(jax.random.key(0), entries, name, num_seeds=2, folder=folder)
+
+    result = call(folder=tmp_path / "l", launch=elsewhere)
+    assert plain(result.table) == plain(whole.table)
+    call(resume_from=tmp_path / "l", launch=elsewhere)
+    assert launched == [["slow", "good"], []]  # what is done is not launched again
+    with pytest.raises(ValueError, match="name must be one of slow, good, got 'bad'"):
+        train_entry(jax.random.key(0), entries, "bad", num_seeds=2, folder=tmp_path / "l")
 
 
 def test_tuning_tries_as_many_rates_for_each_and_finds_the_better():
