@@ -62,7 +62,8 @@ class Differences(NamedTuple):
         noise: noise differences by layer, [D, B, ...].
         carry: differences of the next hidden state, [D, B, ...]; None for leaves of integers.
         mean: the step without noise, [B, ...]. If both trajectories are noisy, it is a mean over
-            both and over all draws; its leaves of integers then are the first draw's.
+            both and over all draws; its leaves of integers then are the first draw's. The released
+            feed-forward code (MTJ-Node-Perturbation) takes the first trajectory's inputs.
         before: the hidden state before the step, likewise.
     """
 

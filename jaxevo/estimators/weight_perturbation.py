@@ -93,9 +93,9 @@ class WeightPerturbation:
             window then keeps K loss differences a step.
 
     With every="step", recurrent kernels get no noise at the first step of a window that resets all
-    samples. They read a hidden state of zeros there, and cannot act. The released code does so too;
-    it is every="step", gamma=0, method="finite", distribution="gaussian",
-    noise_scale="inverse_sigma".
+    samples. They read a hidden state of zeros there, and cannot act. The released code does so too,
+    and decorrelates activities: it is `ReleasedNodePerturbation(rule="wp")`. This class has no
+    decorrelation, so that it works on layers that cannot be seen.
     """
 
     every: Literal["window", "step", "trial"] = static(default="window")

@@ -38,16 +38,18 @@ class RecurrentLinear(nnx.Module):
         num_units: int,
         input_init: Callable,
         recurrent_init: Callable,
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
     ):
         self.input_kernel = nnx.Param(input_init(rngs.params(), (num_inputs, num_units)))
         self.recurrent_kernel = nnx.Param(recurrent_init(rngs.params(), (num_units, num_units)))
-        self.bias = nnx.Param(jnp.zeros(num_units))
+        self.bias = nnx.Param(jnp.zeros(num_units)) if bias else None
 
     def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B A"]:
         recurrent = h @ self.recurrent_kernel[...]
-        recurrent += jnp.broadcast_to(self.bias[...], recurrent.shape)
+        if self.bias is not None:
+            recurrent += jnp.broadcast_to(self.bias[...], recurrent.shape)
         return x @ self.input_kernel[...] + recurrent
 
 
@@ -65,11 +67,14 @@ class FusedCell(nnx.Module):
         activation: str = "tanh",
         radius: float = 0.9,
         input_scale: float = 0.5,
+        bias: bool = True,
         rngs: nnx.Rngs,
     ):
         orthogonal = jax.nn.initializers.orthogonal(radius)
         normal = jax.nn.initializers.normal(input_scale)
-        self.linear = RecurrentLinear(in_features, hidden_features, normal, orthogonal, rngs=rngs)
+        self.linear = RecurrentLinear(
+            in_features, hidden_features, normal, orthogonal, bias, rngs=rngs
+        )
         self.hidden_features = hidden_features
         self.activation = activation
 
@@ -101,6 +106,7 @@ class RecurrentNet(nnx.Module):
         cell: str,
         cell_settings: tuple[tuple[str, Any], ...],
         readout: str,
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
     ):
@@ -111,8 +117,10 @@ class RecurrentNet(nnx.Module):
                 for i, o in itertools.pairwise(sizes)
             ]
         )
-        zero_linear = functools.partial(in_real(nnx.Linear), kernel_init=jax.nn.initializers.zeros)
-        linear = zero_linear if readout == "zeros" else uniform_linear
+        zeros = jax.nn.initializers.zeros
+        zero_linear = functools.partial(in_real(nnx.Linear), kernel_init=zeros, use_bias=bias)
+        linear = functools.partial(uniform_linear, use_bias=bias)
+        linear = zero_linear if readout == "zeros" else linear
         self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
 
     def __call__(self, carry: tuple, x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
@@ -140,6 +148,7 @@ def recurrent(
     radius: float = 0.9,
     input_scale: float = 0.5,
     readout: ReadoutInit = "zeros",
+    bias: bool = True,
 ) -> NNXModel:
     """A recurrent network as a step module.
 
@@ -155,6 +164,8 @@ def recurrent(
         input_scale: The fused cell's input weights have this standard deviation at the start, > 0.
         readout: The read-out has this initializer. Gradients leave "zeros" at once. "uniform"
             weights, as PyTorch draws them, make a population differ from the start.
+        bias: The fused cell and the read-out have biases. False: neither has, as in the released
+            network of Fernandez et al. (2024); the other cells always have some.
     """
     require_choice("cell", CELLS, cell)
     require_choice("readout", get_args(ReadoutInit), readout)
@@ -166,7 +177,10 @@ def recurrent(
     if len(input_shape) != 1:
         raise ValueError(f"input_shape must be (I,), got {tuple(input_shape)}")
     require_sizes("input_shape", input_shape)
+    require("bias", f"True for the cell {cell!r}", bias, lambda bias: bias or cell == "rnn")
     fused = {"activation": activation, "radius": radius, "input_scale": input_scale}
+    without_bias: dict[str, Any] = {} if bias else {"bias": False}
+    fused |= without_bias
     return from_nnx(
         RecurrentNet,
         num_inputs=input_shape[0],
@@ -175,4 +189,5 @@ def recurrent(
         cell=cell,
         cell_settings=tuple(fused.items()) if cell == "rnn" else (),
         readout=readout,
+        **without_bias,
     )

@@ -36,29 +36,22 @@ _WEIGHTS_ON = {
 } | {"mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 1e-3}}
 # The released configuration (github.com/jesusgf96/NP_RNNs): every step an update by plain SGD.
 _RELEASED_NODES = {"optimizer": "sgd", "schedule": "constant", "clip_norm": None}
-_RELEASED_WEIGHTS = _RELEASED_NODES | {
-    "every": "step",
-    "method": "finite",
-    "sigma": 1e-3,
-    "distribution": "gaussian",
-    "gamma": 0.0,
-    "noise_scale": "inverse_sigma",
-}
+# Weights that change at every step, and at the end of a sequence; the network has no biases.
+_ONLINE = {"window": 1, "online": True, "bias": False}
+_BY_SEQUENCE = {"decorrelation_every": "window", "bias": False}
 _RELEASED_ON = {
-    "mackey-glass": {
-        "direction": "released",
-        "window": 1,
-        "length": 2000,
-        "steps": 40_000,
-        "learning_rate": 3e-3,
-    },
-    "weather": {"window": 1, "scaling": "released"},
-    "copying": {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
+    "mackey-glass": _ONLINE
+    | {"direction": "released", "length": 2000, "steps": 40_000, "learning_rate": 3e-3},
+    "weather": _ONLINE | {"scaling": "released", "split": "released"},
+    "copying": _BY_SEQUENCE
+    | {"length": 100, "delay": 10, "fresh": False, "steps": 500, "learning_rate": 1e-3},
+    "permuted-mnist": _BY_SEQUENCE | {"loss_at": "every_step"},
 }
 
 
-def _perturbation(name: str, summary: str, rule: str, rate: float) -> Named:
-    on = {"mackey-glass": _RELEASED_ON["mackey-glass"] | {"learning_rate": rate}}
+def _perturbation(name: str, summary: str, rule: str, **released_rates: float) -> Named:
+    rates = {task.replace("_", "-"): rate for task, rate in released_rates.items()}
+    on = {task: _RELEASED_ON[task] | {"learning_rate": rate} for task, rate in rates.items()}
     return Named(
         name,
         _GRADIENT,
@@ -240,9 +233,15 @@ LEARNERS = by_name(
             "mackey-glass": {"window": 100, "steps": 1000, "schedule": "cosine"},
         },
     ),
-    _perturbation("anp", "activity-based node perturbation in the time domain", "anp", 3e-3),
-    _perturbation("np", "node perturbation in the time domain", "np", 0.1),
-    _perturbation("inp", "node perturbation, one layer at a time", "inp", 0.1),
+    _perturbation(
+        "anp",
+        "activity-based node perturbation in the time domain",
+        "anp",
+        mackey_glass=3e-2,
+        weather=5e-3,
+    ),
+    _perturbation("np", "node perturbation in the time domain", "np", mackey_glass=0.1),
+    _perturbation("inp", "node perturbation, one layer at a time", "inp", mackey_glass=0.1),
     Named(
         "wp",
         _GRADIENT,
@@ -250,7 +249,9 @@ LEARNERS = by_name(
         estimator=_WEIGHTS,
         preset=_PERTURBED,
         on=_WEIGHTS_ON,
-        presets={"authors": Preset(_RELEASED_WEIGHTS, _RELEASED_ON)},
+        presets={
+            "authors": Preset(_RELEASED_NODES | {"rule": "wp"}, _RELEASED_ON, _RELEASED_CLASS)
+        },
     ),
     Named(
         "forward-gradient",

@@ -5,17 +5,18 @@ Importing this file imports nothing but the standard library.
 
 from jaxevo.registry.entries import Named, by_name
 
+_RECURRENT, _BIASED = "jaxevo.models:recurrent", {"bias": True}
 MODELS = by_name(
     Named("mlp", "jaxevo.models:mlp", "dense layers"),
     Named("convnet", "jaxevo.models:convnet", "convolutions and a read-out"),
-    Named("rnn", "jaxevo.models:recurrent", "our fused recurrent cell", fixed={"cell": "rnn"}),
-    Named("gru", "jaxevo.models:recurrent", "gated recurrent units", fixed={"cell": "gru"}),
-    Named("lstm", "jaxevo.models:recurrent", "long short-term memory", fixed={"cell": "lstm"}),
+    Named("rnn", _RECURRENT, "our fused recurrent cell", fixed={"cell": "rnn"}),
+    Named("gru", _RECURRENT, "gated recurrent units", fixed={"cell": "gru"} | _BIASED),
+    Named("lstm", _RECURRENT, "long short-term memory", fixed={"cell": "lstm"} | _BIASED),
     Named(
         "elman",
-        "jaxevo.models:recurrent",
+        _RECURRENT,
         "tanh cells with PyTorch's parameters and first weights",
-        fixed={"cell": "elman", "readout": "uniform"},
+        fixed={"cell": "elman", "readout": "uniform"} | _BIASED,
     ),
     Named(
         "growing-rnn",

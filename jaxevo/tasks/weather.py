@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxevo.core import require, require_integer
+from jaxevo.core import require, require_choice, require_integer
 from jaxevo.core.pytrees import checked
 from jaxevo.tasks.sequences import Stream
 
@@ -71,6 +71,7 @@ def weather(
     path: str | None = None,
     delay: int = 24,
     scaling: Literal["standardized", "released"] = "standardized",
+    split: Literal["all", "released"] = "all",
     window: int | None = 24,
     num_series: int = 10,
     num_train: int | None = None,
@@ -89,7 +90,8 @@ def weather(
 
     Differs: each channel is standardised by its mean and deviation over the training rows. The
     authors stretch it to [0, 1] by its range over all rows, the held-out ones included
-    (`scaling="released"`). Held-out series start from a zero state and their first steps do not
+    (`scaling="released"`), and leave out the last `delay` training rows, whose targets are held
+    out (`split="released"`). Held-out series start from a zero state and their first steps do not
     count, where the authors go on from the last training state.
 
     Args:
@@ -99,6 +101,8 @@ def weather(
             in.
         delay: The target is this many hours ahead, >= 1; the authors take 1, 24 and 48.
         scaling: The channels are "standardized" or "released".
+        split: With "all", every training row is an input, and the last `delay` targets are
+            held-out rows. With "released", as in the authors' code, these inputs are left out.
         window: A learning step takes this many hours; None: whole series.
         num_series: B >= 1 stretches run side by side.
         num_train: This many rows, the first ones, are trained on. None: 33,600 of WTH.csv and of
@@ -113,12 +117,8 @@ def weather(
     require_integer("delay", 1, delay)
     require_integer("num_series", 1, num_series)
     require_integer("num_train", 1, num_train)
-    require(
-        "scaling",
-        "'standardized' or 'released'",
-        scaling,
-        lambda name: name in ("standardized", "released"),
-    )
+    require_choice("scaling", ("standardized", "released"), scaling)
+    require_choice("split", ("all", "released"), split)
     if path is None:
         rows, kind = synthetic_weather(NUM_HOURS, seed), WTH
     else:
@@ -140,12 +140,15 @@ def weather(
         offset, scale = rows[:num_train].mean(0), rows[:num_train].std(0)
     scale = np.where(scale > 0, scale, 1)  # a channel that never changes stays as it is
     scaled = ((rows - offset) / scale).astype(np.float32)
+    assert num_train is not None  # it is a number by now
+    last = num_train if split == "all" else num_train - delay
+    require("num_train", f">= {num_series + delay}", num_train, lambda _: last >= num_series)
     target = kind.numbers.index(kind.target)
     inputs, targets = scaled[:-delay], scaled[delay:, target : target + 1]
     return Stream(
         scale=scale[target],
-        train_inputs=_side_by_side(inputs[:num_train], num_series),
-        train_targets=_side_by_side(targets[:num_train], num_series),
+        train_inputs=_side_by_side(inputs[:last], num_series),
+        train_targets=_side_by_side(targets[:last], num_series),
         test_inputs=_side_by_side(inputs[num_train:], num_series),
         test_targets=_side_by_side(targets[num_train:], num_series),
         window=window,

@@ -85,6 +85,7 @@ def test_initial_carry_is_zero_and_fits_a_step(name, batch_shape):
             lambda: recurrent((3,), 2, hidden_sizes=(4, 5)),
             (3 * 4 + 4 * 4 + 4) + (4 * 5 + 5 * 5 + 5) + 5 * 2 + 2,
         ),
+        (lambda: recurrent((3,), 2, hidden_sizes=(4,), bias=False), 3 * 4 + 4 * 4 + 4 * 2),
         (lambda: recurrent((3,), 2, cell="simple", hidden_sizes=(4,)), 3 * 4 + 16 + 4 + 4 * 2 + 2),
         (
             lambda: recurrent((3,), 2, cell="lstm", hidden_sizes=(4,)),
@@ -121,19 +122,28 @@ def test_mlp_by_hand():
     np.testing.assert_allclose(model.apply(params, jnp.asarray(x)), want, rtol=1e-3, atol=1e-3)
 
 
-def test_fused_cells_by_hand():
-    model = recurrent((3,), 2, hidden_sizes=(4, 5), activation="tanh")
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_cells_by_hand(bias):
+    model = recurrent((3,), 2, hidden_sizes=(4, 5), activation="tanh", bias=bias)
     params, x = jax.tree.map(np.asarray, random_params(model)), np.asarray(normal((6, 3)))
     carry = np.asarray(normal((6, 4), 1)), np.asarray(normal((6, 5), 2))
     y, want = x, []
     for i, h in enumerate(carry):
         cell = params["cells"][str(i)]["linear"]
-        y = np.tanh(y @ cell["input_kernel"] + h @ cell["recurrent_kernel"] + cell["bias"])
+        assert ("bias" in cell) == ("bias" in params["readout"]) == bias
+        y = y @ cell["input_kernel"] + h @ cell["recurrent_kernel"] + cell.get("bias", 0)
+        y = np.tanh(y)
         want.append(y)
     after, outputs = model.apply(params, tuple(map(jnp.asarray, carry)), jnp.asarray(x))
     for got, h in zip(after, want, strict=True):
         np.testing.assert_allclose(got, h, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(outputs, dense(params["readout"], y), rtol=1e-4, atol=1e-5)
+    want = dense({"bias": 0} | params["readout"], y)
+    np.testing.assert_allclose(outputs, want, rtol=1e-4, atol=1e-5)
+
+
+def test_other_cells_have_biases():
+    with pytest.raises(ValueError, match="bias must be True for the cell 'gru', got False"):
+        recurrent((3,), 2, cell="gru", bias=False)
 
 
 def test_recurrent_weights_start_orthogonal_times_radius_and_the_read_out_at_zero():

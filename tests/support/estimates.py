@@ -225,17 +225,15 @@ class Moved(NamedTuple):
 def released_step(kernels, matrices, hidden, x, noise=None):
     """One step, with noise on the nodes; `matrices` are those of the input and hidden state.
 
-    Differs from the authors' as jaxevo does: the hidden state meets the matrix of the moment it
-    is read, not of the moment it arose.
+    `hidden` is the decorrelated state that the step before left, and so is what this step leaves.
     """
     noise = noise or {"hidden": 0.0, "output": 0.0}
-    x, before = x @ matrices["input"].T, hidden @ matrices["hidden"].T
-    a = x @ kernels["inputs"] + before @ kernels["recurrent"] + noise["hidden"]
-    hidden = np.tanh(a)
-    after = hidden @ matrices["hidden"].T
+    x = x @ matrices["input"].T
+    a = x @ kernels["inputs"] + hidden @ kernels["recurrent"] + noise["hidden"]
+    after = np.tanh(a) @ matrices["hidden"].T
     o = after @ kernels["readout"] + noise["output"]
-    read = {"inputs": x, "recurrent": before, "readout": after}
-    return Moved(hidden, {"hidden": a, "output": o}, o, read)
+    read = {"inputs": x, "recurrent": hidden, "readout": after}
+    return Moved(after, {"hidden": a, "output": o}, o, read)
 
 
 def released_loss(output, target):

@@ -104,6 +104,19 @@ def test_wth_is_split_in_time_scaled_and_cut_into_stretches(wth, scaling):
         assert both.min() >= 0 and both.max() <= 1
 
 
+def test_the_released_split_has_no_held_out_target(wth):
+    """Red if the last training inputs, whose targets are held-out rows, are trained on."""
+    path, channels = wth
+    sizes = {"path": path, "delay": 6, "num_series": 2, "num_train": 140, "num_skipped": 0}
+    task = tasks.weather(**sizes, split="released")
+    assert task.train_inputs.shape == (67, 2, 9)  # (140 - 6) // 2
+    back = task.train_targets[-1, 1, 0] * task.scale + channels[:140, 1].mean()
+    assert back == pytest.approx(channels[139, 1], abs=1e-4)
+    assert task.test_inputs.shape == tasks.weather(**sizes).test_inputs.shape
+    with pytest.raises(ValueError, match="num_train must be >= 8"):
+        tasks.weather(path=path, delay=6, num_series=2, num_train=7, split="released")
+
+
 def test_beijing_has_numbers_then_directions_of_wind(tmp_path):
     rows, numbers, words = beijing_rows(120)
     path = write(tmp_path / "air.csv", BEIJING_HEADER, rows)

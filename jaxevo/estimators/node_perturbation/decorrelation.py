@@ -1,12 +1,17 @@
 """Decorrelated activities: each activity x has a matrix D, and layers read D x.
 
 Let C be the mean of (D x)(D x)^T with its diagonal set to 0. It is driven to zero by
-D <- D - rate C D (rule "CD"), or by D <- D - rate C (rule "C").
+D <- D - rate C D (rule "CD"), or by D <- D - rate C (rule "C"). With the share k of whitening, each
+decorrelated activity is driven to unit power as well: with v the mean of (D x)^2 less 1,
+
+    D_ij  <-  D_ij - rate ((1 - k) (C D)_ij + k D_ij v_j)
 
 Source: Fernandez, Keemink and van Gerven (2024), their code of October 2024; their code before that
-month has the rule "C". Differs: the hidden state is kept as x, and is multiplied by the D of the
-step that reads x. The released code multiplies x by the D of the step that made x. The two differ
-where D changes at every step.
+month has the rule "C". Whitening is that of the same group's feed-forward code (decorbp, 2024).
+Differs: `NodePerturbation` multiplies a hidden state by the D of the step that reads it, and
+changes D once a window from the very run that makes the gradient. The released code multiplies it
+by the D of the step that made it, and changes D in a clean run before. `ReleasedNodePerturbation`
+has that order.
 """
 
 from typing import Any, Literal
@@ -21,6 +26,7 @@ from jaxevo.core.tree import named_leaves, tree_zeros
 from jaxevo.views.wiring import LayerWiring
 
 Matrices = dict[str, Float[Array, "n n"]]
+BEFORE = "before/"
 
 
 @pytree
@@ -35,14 +41,18 @@ class Decorrelation:
             "C" is the rule before it, D - rate C.
         decorrelation_every: "step" changes the matrices at every time step; "window" changes them
             once a window, by its mean correlations.
+        whitening: This share of a step, in [0, 1], drives activities to unit power; the rest
+            drives their correlations to zero.
     """
 
     decorrelate: Literal["off", "hidden", "all"] = static(default="off")
     decorrelation_rate: Scalar = 1e-4
     decorrelation_rule: Literal["CD", "C"] = static(default="CD")
     decorrelation_every: Literal["step", "window"] = static(default="step")
+    whitening: Scalar = 0.0
 
     def __post_init__(self):
+        require("whitening", "in [0, 1]", self.whitening, lambda k: (k >= 0) & (k <= 1))
         require(
             "decorrelation_rate",
             "finite and >= 0",
@@ -68,7 +78,7 @@ class Decorrelation:
         if self.decorrelation_every == "window":
             return matrices, jax.tree.map(jnp.add, sums, correlations(rows)), {}
         rule, rate = self.decorrelation_rule, self.decorrelation_rate
-        matrices, correlation = changed(matrices, rows, rule, rate)
+        matrices, correlation = changed(matrices, rows, rule, rate, self.whitening)
         return matrices, sums, {"correlation": correlation}
 
     def end(
@@ -81,7 +91,7 @@ class Decorrelation:
             return matrices, metrics | {"correlation": metrics["correlation"] / num_steps}
         mean = jax.tree.map(lambda c: c / num_steps, sums)
         rule, rate = self.decorrelation_rule, self.decorrelation_rate
-        matrices, correlation = changed_by(matrices, mean, rule, rate)
+        matrices, correlation = changed_by(matrices, mean, rule, rate, self.whitening)
         return matrices, metrics | {"correlation": correlation}
 
 
@@ -113,13 +123,26 @@ def identities(layers: list[LayerWiring], which: str, params: Params) -> Matrice
     return matrices
 
 
-def decorrelated(x: Any, names: tuple[str, ...], matrices: Matrices) -> Any:
-    """A layer's inputs after decorrelation: each row x becomes D x, with the D of its activity."""
-    parts = [
-        (part @ matrices[name].T).astype(part.dtype) if name in matrices else part
-        for part, name in zip(x if isinstance(x, tuple) else (x,), names, strict=True)
-    ]
-    return tuple(parts) if isinstance(x, tuple) else parts[0]
+def decorrelated(x: Any, wired: LayerWiring, matrices: Matrices) -> Any:
+    """A layer's inputs after decorrelation: each row x becomes D x, with the D of its activity.
+
+    Where `matrices` has those `at_step_before`, the hidden state of that step meets them.
+    """
+
+    def one(part, name, delayed):
+        matrix = matrices.get(name)
+        if delayed:
+            matrix = matrices.get(BEFORE + name, matrix)
+        return part if matrix is None else (part @ matrix.T).astype(part.dtype)
+
+    parts = x if isinstance(x, tuple) else (x,)
+    new = tuple(map(one, parts, wired.inputs, wired.delayed))
+    return new if isinstance(x, tuple) else new[0]
+
+
+def at_step_before(matrices: Matrices) -> Matrices:
+    """Matrices under the names by which `decorrelated` knows those of the step before."""
+    return {BEFORE + name: matrix for name, matrix in matrices.items()}
 
 
 def activities(inputs: dict, layers: list[LayerWiring], matrices: Matrices) -> dict[str, Array]:
@@ -141,7 +164,11 @@ def activities(inputs: dict, layers: list[LayerWiring], matrices: Matrices) -> d
 
 
 def changed(
-    matrices: Matrices, activities: dict[str, Array], rule: str, rate: Scalar
+    matrices: Matrices,
+    activities: dict[str, Array],
+    rule: str,
+    rate: Scalar,
+    whitening: Scalar = 0.0,
 ) -> tuple[Matrices, Float[Array, ""]]:
     """The matrices after one step of their rule, and the mean square of C off its diagonal.
 
@@ -159,6 +186,7 @@ def changed(
             step = x.T @ (x @ matrix) / len(x) - power * matrix
         else:
             step = x.T @ x / len(x) * (1 - jnp.eye(len(matrix), dtype=x.dtype))
+        step = _whitened(step, matrix, power[:, 0], whitening)
         new[name] = (matrix - rate * step).astype(matrix.dtype)
     return new, jnp.mean(jnp.stack(energy))
 
@@ -169,7 +197,11 @@ def correlations(activities: dict[str, Array]) -> dict[str, Array]:
 
 
 def changed_by(
-    matrices: Matrices, correlations: dict[str, Array], rule: str, rate: Scalar
+    matrices: Matrices,
+    correlations: dict[str, Array],
+    rule: str,
+    rate: Scalar,
+    whitening: Scalar = 0.0,
 ) -> tuple[Matrices, Float[Array, ""]]:
     """As `changed`, from mean correlations [n, n], of which the diagonal is left out."""
     new, energy = {}, []
@@ -177,6 +209,7 @@ def changed_by(
         off = correlations[name] * (1 - jnp.eye(len(matrix), dtype=matrix.dtype))
         energy.append(_off_diagonal(jnp.sum(off**2), matrix))
         step = off @ matrix if rule == "CD" else off
+        step = _whitened(step, matrix, jnp.diagonal(correlations[name]), whitening)
         new[name] = (matrix - rate * step).astype(matrix.dtype)
     return new, jnp.mean(jnp.stack(energy))
 
@@ -191,6 +224,11 @@ def folded(matrices: Matrices, layers: list[LayerWiring], params: Params) -> Par
                 leaves[path] = (matrices[name].T @ leaves[path]).astype(leaves[path].dtype)
                 done.add(path)
     return jax.tree.unflatten(jax.tree.structure(params), list(leaves.values()))
+
+
+def _whitened(step: Array, matrix: Array, power: Float[Array, " n"], share: Scalar) -> Array:
+    """(1 - k) step + k D diag(power - 1), for the share k."""
+    return (1 - share) * step + share * matrix * (power - 1)[None]
 
 
 def _off_diagonal(total: Float[Array, ""], matrix: Float[Array, "n n"]) -> Float[Array, ""]:

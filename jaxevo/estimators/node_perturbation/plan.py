@@ -149,11 +149,11 @@ class Plan:
 
             x  ->  D x  ->  linear(D x)  ->  + noise, which gives the pre-activation
         """
-        names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
+        dense = {wired.layer: wired for wired in decorrelation.dense(self.layers)}
 
         def hook(layer, x, linear):
-            if layer in names:
-                x = decorrelation.decorrelated(x, names[layer], matrices)
+            if layer in dense:
+                x = decorrelation.decorrelated(x, dense[layer], matrices)
             preactivation = linear(x)
             return preactivation + noise[layer] if layer in noise else preactivation
 
@@ -182,7 +182,7 @@ class Plan:
         No layer is run again, except those that read what other nodes of the same step make:
         through them, too, the hidden state depends on `added`.
         """
-        names = {wired.layer: wired.inputs for wired in decorrelation.dense(self.layers)}
+        dense = {wired.layer: wired for wired in decorrelation.dense(self.layers)}
         chained = {w.layer for w in self.layers if _reads_nodes_of_its_step(w)}
 
         def hook(layer, x, linear):
@@ -190,7 +190,7 @@ class Plan:
                 return linear(x)
             value = preactivations[layer]
             if layer in chained:
-                x = decorrelation.decorrelated(x, names[layer], matrices) if layer in names else x
+                x = decorrelation.decorrelated(x, dense[layer], matrices) if layer in dense else x
                 moved = linear(x)
                 value = value + (moved - jax.lax.stop_gradient(moved))
             return value + added[layer] if layer in added else value

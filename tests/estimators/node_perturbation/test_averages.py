@@ -81,7 +81,8 @@ def test_the_released_rule_averages_to_the_gradient_cut_at_each_step(variant):
     """
     problem = briefly(FEW_NODES)
     params = scattered(problem)
-    estimator = ReleasedNodePerturbation(**{"rule": "np"} | RELEASED[variant])
+    settings = {"rule": "np", "over_time": "mean"} | RELEASED[variant]
+    estimator = ReleasedNodePerturbation(**settings)
     expected = true_gradient(problem, params, 1)
     if estimator.rule == "np" and estimator.noise_scale == "inverse_sigma":
         expected = jax.tree.map(lambda g: g * estimator.sigma, expected)

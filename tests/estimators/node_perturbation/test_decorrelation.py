@@ -79,6 +79,23 @@ def test_the_low_rank_form_is_the_direct_one(rule, num_rows):
     np.testing.assert_allclose([energy, same], np.mean(off**2), rtol=1e-10)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_whitening_scales_the_columns_by_their_power(share):
+    """D_ij - rate ((1 - k) (C D)_ij + k D_ij v_j), at each step and from a window's mean alike."""
+    matrix, x = RNG.normal(size=(4, 4)), RNG.normal(size=(7, 4))
+    with jax.enable_x64(True):
+        arrays = {"h": jnp.asarray(matrix)}, {"h": jnp.asarray(x)}
+        changed, _ = decorrelation.changed(*arrays, "CD", 0.1, share)
+        mean = decorrelation.correlations(arrays[1])
+        other, _ = decorrelation.changed_by(arrays[0], mean, "CD", 0.1, share)
+        changed, other = jax.tree.map(np.asarray, (changed, other))
+    correlation, power = x.T @ x / 7, np.mean(x**2, axis=0)
+    off = correlation - np.diag(np.diag(correlation))
+    step = (1 - share) * off @ matrix + share * matrix * (power - 1)[None]
+    np.testing.assert_allclose(changed["h"], matrix - 0.1 * step, rtol=1e-12)
+    np.testing.assert_allclose(other["h"], matrix - 0.1 * step, rtol=1e-12)
+
+
 def test_the_metric_is_a_mean_over_activities():
     one, two = RNG.normal(size=(2, 3, 4)).astype(np.float32)
     matrices = {"a": jnp.eye(4), "b": jnp.eye(4)}
