@@ -15,6 +15,7 @@ from jaxevo.core.caches import UNUSABLE_ENTRY, keep_programs
 from jaxevo.core.streams import patient_output
 from jaxevo.core.words import nearest
 from jaxevo.registry import own
+from jaxevo.training.interrupt import leaving, signal_of
 
 USAGE = """usage: jaxevo [-h] [--version] COMMAND ...
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"jaxevo: {message}\n"
     try:
-        with patient_output(), warnings.catch_warnings():
+        with patient_output(), leaving(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=UNUSABLE_ENTRY)
             return command(arguments)
     finally:
@@ -99,10 +100,19 @@ def command(arguments: Sequence[str] | None) -> int:
         return registry.load(COMMANDS[name])(rest)
     except (ValueError, OverflowError, OSError, ImportError, MemoryError) as error:
         print(f"jaxevo: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return failed(2)
+    except KeyboardInterrupt as error:
         print("jaxevo: interrupted", file=sys.stderr)
-        return 130
+        return failed(128 + signal_of(error))
+
+
+def failed(code: int) -> int:
+    """The code of a command that was broken off; one of several processes waits for no other."""
+    if "jaxevo.training.hosts" in sys.modules:
+        from jaxevo.training.hosts import abandon
+
+        abandon(code)
+    return code
 
 
 def modules_of(words: list[str]) -> tuple[list[str], list[str]]:

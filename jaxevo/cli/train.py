@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 from jaxevo import registry
@@ -23,7 +24,7 @@ from jaxevo.cli.runs import (
     stored_run,
     wants_help,
 )
-from jaxevo.registry.commands import FOLDER, TRAIN
+from jaxevo.registry.commands import FOLDER, HOSTS, TRAIN
 
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
@@ -60,6 +61,7 @@ def train(words: list[str]) -> int:
         prog=f"jaxevo train {learner} {task}",
         about=about(learner, task),
     )
+    join(values)
     model, preset = values["model"], values["preset"]
     built = registry.build(
         learner, task, model=model, preset=preset, num_steps=values["steps"], **settings
@@ -71,13 +73,23 @@ def train(words: list[str]) -> int:
     config = {name: values[name] for name in ("seed", "seeds", "stop_at", "on_nonfinite")}
     config["settings"] = built.settings
     config |= origins(built.settings)
+    if values["resume"]:
+        if values["out"] is None:
+            mistake("resume needs --out FOLDER, which names the run")
+        from jaxevo.training.hosts import Hosts
+
+        is_there = (pathlib.Path(values["out"]) / "config.json").is_file()
+        if Hosts.here().told(is_there):  # as process 0 saw it, before any of them makes it
+            return trained(built, values, config, beside=beside, resume_from=values["out"])
+    if not leads():
+        return trained(built, values, config, beside=beside, folder=values["out"] or ".")
     with new_folder(values["out"], f"{learner}-{task}") as folder:
         return trained(built, values, config, beside=beside, folder=folder)
 
 
 def resume(words: list[str]) -> int:
     """`jaxevo resume FOLDER` of a run; `jaxevo.cli.main` knows a transfer study."""
-    offered = [setting for setting in FOLDER if setting.name not in ("out", "record_every")]
+    offered = [s for s in (*FOLDER, *HOSTS) if s.name not in ("out", "record_every")]
     (steps,) = (setting for setting in TRAIN if setting.name == "steps")
     if asks_help(words):
         about_it = "Goes on with a run that was stopped; --steps makes it longer."
@@ -92,10 +104,32 @@ def resume(words: list[str]) -> int:
         prog=f"jaxevo resume {folder}",
         what="resume",
     )
+    join(given)
     require_same_schedule(run, given["steps"])
     values = {name: run.config[name] for name in ("seed", "seeds")} | given
     values["record_every"] = None  # as before
     return trained(run.built(given["steps"]), values, run.config, resume_from=folder)
+
+
+def join(values: dict[str, Any]) -> None:
+    """Makes this process one of several, if it was asked for. All but the first keep quiet."""
+    names = ("coordinator", "num_processes", "process_id")
+    if not values["distributed"] and all(values[name] is None for name in names):
+        return
+    from jaxevo.training import hosts
+
+    hosts.join(*(values[name] for name in names))
+    if not hosts.leads():
+        hosts.end_quietly()
+        values["quiet"] = True
+        warnings.simplefilter("ignore")
+
+
+def leads() -> bool:
+    """Whether this process writes and speaks; one that is alone does."""
+    from jaxevo.training import hosts
+
+    return hosts.leads()
 
 
 def require_same_schedule(run: StoredRun, steps: int) -> None:
@@ -137,28 +171,38 @@ def trained(
             target=target_of(values["stop_at"]),
             save_seconds=values["save_seconds"],
             on_nonfinite=values["on_nonfinite"],
-            sinks=sinks_of(values, pathlib.Path(where.get("folder") or where["resume_from"])),
+            sinks=sinks_of(values, pathlib.Path(where.get("folder") or where["resume_from"]))
+            if leads()
+            else (),
             on_start=display.compiled,
             on_record=display,
             progress=False,
             **where,
         )
     summary = result.summary
-    if values["quiet"]:
+    if values["quiet"] and leads():
         for reason in (*summary.get("damaged_checkpoints", ()), *summary.get("damaged_files", ())):
             print(f"jaxevo: {reason}", file=sys.stderr)
     levels = {}
     if beside is not None and not summary["interrupted"]:
         levels = {beside.settings["learner"]: trained_beside(beside, values)}
-    show_result(built, summary, levels, Console(quiet=values["quiet"]))
+    if leads():
+        shown(built, values, result, levels)
+    if summary["interrupted"]:
+        return 128 + summary["signal"]
+    return DIVERGED if summary["diverged"] and values["on_nonfinite"] != "continue" else 0
+
+
+def shown(built: Any, values: dict[str, Any], result: Any, levels: dict[str, Any]) -> None:
+    """Prints and draws what a run has left."""
+    from rich.console import Console
+
+    show_result(built, result.summary, levels, Console(quiet=values["quiet"]))
     if result.folder is not None:
         draw_result(built, result, values["seeds"])
         if values["report"]:
             drawn(write_report, [result.folder])
     print(result.folder)
-    if summary["interrupted"]:
-        return 128 + summary["signal"]
-    return DIVERGED if summary["diverged"] and values["on_nonfinite"] != "continue" else 0
 
 
 def sinks_of(values: dict[str, Any], path: pathlib.Path) -> list[Any]:

@@ -118,7 +118,7 @@ def studied(
     if values["report"] and study.folder is not None:
         drawn(write_report, [study.folder])
     print(study.folder)
-    return 130 if study.interrupted else 0
+    return 0 if study.signal is None else 128 + study.signal
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

@@ -52,6 +52,19 @@ FOLDER = (
     _run("wandb", bool, False, "Write an offline Weights & Biases run, too."),
 )
 
+HOSTS = (
+    _run(
+        "distributed",
+        bool,
+        False,
+        "This process is one of several; SLURM, Open MPI or Kubernetes say which.",
+    ),
+    _run("coordinator", str | None, None, "Process 0 listens here, as HOST:PORT."),
+    _run("num_processes", int | None, None, "There are so many processes."),
+    _run("process_id", int | None, None, "This process has this number, from 0."),
+)
+"""How several processes find one another."""
+
 TRAIN = (
     _run("steps", int, REQUIRED, "Training takes this many steps."),
     _run("seeds", int, 1, "This many independent repetitions run side by side."),
@@ -59,7 +72,9 @@ TRAIN = (
     _MODEL,
     _PRESET,
     _run("beside", str | None, None, "Train another learner, too, for the table."),
+    _run("resume", bool, False, "Go on with the run in --out, if there is one."),
     *FOLDER,
+    *HOSTS,
     _CONFIG,
 )
 

@@ -41,6 +41,7 @@ from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.driver import RunResult, run
 from jaxevo.training.folder import RunFolder, for_json, read_json
+from jaxevo.training.interrupt import EndedError
 from jaxevo.training.refusals import check_unchanged
 
 TUNING_SEEDS = 2  # seeds that learning rates are tuned on; the reported runs have other seeds
@@ -124,6 +125,7 @@ def compare(
             may train them elsewhere, each by `train_entry`; what it leaves is trained here.
 
     Raises:
+        KeyboardInterrupt: a signal ended it; `resume_from` goes on.
         ValueError: no entries, a bad number, a budget too small for one step, a problem
             without a held-out split, or a resumed comparison that differs.
         FileExistsError: `folder` holds files.
@@ -258,7 +260,7 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
         problems[name] = problem
         runs[name] = result = _run(plan, files, number, name, learner, problem)
         if result.summary["interrupted"]:
-            raise KeyboardInterrupt
+            raise EndedError(result.summary["signal"])
         for kind in ("damaged_checkpoints", "damaged_files"):
             for reason in result.summary.get(kind, ()):
                 warnings.warn(f"{result.folder}: {reason}", stacklevel=3)
@@ -327,7 +329,7 @@ def _tuned(
                     progress=False,
                 )
             if result.summary["interrupted"]:
-                raise KeyboardInterrupt
+                raise EndedError(result.summary["signal"])
             loss = float(np.mean(result.summary["held_out/loss"]))
         results.append((loss if np.isfinite(loss) else np.inf, float(factor), candidate))
     _, factor, best = min(results, key=lambda result: result[0])

@@ -42,6 +42,7 @@ class Transfer(NamedTuple):
             where frozen modules are on every path.
         criteria: one dict for each method, task after the first and criterion, see
             `transfer_measures.by_criterion`.
+        signal: which signal stopped the study, or None.
     """
 
     rows: list[dict[str, Any]]
@@ -51,6 +52,7 @@ class Transfer(NamedTuple):
     folder: pathlib.Path | None
     chance_overlap: float | None = None
     criteria: Sequence[dict[str, Any]] = ()
+    signal: int | None = None
 
     def _repr_html_(self) -> str:
         return html_table("Transfer, each task after the first", self.table)

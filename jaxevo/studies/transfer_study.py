@@ -253,7 +253,8 @@ class _Study:
                 self.save(0)
         if self.under_way:
             self.save(int(phases.current.step.max()))
-        return self.result(bool(interrupted) and self.position < len(phases.phases))
+        stopped = bool(interrupted) and self.position < len(phases.phases)
+        return self.result(interrupted.signal if stopped else None)
 
     def look(self, phase: Phase) -> tuple[int, int]:
         """Records module use; returns the generation, and how many replicates are training."""
@@ -269,13 +270,14 @@ class _Study:
             self.on_chunk(phase, generation, working)
         return generation, working
 
-    def result(self, interrupted: bool) -> Transfer:
+    def result(self, signal: int | None) -> Transfer:
         methods = {row["method"] for row in self.rows if row["task"]}
         table = summary(self.rows) if "pathnet" in methods else []
         path = None if self.files is None else self.files.path
         chance = self.phases.chance_overlap()
         criteria = by_criterion(self.rows)
-        study = Transfer(self.rows, table, self.use, interrupted, path, chance, criteria)
+        stopped = signal is not None
+        study = Transfer(self.rows, table, self.use, stopped, path, chance, criteria, signal)
         if path is not None and self.phases.states:
             write_transfer(study, path)
         return study

@@ -7,6 +7,7 @@ of every file. The manifest is written last, after everything was flushed to dis
     checkpoints/120/             orbax's files of step 120
     checkpoints/120.json         its manifest: its own SHA-256 on one line, JSON on the next
     checkpoints/120.saving       a mark that stands while step 120 is being saved
+    checkpoints/120.removing     its manifest while step 120 is being removed
     checkpoints/damaged-120/     a step that failed a check, or a user's own entry of that name
 
 Only files that a save has written are ever deleted. A manifest lists them, or they stand beside
@@ -17,11 +18,12 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -56,11 +58,12 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
         step: the step, which names the checkpoint.
         tree: a tree of arrays, of which some may be typed keys.
         notes: plain JSON that is kept beside the arrays.
-    """
-    import orbax.checkpoint as ocp
 
+    Raises:
+        OSError: the disk is full, cannot be written, or is gone. Earlier steps are untouched.
+    """
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # but not its parent: a run whose folder is gone says so
     path = folder / str(step)
     _remove_unfinished(folder)
     _set_strays_aside(folder)
@@ -68,10 +71,9 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     mark = folder / f"{step}.saving"
     mark.touch()
     _flush(folder)
-    checkpointer = ocp.StandardCheckpointer()
-    checkpointer.save(path, _stored(tree))
-    checkpointer.wait_until_finished()
-    checkpointer.close()
+    with _failing_plainly(path), _checkpointer() as checkpointer:
+        checkpointer.save(path, _stored(tree))
+        checkpointer.wait_until_finished()
 
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     digests = {}
@@ -83,6 +85,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     for directory in (*(d for d in path.rglob("*") if d.is_dir()), path, folder):
         _flush(directory)
     manifest = {"step": step, "files": digests, "shapes": shapes(tree), "notes": dict(notes)}
+    manifest["keys"] = "data"
     text = json.dumps(manifest)
     write_whole(_manifest(folder, step), f"{sha256(text)}\n{text}\n")
     mark.unlink()
@@ -111,8 +114,6 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
         FileNotFoundError: no step passed the checks; the error gives the reasons.
         ValueError: the newest good step holds other shapes than `target`.
     """
-    import orbax.checkpoint as ocp
-
     folder = folder.absolute()
     _remove_unfinished(folder)
     damaged = _set_strays_aside(folder)
@@ -125,23 +126,100 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
             place = set_aside(folder / str(step))
             damaged.append(f"step {step}: {error}" + (f"; moved to {place}" if place else ""))
             continue
-        wanted = target(manifest["notes"]) if callable(target) else target
-        require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
-        checkpointer = ocp.StandardCheckpointer()
-        stored = checkpointer.restore(path, _stored(wanted))
-        checkpointer.close()
-        leaves, structure = jax.tree.flatten(wanted)
-        tree = structure.unflatten(
-            [stored[_number(i)] if leaf.size else _empty(leaf) for i, leaf in enumerate(leaves)]
-        )
-        return Restored(step, tree, manifest["notes"], damaged)
+        return _read(path, manifest, target)._replace(damaged=damaged)
     reasons = "; ".join(damaged) or "none was finished"
     raise FileNotFoundError(f"no checkpoint in {folder} can be used: {reasons}")
 
 
-def _stored(tree: Any) -> dict[str, Any]:
+def restore_step(folder: pathlib.Path, step: int, target: Any) -> Restored:
+    """One step, from which another process goes on, too: nothing is moved or removed.
+
+    Raises:
+        OSError, ValueError: its files are not as they were saved, or hold other shapes.
+    """
+    folder = folder.absolute()
+    return _read(folder / str(step), _checked(folder, step), target)
+
+
+def _read(path: pathlib.Path, manifest: Mapping[str, Any], target: Any) -> Restored:
+    """A step whose files were checked. Keys of a step of an earlier version are typed there."""
+    wanted = target(manifest["notes"]) if callable(target) else target
+    require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
+    plain = manifest.get("keys") == "data"
+    with _checkpointer() as checkpointer:
+        stored = checkpointer.restore(path, _stored(wanted) if plain else _by_number(wanted))
+    leaves, structure = jax.tree.flatten(wanted)
+
+    def restored(i, leaf):
+        found = stored[_number(i)] if leaf.size else _empty(leaf)
+        return _as_key(found, leaf) if plain and leaf.size and _is_key(leaf) else found
+
+    tree = structure.unflatten([restored(i, leaf) for i, leaf in enumerate(leaves)])
+    return Restored(manifest["step"], tree, manifest["notes"], [])
+
+
+@contextlib.contextmanager
+def _failing_plainly(path: pathlib.Path) -> Iterator[None]:
+    """One error of the system's in place of orbax's, and of the traces that its threads log."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):
+            code = int(found[1])
+        if code is None:
+            raise
+        with contextlib.suppress(OSError):
+            _remove_unfinished(path.parent)  # so that a full disk has room for other files
+        text = f"{os.strerror(code)}; step {path.name} is not saved, earlier ones are whole"
+        raise OSError(code, text, str(path)) from None
+    finally:
+        log.disabled = before
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """Orbax for this process alone: others of the same run have no part in it."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        me = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    checkpointer = ocp.StandardCheckpointer(multiprocessing_options=options)
+    try:
+        yield checkpointer
+    finally:
+        checkpointer.close()
+
+
+def _by_number(tree: Any) -> dict[str, Any]:
     """The leaves by their number: orbax joins names by dots, and refuses leaves without entries."""
     return {_number(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
+
+
+def _stored(tree: Any) -> dict[str, Any]:
+    """The leaves by their number, and keys as their numbers."""
+    return {
+        name: (
+            jax.random.key_data(leaf)
+            if isinstance(leaf, jax.Array)
+            else jax.eval_shape(jax.random.key_data, leaf)
+        )
+        if _is_key(leaf)
+        else leaf
+        for name, leaf in _by_number(tree).items()
+    }
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_key(data: Any, like: Any) -> Any:
+    return jax.random.wrap_key_data(data, impl=like.dtype._impl)
 
 
 def _number(index: int) -> str:
@@ -149,7 +227,7 @@ def _number(index: int) -> str:
 
 
 def _empty(leaf: Any) -> Any:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         return jax.random.split(jax.random.key(0, impl=leaf.dtype._impl), leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
 
@@ -194,9 +272,10 @@ def _is_step(name: str) -> bool:
     return re.fullmatch(r"0|[1-9][0-9]{0,17}", name) is not None
 
 
-def _manifest_of(folder: pathlib.Path, step: int) -> dict[str, Any]:
+def _manifest_of(folder: pathlib.Path, step: int, ending: str = ".json") -> dict[str, Any]:
     """A step's manifest, which has not changed."""
-    digest, _, rest = _manifest(folder, step).read_text(encoding="utf-8").partition("\n")
+    file = _manifest(folder, step).with_suffix(ending)
+    digest, _, rest = file.read_text(encoding="utf-8").partition("\n")
     text = rest.removesuffix("\n")
     if digest != sha256(text) or rest != f"{text}\n":
         raise ValueError("its manifest has changed")
@@ -255,7 +334,14 @@ def _remove(folder: pathlib.Path, step: int) -> None:
         set_aside(manifest)
         set_aside(path)
         return
-    manifest.unlink()  # first, so that no manifest vouches for half a step
+    # first, so that no manifest vouches for half a step; a killed removal is ended later
+    os.replace(manifest, manifest.with_suffix(".removing"))
+    _remove_files(folder, step, files)
+
+
+def _remove_files(folder: pathlib.Path, step: int, files: Iterable[tuple[str, Any]]) -> None:
+    """Removes the files that a manifest lists, where they are as it lists them."""
+    path = folder / str(step)
     for name, (size, digest) in files:
         if _fault(path / name, size, digest) is None:
             (path / name).unlink()
@@ -265,10 +351,19 @@ def _remove(folder: pathlib.Path, step: int) -> None:
     with contextlib.suppress(OSError):  # it may hold what no save has written
         path.rmdir()
     set_aside(path)
+    _manifest(folder, step).with_suffix(".removing").unlink()
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes the files that a killed save has left beside its mark."""
+    """Removes the files that a killed save has left beside its mark, and ends a killed removal."""
+    for half in folder.glob("*.removing"):
+        if _is_step(half.stem):
+            try:
+                files = _manifest_of(folder, int(half.stem), ".removing")["files"].items()
+            except (OSError, ValueError, KeyError, TypeError):
+                set_aside(half)
+            else:
+                _remove_files(folder, int(half.stem), files)
     for mark in folder.glob("*.saving"):
         step = mark.stem
         if not (_is_step(step) and mark.is_file() and not mark.stat().st_size):

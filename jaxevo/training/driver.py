@@ -31,6 +31,7 @@ from jaxevo.training.chunks import require_steps
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.host_loop import HostLoop, RunResult
+from jaxevo.training.hosts import Hosts
 from jaxevo.training.interrupt import stoppable
 from jaxevo.training.memory import naming_sizes
 from jaxevo.training.program import Program
@@ -130,48 +131,54 @@ def run(
         **for_json(described(learner, "learner.")),
         **for_json(described(problem, "problem.")),
     }
-    if resume_from is not None:
-        files = RunFolder.open(resume_from)
-        if record_every is None:
-            description["record_every"] = files.record_every
-        check_unchanged(files.config["run"], description)
-        check_first_params(files.config.get("first_params"), params)
-    elif folder is not None:
-        own = {"run": description, "first_params": described_params(params)}
-        files = RunFolder.create(folder, {**(config or {}), **own})
-    else:
-        files = None
-
+    hosts = Hosts.here()
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming_sizes(learner, problem, num_seeds))
-        if files is not None:
+        interrupted = stack.enter_context(stoppable())
+        stack.enter_context(hosts.beating())
+        files = None
+        if resume_from is not None:
+            files = RunFolder.open(resume_from)
+            if record_every is None:
+                description["record_every"] = files.record_every
+            check_unchanged(files.config["run"], description)
+            check_first_params(files.config.get("first_params"), params)
+        elif folder is not None and hosts.leads:
+            own = {"run": description, "first_params": described_params(params)}
+            files = RunFolder.create(folder, {**(config or {}), **own})
+        hosts.require_same("a run", description)
+        if files is not None and hosts.leads:
             stack.enter_context(files.held())
         on_records, on_starts = [on_record], [on_start]
-        if progress:
+        if not hosts.leads:
+            sinks, on_records, on_starts = (), [], []
+        elif progress:
             display = stack.enter_context(Display(num_steps))
             on_records.insert(0, display)
             on_starts.insert(0, display.compiled)
         on_records.insert(0, stack.enter_context(running(sinks)))
-        interrupted = stack.enter_context(stoppable())
         started = time.perf_counter()
         loop = HostLoop(
             program=Program(key, learner, problem, num_seeds, params, skip=on_nonfinite == "skip"),
             watch=Watch.of(on_nonfinite, num_seeds),
             num_steps=num_steps,
             record_every=description["record_every"],
-            files=files,
+            files=files if hosts.leads else None,
+            hosts=hosts,
             save_seconds=save_seconds,
             target=target or {},
             on_record=_one_after_another(on_records),
             interrupted=interrupted,
             started=started,
         )
+        if loop.files is not None and resume_from is None:
+            loop.files.require_room(loop.summary["state_bytes"])
         if files is not None and resume_from is not None:
             loop.restore(files, params)
         if loop.good is None:
             loop.keep_good()
-        if files is not None and params is not None and not loop.step:
-            loop.save(files)  # which a key and settings do not tell
+        if params is not None and not loop.step and loop.saved[0] is None:
+            loop.save()  # which a key and settings do not tell
         _one_after_another(on_starts)(loop.summary)
         return loop.run()
 

@@ -11,12 +11,14 @@ checkpoints/         see checkpoint.py
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,11 +31,12 @@ import numpy as np
 
 from jaxevo.core import Params, require_integer
 from jaxevo.core.sizes import precision
-from jaxevo.training.checkpoint import free, set_aside, sha256, write_whole
+from jaxevo.training.checkpoint import KEEP, free, set_aside, sha256, write_whole
 from jaxevo.training.networks import read_params, save_params
 
 PACKAGES = ("jaxevo", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 LOCK = ".lock"
+UNBEGUN = (LOCK, "config.json.part")  # in the folder of a run that was killed as it began
 PARAMS = {"final": "params.safetensors", "best": "best.safetensors"}
 
 
@@ -50,6 +53,7 @@ class RunFolder:
         self.path = path
         self.config = config
         self.damaged: list[str] = []
+        self.written = Written()
 
     @classmethod
     def create(cls, path: str | pathlib.Path, config: Mapping[str, Any]) -> "RunFolder":
@@ -70,14 +74,27 @@ class RunFolder:
         return folder
 
     def require_empty(self) -> None:
-        """Refuses a folder in which there is anything but a lock.
+        """Refuses a folder in which there is anything but what a start that was killed has left.
 
         Raises:
             FileExistsError: naming the folder.
         """
         path = self.path
-        if path.exists() and (not path.is_dir() or any(p.name != LOCK for p in path.iterdir())):
+        if path.exists() and (
+            not path.is_dir() or any(p.name not in UNBEGUN for p in path.iterdir())
+        ):
             raise FileExistsError(f"folder must be new or empty, got {path}: choose another name")
+
+    def require_room(self, num_bytes: int) -> None:
+        """Refuses a disk that has no room for the checkpoints of a state of so many bytes.
+
+        Raises:
+            OSError: naming what is free and what is needed.
+        """
+        left, needed = shutil.disk_usage(self.path).free, (KEEP + 1) * num_bytes
+        if left < needed:
+            text = f"checkpoints take {needed / 1e6:.0f} MB, and {left / 1e6:.0f} MB are free"
+            raise OSError(errno.ENOSPC, text, str(self.path))
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
@@ -133,13 +150,35 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         return path.read_bytes() if path.is_file() else b""
 
-    def write_rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Replaces all records; returns what tells later whether they have changed."""
-        text = "".join(json.dumps(for_json(row)) + "\n" for row in rows)
-        write_whole(self.path / "metrics.jsonl", text)
-        last = for_json(rows[-1]) if rows else None
-        size = len(text.encode())
-        return {"bytes": size, "sha256": sha256(text), "count": len(rows), "last": last}
+    def append_row(self, row: Mapping[str, Any]) -> None:
+        """Adds a record to the file.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        line = (json.dumps(for_json(row)) + "\n").encode()
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("ab") as file:
+                file.write(line)
+        except OSError as error:  # it names no file where the disk is full
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        self.written.add(line, row)
+
+    def flush_rows(self) -> dict[str, Any]:
+        """Flushes the records to disk; returns what tells later whether they have changed."""
+        file = self.path / "metrics.jsonl"
+        with file.open("ab") as handle:
+            os.fsync(handle.fileno())
+        return self.written.notes()
+
+    def replace_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Writes all records again."""
+        lines = [(json.dumps(for_json(row)) + "\n").encode() for row in rows]
+        write_whole(self.path / "metrics.jsonl", b"".join(lines).decode())
+        self.written = Written()
+        for line, row in zip(lines, rows, strict=True):
+            self.written.add(line, row)
 
     def restore_rows(self, step: int, saved: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """The records of a run that goes on from `step`; later ones are dropped.
@@ -149,7 +188,7 @@ class RunFolder:
 
         Args:
             step: at which the checkpoint was taken.
-            saved: what `write_rows` returned then; None for a run of an earlier version.
+            saved: what `flush_rows` returned then; None for a run of an earlier version.
         """
         data = self.read_rows()
         if saved is None:
@@ -168,7 +207,7 @@ class RunFolder:
                 f"metrics.jsonl {what} since step {step} was saved: {len(rows)} of "
                 f"{saved['count']} records are left{moved}"
             )
-        self.write_rows(rows)
+        self.replace_rows(rows)
         return rows
 
     def start_again(self) -> None:
@@ -188,14 +227,11 @@ class RunFolder:
         if self.rows():
             place = free(self.path / "unfinished-metrics.jsonl")
             os.replace(self.path / "metrics.jsonl", place)
+        self.replace_rows([])  # a line that was cut short is none
         self.damaged.append(
             "no checkpoint was finished, so the run starts again"
             + ("" if place is None else f"; its records were moved to {place.name}")
         )
-
-    def append_row(self, row: Mapping[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(for_json(row)) + "\n")
 
     def write_json(self, name: str, value: Any) -> None:
         write_whole(self.path / name, json.dumps(for_json(value), indent=2) + "\n")
@@ -203,6 +239,23 @@ class RunFolder:
     def write_params(self, which: str, params: Params) -> None:
         """Saves a network; `which` is "final" or "best"."""
         save_params(self.path / PARAMS[which], params)
+
+
+class Written:
+    """What is known of the records written so far, without keeping them."""
+
+    def __init__(self):
+        self.digest = hashlib.sha256()
+        self.size = self.count = 0
+        self.last: Mapping[str, Any] | None = None
+
+    def add(self, line: bytes, row: Mapping[str, Any]) -> None:
+        self.digest.update(line)
+        self.size, self.count, self.last = self.size + len(line), self.count + 1, row
+
+    def notes(self) -> dict[str, Any]:
+        found = {"bytes": self.size, "sha256": self.digest.hexdigest(), "count": self.count}
+        return found | {"last": for_json(self.last)}
 
 
 def load_params(

@@ -18,7 +18,8 @@ from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
 from jaxevo.training import checkpoint
-from jaxevo.training.folder import RunFolder
+from jaxevo.training.folder import RunFolder, for_json, from_json
+from jaxevo.training.hosts import Hosts, first_signal, whole
 from jaxevo.training.interrupt import Interrupted
 from jaxevo.training.program import Program
 from jaxevo.training.refusals import SOLVED, check_first_params
@@ -38,7 +39,8 @@ class RunResult(NamedTuple):
             held-out split.
         rows: one dict for each record: `step`, `seconds` since the run began, the mean of each
             metric since the last record (of `evaluations`, a count, the last), and
-            `held_out/...`; lists over seeds.
+            `held_out/...`; lists over seeds. They are read from the folder, if there is one. Of
+            several processes only the first has them all, the others have the last.
         state: the last state, which `train(..., state=...)` goes on from.
         problem: what was trained on, at the size that a growing network ended with.
         summary: cost of a step, seconds to compile, seconds to the first record, bytes, and what
@@ -69,9 +71,14 @@ class HostLoop:
     """One run while it runs: what moves on with it, and when to look at the clock.
 
     Attributes:
+        files: the run's folder, None where there is none or another process writes it.
+        hosts: the processes of the run.
         started: when the run began, by `time.perf_counter`, less the seconds before a resume.
+        saved: the step of the last checkpoint, and when it was written.
+        signal: which all processes agree to end by.
         good: the last good state, None where the policy has no use for it.
         recorded: the step of the last record.
+        rows: all records where there is no folder, else the last of them.
     """
 
     program: Program
@@ -79,6 +86,7 @@ class HostLoop:
     num_steps: int
     record_every: int
     files: RunFolder | None
+    hosts: Hosts
     save_seconds: float
     target: Mapping[str, float]
     on_record: Callable[[dict[str, Any]], None]
@@ -86,6 +94,8 @@ class HostLoop:
     started: float
     step: int = 0
     recorded: int = 0
+    saved: tuple[int | None, float] = (None, 0.0)
+    signal: int | None = None
     good: Any = None
     advised: bool = False
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -96,6 +106,7 @@ class HostLoop:
         self.summary |= {
             "precision": precision(),
             "cost_per_step": learner.cost(problem)._asdict(),
+            "checkpoint_seconds": 0.0,
             "num_parameters": tree_size(jax.eval_shape(problem.init, jax.random.key(0))),
         }
         self.note_program()
@@ -113,15 +124,15 @@ class HostLoop:
             self.summary["slots"] = slots | {"sizes": program.sizes}
 
     def restore(self, files: RunFolder, params: Params | None) -> None:
-        """Goes on from the newest checkpoint that is whole; from the start if none was finished."""
-        try:
-            found = checkpoint.restore(files.checkpoints, self.saved_like)
-        except FileNotFoundError as error:
-            try:
-                files.start_again()
-            except FileNotFoundError:
-                raise error from None
-            check_first_params(files.config.get("first_params"), params, needed=True)
+        """Goes on from the newest checkpoint that is whole; from the start if none was finished.
+
+        Process 0 chooses the checkpoint and mends the folder; the others read the same files.
+        """
+        found = self.restored(files, params) if self.hosts.leads else None
+        place = self.hosts.told(None if found is None else found.step)
+        if place is not None and found is None:
+            found = checkpoint.restore_step(files.checkpoints, place, self.saved_like)
+        if found is None:
             self.summary["damaged_files"] = files.damaged
             return
         if found.step > self.num_steps:
@@ -134,8 +145,12 @@ class HostLoop:
         self.watch.load(found.notes.get("watch"))
         self.step = found.step
         self.started -= found.notes["seconds"]
-        self.rows = files.restore_rows(found.step, found.notes.get("records"))
+        last = []
+        if self.hosts.leads:
+            last = files.restore_rows(found.step, found.notes.get("records"))[-1:]
+        self.rows = from_json(self.hosts.told(for_json(last)))
         self.recorded = self.rows[-1]["step"] if self.rows else 0
+        self.saved = found.step, self.saved[1]
         self.summary |= {
             "resumed_at": found.step,
             "seconds_before": found.notes["seconds"],
@@ -143,30 +158,66 @@ class HostLoop:
             "damaged_files": files.damaged,
         }
 
+    def restored(self, files: RunFolder, params: Params | None) -> checkpoint.Restored | None:
+        """The newest checkpoint that is whole; None if none was finished."""
+        try:
+            return checkpoint.restore(files.checkpoints, self.saved_like)
+        except FileNotFoundError as error:
+            try:
+                files.start_again()
+            except FileNotFoundError:
+                raise error from None
+            check_first_params(files.config.get("first_params"), params, needed=True)
+            return None
+
     def saved_like(self, notes: Mapping[str, Any]) -> Any:
         tree = self.program.saved_like(notes)
         return {"program": tree, "good": tree["state"]} if notes.get("good") else tree
 
     def run(self) -> RunResult:
-        program, length = self.program, 1
-        saved = time.perf_counter()
-        wait = self.save_seconds
-        while self.step < self.num_steps and not self.ended():
+        program, length, seconds = self.program, 1, 0.0
+        self.saved = self.saved[0], time.perf_counter()
+        self.wait = self.save_seconds
+        while self.step < self.num_steps:
             since = self.step % self.record_every
             record_end = min(self.step - since + self.record_every, self.num_steps)
-            chunk = min(length, record_end - self.step)
-            seconds, done = program.advance(chunk)
-            self.step += done
             # lengths double at most, so that one slow look at the clock does no harm
-            wanted = chunk * CHUNK_SECONDS / max(seconds, 1e-6)
-            length = max(1, int(min(wanted, 2 * length)))
+            wanted = length * CHUNK_SECONDS / max(seconds, 1e-6)
+            length = max(1, int(min(wanted, 2 * length))) if seconds else 1
+            order = self.agreed(min(length, record_end - self.step))
+            self.signal = order["signal"]
+            if order["saves"] and self.savable():
+                self.wait = max(self.save_seconds, self.save() / SAVE_SHARE)
+            if order["ends"]:
+                break
+            length = order["length"]
+            seconds, done = program.advance(length)
+            self.step += done
             if self.step == record_end and done:
                 self.record(since_last=self.step - self.recorded)
-            if self.files is not None and time.perf_counter() - saved >= wait and self.savable():
-                spent = self.save(self.files)
-                wait = max(self.save_seconds, spent / SAVE_SHARE)
-                saved = time.perf_counter()
         return self.finish()
+
+    def agreed(self, length: int) -> dict[str, Any]:
+        """What all processes do next: clocks and signals differ between them."""
+        word = {
+            "length": length,
+            "signal": self.interrupted.signal,
+            "ends": self.watch.stops or self.reached(),
+            "saves": self.files is not None
+            and self.saved[0] != self.step
+            and time.perf_counter() - self.saved[1] >= self.wait,
+        }
+
+        def decide(words):
+            signal = first_signal([word["signal"] for word in words])
+            return {
+                "length": min(word["length"] for word in words),
+                "signal": signal,
+                "ends": signal is not None or words[0]["ends"],
+                "saves": words[0]["saves"],
+            }
+
+        return self.hosts.agreed(word, decide)
 
     def record(self, since_last: int) -> None:
         metrics, share = self.program.take_metrics(since_last)
@@ -178,10 +229,13 @@ class HostLoop:
         row |= metrics | held_out
         self.advise(metrics)
         self.summary.setdefault("seconds_to_first_record", row["seconds"])
+        if self.keeps_last:
+            self.rows.clear()
         self.rows.append(row)
         if self.files is not None:
             self.files.append_row(row)
-        self.on_record(row)
+        if self.hosts.leads:
+            self.on_record(row)
         if self.watch.stops:
             return  # it is said once everything is on disk
         if text := self.watch.text(self.step):
@@ -211,8 +265,10 @@ class HostLoop:
         """Whether a checkpoint now would hold a good network, where only such are to be kept."""
         return self.watch.policy == "continue" or bool(self.program.sound().any())
 
-    def ended(self) -> bool:
-        return bool(self.interrupted) or self.watch.stops or self.reached()
+    @property
+    def keeps_last(self) -> bool:
+        """Whether earlier records are on disk, or another process's, and need no memory here."""
+        return self.files is not None or not self.hosts.leads
 
     def advise(self, metrics: Mapping[str, Any]) -> None:
         """Passes on what the learner has to say, once."""
@@ -234,38 +290,45 @@ class HostLoop:
                 return False
         return True
 
-    def save(self, files: RunFolder) -> float:
-        """A checkpoint; returns the seconds it took."""
+    def save(self) -> float:
+        """A checkpoint; returns the seconds it took. All processes take part."""
         started = time.perf_counter()
-        records = files.write_rows(self.rows)  # flushed, so that no checkpoint is ahead of them
         good = self.watch.policy == "rollback" and not self.program.can_resize
-        notes = {
-            "seconds": started - self.started,
-            "size": self.program.size,
-            "records": records,
-            "watch": self.watch.notes(),
-            "good": good,
-        }
         tree = self.program.saved()
         if good:
             tree = {"program": tree, "good": self.good}
-        checkpoint.save(files.checkpoints, self.step, tree, notes)
-        return time.perf_counter() - started
+        tree = whole(tree)
+        if self.files is not None:
+            notes = {
+                "seconds": started - self.started,
+                "size": self.program.size,
+                # flushed, so that no checkpoint is ahead of them
+                "records": self.files.flush_rows(),
+                "watch": self.watch.notes(),
+                "good": good,
+            }
+            checkpoint.save(self.files.checkpoints, self.step, tree, notes)
+        self.saved = self.step, time.perf_counter()
+        seconds = self.saved[1] - started
+        self.summary["checkpoint_seconds"] += seconds
+        return seconds
 
     def finish(self) -> RunResult:
         program, files = self.program, self.files
+        if self.signal is None:  # one that came during the last chunk
+            self.signal = self.hosts.agreed(self.interrupted.signal, first_signal)
         self.watch.sound = program.sound()
         text = self.watch.text(self.step, at_end=True)
-        if files is not None and self.watch.policy == "rollback":
-            self.save(files)  # as it is: the next record puts back the state, here or resumed
+        if self.watch.policy == "rollback":
+            self.save()  # as it is: the next record puts back the state, here or resumed
         if self.watch.policy in ("stop", "rollback"):
             self.put_back(~self.watch.sound)
         self.note_program()
         self.summary |= {
             "steps": self.step,
             "seconds": time.perf_counter() - self.started,
-            "interrupted": bool(self.interrupted),
-            "signal": self.interrupted.signal,
+            "interrupted": self.signal is not None,
+            "signal": self.signal,
             "target_reached": self.reached(),
             **self.watch.summary(),
         }
@@ -273,12 +336,14 @@ class HostLoop:
             last = self.rows[-1]
             self.summary |= {name: last[name] for name in last if name.startswith("held_out/")}
         params, best = program.solution(), program.best_params()
+        final, best_whole = whole(params), whole(best)
+        if self.saved[0] != self.step:
+            self.save()
         if files is not None:
-            if self.step not in checkpoint.steps(files.checkpoints):
-                self.save(files)
-            files.write_params("final", params)
+            self.rows = files.rows(self.step)
+            files.write_params("final", final)
             if best is not None:
-                files.write_params("best", best)
+                files.write_params("best", best_whole)
             # what the pictures need beside the records
             task = program.problem.task
             self.summary["baselines"] = baselines(task)

@@ -100,7 +100,7 @@ def train(
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "record_every"))
 def _train(key, learner, problem, state, params, *, num_steps, record_every) -> TrainResult:
-    _warn_of_retrace(learner, problem)
+    warn_of_retrace(learner, problem)
     key_init, key_run = split_key(key)
     if state is None:
         state = learner.init(key_init, problem, params)
@@ -225,7 +225,7 @@ def _same(leaves: tuple) -> bool:
 _traced: dict[tuple[type, ...], collections.deque[dict[str, Any]]] = {}
 
 
-def _warn_of_retrace(learner: Learner, problem: Problem) -> None:
+def warn_of_retrace(learner: Learner, problem: Problem) -> None:
     """Names the static field whose identity alone made jax trace again; called while tracing."""
     settings = static_settings(learner, "learner.") | static_settings(problem, "problem.")
     seen = _traced.setdefault((type(learner), type(problem)), collections.deque(maxlen=8))

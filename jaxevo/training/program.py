@@ -27,6 +27,7 @@ from jaxevo.training.chunks import (
     with_step,
     zero_sums,
 )
+from jaxevo.training.loop import warn_of_retrace
 
 OF_RECORDS = {"step", "seconds"}  # what a record holds beside metrics
 
@@ -233,6 +234,8 @@ class Program:
         if request in executables:
             executables.move_to_end(request)
             return executables[request]
+        if fn is self.run_chunk:
+            warn_of_retrace(self.learner, self.problem)
         started = time.perf_counter()
         program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
         lowered = program.lower(*arguments)

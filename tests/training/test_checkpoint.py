@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -128,6 +129,29 @@ def test_a_lost_manifest_and_a_users_own_entries_are_moved_aside_and_named(tmp_p
     assert (tmp_path / "damaged-2024" / "thesis.txt").read_text() == "mine"
     assert (tmp_path / "007").read_text() == "no step"
     assert checkpoint.restore(tmp_path, abstract()).damaged == []  # said once
+
+
+@pytest.mark.parametrize("removed", range(4))
+def test_a_removal_that_was_killed_is_no_damage(removed, tmp_path, monkeypatch):
+    """Red where a kill while old steps are removed leaves one that counts as damaged."""
+    for step in range(3):
+        checkpoint.save(tmp_path, step, TREE, {})
+    real, calls = pathlib.Path.unlink, []
+
+    def unlink(path, **settings):
+        calls.append(path)
+        if len(calls) > removed + 1:  # the first is the mark of the save
+            raise KeyboardInterrupt
+        real(path, **settings)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", unlink)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, 3, TREE, {})
+    monkeypatch.undo()
+    found = checkpoint.restore(tmp_path, abstract())
+    assert (found.step, found.damaged) == (3, []) and same(found.tree, TREE)
+    names = [f"{step}{ending}" for step in (1, 2, 3) for ending in ("", ".json")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_pruning_keeps_what_no_save_wrote(tmp_path):

@@ -1,0 +1,164 @@
+"""Commands as whole processes: several of one run, signals, and what a fault leaves."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tools import kills
+
+pytestmark = pytest.mark.e2e
+SMALL = ["train", "backprop", "sine", "--hidden-sizes", "3", "--record-every", "100"]
+LONG = ["--steps", "100000000", "--schedule", "constant"]
+
+
+def start(words, folder, **settings):
+    (folder / "cache").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxevo", *words],
+        cwd=folder,
+        env={**os.environ, "JAXEVO_CACHE": str(folder / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
+
+
+def start_together(count, words, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
+    return [start([*words, *where, "--process-id", str(i)], folder) for i in range(count)]
+
+
+def ends(processes, seconds=120):
+    return [(*process.communicate(timeout=seconds), process.returncode) for process in processes]
+
+
+def wait_for(path: pathlib.Path, processes, seconds=100):
+    """Until a file is there; a process that ends before that shows its error."""
+    until = time.monotonic() + seconds
+    while not path.exists():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def records(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_leave_what_one_leaves(count, tmp_path):
+    """Red where each trains by itself and none writes, or two write into one folder."""
+    words = [*SMALL, "--steps", "2000", "--save-seconds", "0"]
+    alone = start([*words, "--out", "one"], tmp_path)
+    assert alone.wait(120) == 0, alone.communicate()
+    processes = start_together(count, [*words, "--out", "all"], tmp_path)
+    (out, _, _code), *others = found = ends(processes)
+    assert [end[2] for end in found] == [0] * count, found
+    assert out.splitlines()[-1] == "all" and all(end[:2] == ("", "") for end in others)
+    assert records(tmp_path / "all") == records(tmp_path / "one")
+    for name in ("params.safetensors", "best.safetensors"):
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    again = start_together(2, ["resume", "all", "--steps", "2000"], tmp_path)
+    assert [end[2] for end in ends(again)] == [0, 0]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_the_other_by_one_line(lost, number, tmp_path):
+    """Red where the other hangs, aborts with a trace of C++, or ends as if all were well."""
+    processes = start_together(2, [*SMALL, *LONG, "--save-seconds", "1", "--out", "r"], tmp_path)
+    try:
+        until = time.monotonic() + 100
+        while not list((tmp_path / "r" / "checkpoints").glob("*.json")):
+            assert time.monotonic() < until and processes[0].poll() is None
+            time.sleep(0.1)
+        processes[lost].send_signal(number)
+        before = time.monotonic()
+        _out, errors, code = ends([processes[1 - lost]], 100)[0]
+        print(f"{number.name} of process {lost}: {time.monotonic() - before:.1f} s, {code}")
+        lines = [line for line in errors.splitlines() if line.startswith("jaxevo: ")]
+        assert code == 75 and time.monotonic() - before < 60, errors
+        assert len(lines) == 1 and f"process {lost}" in lines[0], errors
+        assert "Traceback" not in errors and "coordination" not in errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_signal_to_one_of_two_ends_both_with_a_checkpoint(tmp_path):
+    processes = start_together(2, [*SMALL, *LONG, "--out", "r"], tmp_path)
+    wait_for(tmp_path / "r" / "metrics.jsonl", processes)
+    processes[1].send_signal(signal.SIGUSR1)
+    found = ends(processes)
+    assert [end[2] for end in found] == [128 + signal.SIGUSR1] * 2, found
+    assert list((tmp_path / "r" / "checkpoints").glob("*.json"))
+
+
+SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_ends_a_run_with_a_checkpoint(name, tmp_path):
+    """Red where SIGUSR1 or SIGHUP ends the process and loses what it has done."""
+    number = getattr(signal, name)
+    process = start([*SMALL, *LONG, "--out", "r"], tmp_path)
+    wait_for(tmp_path / "r" / "metrics.jsonl", [process])
+    process.send_signal(number)
+    (end,) = ends([process])
+    assert end[2] == 128 + number, end
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["interrupted"], summary["signal"]) == (True, number)
+    (newest,) = list((tmp_path / "r" / "checkpoints").glob("*.json"))
+    assert int(newest.stem) == summary["steps"] > 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5, 3.0])
+def test_a_signal_during_the_start_leaves_no_half_folder(seconds, tmp_path):
+    """The folder is not there, or the same command with --resume goes on in it."""
+    words = [*SMALL, "--steps", "300", "--out", "r", "--resume"]
+    process = start(words, tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    ((_, errors, code),) = ends([process])
+    assert code in (0, 128 + signal.SIGTERM, -signal.SIGTERM), errors
+    assert "Traceback" not in errors
+    ((_, errors, code),) = ends([start(words, tmp_path)])
+    assert code == 0, errors
+    assert records(tmp_path / "r")[-1]["step"] == 300
+
+
+def test_a_second_signal_leaves_at_once_and_damages_nothing(tmp_path):
+    process = start([*SMALL, *LONG, "--save-seconds", "0", "--out", "r"], tmp_path)
+    wait_for(tmp_path / "r" / "metrics.jsonl", [process])
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    before = time.monotonic()
+    ((_, errors, code),) = ends([process])
+    assert code == 128 + signal.SIGTERM and time.monotonic() - before < 5, errors
+    newest = max(int(path.stem) for path in (tmp_path / "r" / "checkpoints").glob("*.json"))
+    resumed = start(["resume", "r", "--steps", str(newest + 1), "--quiet"], tmp_path)
+    ((_, errors, code),) = ends([resumed])
+    assert code in (0, 2) and "damaged" not in errors, errors
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("num_kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_commands_end_as_if_they_were_not(num_kills):
+    """Red where a kill at any moment changes a bit of a network, a record or a table."""
+    names = ["evolution strategy", "comparison", "two processes"] if num_kills == 10 else None
+    assert kills.main(num_kills, seed=num_kills, names=names) == 0
