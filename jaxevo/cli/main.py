@@ -32,6 +32,7 @@ commands:
   compare TASK [OPTIONS]        several learners, same seeds and first networks, equal budget
   transfer LEARNER TASK [OPTIONS]  one task after the other, beside learning each afresh
   report FOLDER [FOLDER ...]    one HTML page of a run or a study, or of several side by side
+  cite [LEARNER]                BibTeX of jaxevo, and of a learner's papers
   doctor                        versions, devices, memory, caches
 
   --import MODULE (any command)  a module that registers learners, tasks or models of your own
@@ -56,6 +57,7 @@ COMMANDS = {
     "compare": "jaxevo.cli.compare:compare",
     "transfer": "jaxevo.cli.transfer:transfer",
     "report": "jaxevo.cli.report.command:report",
+    "cite": "jaxevo.cli.cite:cite",
     "doctor": "jaxevo.cli.inspect:doctor",
 }
 
