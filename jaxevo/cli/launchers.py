@@ -16,11 +16,29 @@ from jaxevo.core.words import nearest
 Job = list[str]
 
 
-def run_job(words: Job) -> int:
-    """One command in this process: its exit code."""
-    from jaxevo.cli.main import main
+class Command:
+    """One command in this process: its exit code.
 
-    return main(words)
+    A job that SLURM preempts or ends for its time is queued again by submitit's `checkpoint`. A
+    run that has begun by then is gone on with.
+    """
+
+    def __call__(self, words: Job) -> int:
+        from jaxevo.cli.main import main
+
+        if words[0] == "train":
+            folder = pathlib.Path(words[words.index("--out") + 1])
+            if (folder / "config.json").is_file():
+                words = ["resume", str(folder), "--quiet"]
+        return main(words)
+
+    def checkpoint(self, words: Job) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, words)
+
+
+run_job = Command()
 
 
 def launcher(text: str | None) -> Callable[[Sequence[Job], pathlib.Path], list[int]]:
@@ -77,7 +95,7 @@ def ray(jobs: Sequence[Job], folder: pathlib.Path, **settings: Any) -> list[int]
     if started:
         ray.init(address=settings.pop("address", None), log_to_driver=False)
     try:
-        task = ray.remote(run_job).options(**({"num_cpus": 1} | settings))
+        task = ray.remote(lambda words: run_job(words)).options(**({"num_cpus": 1} | settings))
         return ray.get([task.remote(words) for words in jobs])
     finally:
         if started:
@@ -96,7 +114,13 @@ def submitit(jobs: Sequence[Job], folder: pathlib.Path, **settings: Any) -> list
         mistake("launcher submitit needs submitit: pip install 'jaxevo[slurm]'")
     executor = submitit.AutoExecutor(folder / "jobs", cluster=settings.pop("cluster", None))
     executor.update_parameters(**({"name": f"jaxevo-{folder.name}"} | settings))
-    return [job.result() for job in executor.map_array(run_job, jobs)]
+    queued = executor.map_array(run_job, jobs)
+    try:
+        return [job.result() for job in queued]
+    except BaseException:  # whoever stops the study stops its jobs
+        for job in queued:
+            job.cancel()
+        raise
 
 
 LAUNCHERS = {"ray": ray, "submitit": submitit}

@@ -384,6 +384,8 @@ def _typed(kind: Any, value: Any) -> Any:
         kinds = [inner[0]] * len(value) if inner[-1] is ... else inner
         return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
     if _is_mapping(kind):
+        if not isinstance(value, Mapping):
+            raise ValueError
         return {_typed(inner[0], name): _typed(inner[1], item) for name, item in value.items()}
     if kind is types.NoneType:
         if value not in (None, "None"):

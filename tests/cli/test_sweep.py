@@ -7,7 +7,7 @@ import re
 import pytest
 
 from jaxevo import registry
-from jaxevo.cli.launchers import launcher
+from jaxevo.cli.launchers import launcher, run_job
 from jaxevo.cli.main import main
 from jaxevo.cli.sweep import grid_of
 
@@ -132,3 +132,14 @@ def test_a_comparison_hands_its_learners_to_a_launcher(tmp_path, capsys):
         tables.append([(row["learner"], row["mean"]) for row in table_of(folder)])
     assert tables[0] == tables[1]
     assert len(list((tmp_path / "1" / "jobs").glob("*_result.pkl"))) == 2  # both were jobs
+
+
+def test_a_job_that_is_queued_again_goes_on(tmp_path, monkeypatch):
+    """Red where a preempted job trains into a folder that has files, which is refused."""
+    asked = []
+    monkeypatch.setattr("jaxevo.cli.main.main", lambda words: asked.append(words) or 0)
+    words = ["train", "anp", "sine", "--out", str(tmp_path)]
+    run_job(words)
+    (tmp_path / "config.json").touch()
+    run_job(words)
+    assert asked == [words, ["resume", str(tmp_path), "--quiet"]]
