@@ -63,6 +63,7 @@ def test_inner_settings_are_flat_outside_and_in_their_place_inside():
         (tuple[int, ...], [3, 4], (3, 4)),
         (Literal["a", "b"] | None, "b", "b"),
         (Mapping[str, float | int] | None, {"c1": 3, "c2": 0.5}, {"c1": 3, "c2": 0.5}),
+        (Mapping[str, float | int] | None, None, None),
     ],
 )
 def test_values_of_files_have_the_type_of_their_setting(kind, value, expected):
@@ -82,6 +83,7 @@ def test_values_of_files_have_the_type_of_their_setting(kind, value, expected):
         (tuple[int, int], [1, 2, 3]),
         (Literal["a"], "c"),
         (tuple[int, ...], "two"),
+        (Mapping[str, float], [1.0]),
     ],
 )
 def test_values_of_another_type_are_refused(kind, value):
