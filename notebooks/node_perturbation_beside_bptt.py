@@ -76,6 +76,10 @@ print(f"jaxevo {jaxevo.__version__}, jax {jax.__version__}, {jax.default_backend
 
 
 # %%
+# the rule without learned feedback, which `anp` has on this task, and its own rates
+PUBLISHED = {"feedback_steps": None, "rate_factors": None, "learning_rate": 2e-4}
+
+
 def entry(name, **settings):
     """A learner on the task for `compare`, whose schedule fits the number of steps."""
 
@@ -88,7 +92,7 @@ def entry(name, **settings):
 
 
 entries = {
-    "ANP": entry("anp"),
+    "ANP": entry("anp", **PUBLISHED),
     "NP": entry("np"),
     "WP": entry("wp"),
     "forward gradient": entry("forward-gradient"),
@@ -135,7 +139,8 @@ batch = test.sample(jax.random.key(0), 0)
 keys = jax.random.split(jax.random.key(1), 3)
 errors = []
 for gamma in gammas:
-    built = registry.build("anp", "mackey-glass", gamma=gamma, num_steps=steps(10_000))
+    rule = PUBLISHED | {"gamma": gamma}
+    built = registry.build("anp", "mackey-glass", num_steps=steps(10_000), **rule)
     results = jaxevo.sweep(
         keys, built.learner, built.problem, num_steps=built.num_steps, record_every=built.num_steps
     )

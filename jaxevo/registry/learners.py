@@ -3,6 +3,8 @@
 Importing this file imports nothing but the standard library.
 """
 
+from collections.abc import Mapping
+
 from jaxevo.registry.entries import Named, Preset, by_name
 from jaxevo.registry.pathnets import PATHNETS
 
@@ -30,12 +32,26 @@ _PERTURBED_ON = {
     "digits": {"learning_rate": 2e-3},
     "sine": {"learning_rate": 5e-3},
 }
+# With learned feedback, where that was measured (docs/learned_feedback.md).
+_FEEDBACK_ON = {
+    "mackey-glass": {
+        "feedback_steps": 10,
+        "learning_rate": 5e-4,
+        "rate_factors": {"readout": 8.0},
+        "steps": 25_000,
+    },
+}
 _WEIGHTS_ON = {
     task: {name: value for name, value in settings.items() if name != "gamma"}
     for task, settings in _PERTURBED_ON.items()
 } | {"mackey-glass": {"window": 10, "steps": 40_000, "learning_rate": 1e-3}}
 # The released configuration (github.com/jesusgf96/NP_RNNs): every step an update by plain SGD.
-_RELEASED_NODES = {"optimizer": "sgd", "schedule": "constant", "clip_norm": None}
+_RELEASED_NODES = {
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "clip_norm": None,
+    "rate_factors": None,
+}
 # Weights that change at every step, and at the end of a sequence; the network has no biases.
 _ONLINE = {"window": 1, "online": True, "bias": False}
 _BY_SEQUENCE = {"decorrelation_every": "window", "bias": False}
@@ -49,7 +65,10 @@ _RELEASED_ON = {
 }
 
 
-def _perturbation(name: str, summary: str, rule: str, **released_rates: float) -> Named:
+def _perturbation(
+    name: str, summary: str, rule: str, guessing: Mapping[str, dict], **released_rates: float
+) -> Named:
+    own = {task: values | guessing.get(task, {}) for task, values in _PERTURBED_ON.items()}
     rates = {task.replace("_", "-"): rate for task, rate in released_rates.items()}
     on = {task: _RELEASED_ON[task] | {"learning_rate": rate} for task, rate in rates.items()}
     return Named(
@@ -58,7 +77,7 @@ def _perturbation(name: str, summary: str, rule: str, **released_rates: float) -
         summary,
         estimator=_NODES,
         preset=_PERTURBED,
-        on=_PERTURBED_ON,
+        on=own,
         presets={"authors": Preset(_RELEASED_NODES, _RELEASED_ON | on, _RELEASED_CLASS)},
         fixed={"rule": rule},
     )
@@ -237,11 +256,12 @@ LEARNERS = by_name(
         "anp",
         "activity-based node perturbation in the time domain",
         "anp",
+        _FEEDBACK_ON,
         mackey_glass=3e-2,
         weather=5e-3,
     ),
-    _perturbation("np", "node perturbation in the time domain", "np", mackey_glass=0.1),
-    _perturbation("inp", "node perturbation, one layer at a time", "inp", mackey_glass=0.1),
+    _perturbation("np", "node perturbation in the time domain", "np", {}, mackey_glass=0.1),
+    _perturbation("inp", "node perturbation, one layer at a time", "inp", {}, mackey_glass=0.1),
     Named(
         "wp",
         _GRADIENT,

@@ -11,6 +11,7 @@ import pytest
 
 from jaxevo import registry
 from jaxevo.core.descent import CosineDecay, Optimizer
+from jaxevo.estimators import LearnedFeedback
 from jaxevo.registry import settings as registry_settings
 
 
@@ -49,6 +50,10 @@ def values_in(learner):
             yield "optimizer", value.factory.__name__
             yield "clip_norm", value.clip_norm
             yield "weight_decay", (value.numbers or {}).get("weight_decay", value.weight_decay)
+            factors = value.rate_factors
+            yield "rate_factors", factors and {path: float(f) for path, f in factors.items()}
+        elif isinstance(value, LearnedFeedback):
+            yield from ((f"feedback_{name}", inner) for name, inner in values_in(value))
         elif field.name == "learning_rate":
             is_cosine = isinstance(value, CosineDecay)
             yield "schedule", "cosine" if is_cosine else "constant"
