@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -107,31 +109,35 @@ def test_a_launcher_is_named_or_refused():
         launcher("ray[num_cpus]")
 
 
+def jaxevo(words, folder):
+    """The command as a process of its own, whose workers compile as it does; its table."""
+    words = [sys.executable, "-m", "jaxevo", *words, "--out", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return table_of(folder)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["ray[num_cpus=1]", "submitit[cluster=local;timeout_min=5]"])
-def test_a_launcher_makes_the_same_table(name, tmp_path, capsys):
+def test_a_launcher_makes_the_same_table(name, tmp_path):
     """Red where a worker trains otherwise than the command itself, or is not waited for."""
     pytest.importorskip(re.match(r"\w+", name)[0])
-    tables = []
-    for number, words in enumerate(([], ["--launcher", name])):
-        folder = tmp_path / str(number)
-        assert main([*SWEEP, "--out", str(folder), *words]) == 0
-        tables.append(table_of(folder))
-    assert tables[0] == tables[1] and len(tables[0]) == 4
+    here = jaxevo(SWEEP, tmp_path / "here")
+    assert jaxevo([*SWEEP, "--launcher", name], tmp_path / "there") == here
+    assert len(here) == 4
 
 
 @pytest.mark.e2e
-def test_a_comparison_hands_its_learners_to_a_launcher(tmp_path, capsys):
+def test_a_comparison_hands_its_learners_to_a_launcher(tmp_path):
     pytest.importorskip("submitit")
     words = "compare sine --learners backprop,evolution-strategy[population_size=4] --seeds 2"
-    words += " --budget steps --amount 4"
-    tables = []
-    for number, more in enumerate(([], ["--launcher", "submitit[cluster=local;timeout_min=5]"])):
-        folder = tmp_path / str(number)
-        assert main([*words.split(), "--out", str(folder), *more]) == 0
-        tables.append([(row["learner"], row["mean"]) for row in table_of(folder)])
-    assert tables[0] == tables[1]
-    assert len(list((tmp_path / "1" / "jobs").glob("*_result.pkl"))) == 2  # both were jobs
+    words = [*words.split(), "--budget", "steps", "--amount", "4"]
+    launcher = ["--launcher", "submitit[cluster=local;timeout_min=5]"]
+    here, there = jaxevo(words, tmp_path / "a"), jaxevo([*words, *launcher], tmp_path / "b")
+    assert [(row["learner"], row["mean"]) for row in here] == [
+        (row["learner"], row["mean"]) for row in there
+    ]
+    assert len(list((tmp_path / "b" / "jobs").glob("*_result.pkl"))) == 2  # both were jobs
 
 
 def test_a_job_that_is_queued_again_goes_on(tmp_path, monkeypatch):
