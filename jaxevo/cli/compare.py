@@ -8,6 +8,8 @@ from jaxevo.cli.launchers import launcher
 from jaxevo.cli.options import learner_list, mistake, parse, parse_known
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
+    NOT_STORED,
+    devices_of,
     drawn,
     leading_names,
     names_by_kind,
@@ -63,7 +65,7 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
         for label, name, inner in learner_list(values["learners"])
     }
     built = {label: build(None) for label, build in builders.items()}
-    left_out = ("out", "config", "report", "launcher", "only")
+    left_out = (*NOT_STORED, "launcher", "only")
     own = {name: value for name, value in values.items() if name not in left_out}
     names = [name for _, name, _ in learner_list(values["learners"])]
     config = {"compare": {"task": task} | own | shared}
@@ -115,6 +117,7 @@ def compared(
         num_seeds=values["seeds"],
         tune=values["tune"],
         reference="control" if "control" in builders else None,
+        devices=devices_of(values["devices"]),
         **place,
         launch=launched(values["launcher"]),
         on_start=lambda name, steps: console.print(

@@ -141,6 +141,23 @@ def names_by_kind() -> dict[str, str]:
     return {"learners": learners, "tasks": tasks}
 
 
+NOT_STORED = ("out", "config", "report", "devices")
+"""Settings of a command that a study goes on without, or with others."""
+
+
+def devices_of(text: str | None) -> Any:
+    """What `jaxevo.run(devices=)` takes."""
+    if text is None or text == "all":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        mistake(f"devices must be all or a number >= 1, got {text}")
+    import jax
+
+    if int(text) > len(jax.devices()):
+        mistake(f"devices must be at most {len(jax.devices())}, as many as there are, got {text}")
+    return int(text)
+
+
 def require_seeds(seeds: int, seed: int) -> None:
     if seeds < 1:
         mistake(f"seeds must be >= 1, got {seeds}")

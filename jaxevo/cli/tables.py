@@ -233,6 +233,8 @@ def summary_table(
         f"{cost['forward_passes']:,} forward, {cost['backward_passes']:,} backward, "
         f"{cost['samples']:,} samples",
     )
+    if summary.get("devices", 1) > 1:
+        table.add_row("devices", str(summary["devices"]))
     if "precision" in summary:
         table.add_row("precision of products", summary["precision"])
     table.add_row("training", f"{summary['seconds']:.1f} s, compilation included")

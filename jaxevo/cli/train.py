@@ -13,6 +13,7 @@ from jaxevo.cli.runs import (
     StoredRun,
     about,
     combination,
+    devices_of,
     drawn,
     leading_names,
     names_by_kind,
@@ -177,6 +178,7 @@ def trained(
             on_start=display.compiled,
             on_record=display,
             progress=False,
+            devices=devices_of(values["devices"]),
             **where,
         )
     summary = result.summary
@@ -260,6 +262,7 @@ def trained_beside(built: Any, values: dict[str, Any]) -> dict[str, float]:
         num_steps=built.num_steps,
         record_every=built.num_steps,
         progress=False,
+        devices=devices_of(values["devices"]),
     )
     start = "held_out/"
     return {

@@ -6,8 +6,10 @@ from jaxevo import registry
 from jaxevo.cli.options import learner_list, mistake, parse
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
+    NOT_STORED,
     about,
     combination,
+    devices_of,
     drawn,
     leading_names,
     new_folder,
@@ -62,7 +64,7 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
     require_seeds(values["seeds"], values["seed"])
     preset = values["preset"]
     built = registry.build(learner, task, model=values["model"], preset=preset, **settings)
-    own = {name: value for name, value in values.items() if name not in ("out", "config", "report")}
+    own = {name: value for name, value in values.items() if name not in NOT_STORED}
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
     config |= origins({"learner": learner, "task": task, "model": values["model"]})
     sequences = sequences_of(built, values, settings)
@@ -104,6 +106,7 @@ def studied(
         chunk_size=values["replicates_at_once"],
         config=config,
         on_chunk=on_chunk,
+        devices=devices_of(values["devices"]),
         **place,
     )
     if study.folder is not None and not study.interrupted:

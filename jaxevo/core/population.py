@@ -1,10 +1,20 @@
-"""The population axis: members evaluated in chunks, so that memory does not grow with N."""
+"""The population axis: members evaluated in chunks, and spread over devices.
+
+In chunks, memory does not grow with N. Where `spreading.on_devices` names several devices, each
+evaluates its own block of members, in chunks of its own:
+
+    device 0   [0 1 2] [3 4]      N = 9 members, chunks of 3
+    device 1   [5 6 7] [8 .]      .: member 8 again, whose sum counts as 0
+
+Networks and data are on every device. What is summed over members crosses devices once.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxevo.core import (
@@ -17,7 +27,8 @@ from jaxevo.core import (
 from jaxevo.core.noise import fold_in
 from jaxevo.core.offers import OffersGoal
 from jaxevo.core.sizes import platform
-from jaxevo.core.tree import tree_size, tree_zeros
+from jaxevo.core.spreading import AXIS, lengthened, num_devices, on_each, shortened
+from jaxevo.core.tree import tree_size, tree_where, tree_zeros
 from jaxevo.core.words import lower_is_better
 
 # A chunk has so many floats: 16 MB stay in the cache of a CPU; other devices take 1 GB.
@@ -83,6 +94,12 @@ def fitting(num: int, floats: int, room: int | None = None) -> int:
     return next(size for size in range(most, 0, -1) if num % size == 0)
 
 
+def even_chunk(num: int, chunk_size: int) -> int:
+    """About `chunk_size`: a divisor of `num` if there is one from half of it, or it itself."""
+    most = min(chunk_size, num)
+    return next((size for size in range(most, most // 2, -1) if num % size == 0), most)
+
+
 def map_members(fn: Callable[..., Any], members: Any, chunk_size: int) -> Any:
     """`vmap(fn)` over the leading axis of `members`, `chunk_size` members at a time."""
     # not by lax.map, which divides by the size of a leaf: a network's may be empty
@@ -122,8 +139,36 @@ def sum_members(
         like: a tree in the shapes of the total; None where it is like what `fn` returns first.
 
     Returns:
-        (sum, kept [N, ...]). One chunk and one sum are held at a time.
+        (sum, kept [N, ...]). One chunk and one sum are held at a time. The sum is on every device.
+        Where N is a multiple of the devices, each device keeps what its own members return;
+        otherwise what is kept is on every device.
     """
+    num = jax.tree.leaves(members)[0].shape[0]
+    devices = num_devices()
+    if devices == 1:
+        return _sum_chunks(fn, members, chunk_size, add, like)
+    each = -(-num // devices)
+    short = devices * each - num
+    chunk_size = even_chunk(each, chunk_size)
+
+    def counted(member):
+        counts, member = member
+        summands, kept = fn(member)
+        return (tree_where(counts, summands, tree_zeros(summands)) if short else summands), kept
+
+    def one_device(members):
+        return _sum_chunks(counted, members, chunk_size, add, like)
+
+    members = jnp.arange(num + short) < num, lengthened(members, short)
+    specs = (Spec(AXIS),) * len(jax.tree.leaves(members))
+    total, kept = on_each(one_device, (members,), specs, sums=True)
+    return total, shortened(kept, short)
+
+
+def _sum_chunks(
+    fn: Callable[..., Any], members: Any, chunk_size: int, add: Callable, like: Any
+) -> tuple[Any, Any]:
+    """`sum_members` on one device."""
     num = jax.tree.leaves(members)[0].shape[0]
     num_chunks, rest = divmod(num, chunk_size)
 
@@ -154,6 +199,29 @@ def map_few(fn: Callable[..., Any], xs: Any) -> Any:
     return jax.lax.platform_dependent(
         xs, cpu=lambda xs: jax.lax.map(fn, xs), default=lambda xs: jax.vmap(fn)(xs)
     )
+
+
+def one_by_one(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, which a CPU calls for one member after another under `vmap`.
+
+    A product over many members rounds otherwise than one over few. Here a member's numbers are the
+    same, to the last bit, whatever chunk or device it stands in. `fn` has no derivative in reverse.
+    """
+    alone = jax.custom_batching.custom_vmap(fn)
+
+    @alone.def_vmap
+    def over_members(num, batched, *arguments):
+        def spread(leaf, has_members):
+            return leaf if has_members else jnp.broadcast_to(leaf, (num, *jnp.shape(leaf)))
+
+        found = jax.lax.platform_dependent(
+            *jax.tree.map(spread, arguments, tuple(batched)),
+            cpu=lambda *each: jax.lax.map(lambda one: alone(*one), each),
+            default=jax.vmap(fn),
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return alone
 
 
 def centered_ranks(losses: Float[Array, " N"]) -> Float[Array, " N"]:

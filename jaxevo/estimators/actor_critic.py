@@ -31,6 +31,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
+from jaxevo.core.spreading import spread_axis
 from jaxevo.core.tree import tree_where
 from jaxevo.estimators.backprop import float_gradient
 
@@ -108,7 +109,7 @@ class ActorCritic:
                 return self.step(key, params, problem, workers)
 
             keys = jax.random.split(key, self.horizon)
-            workers, seen = jax.lax.scan(step, carry, keys)
+            workers, seen = jax.lax.scan(step, spread_axis(carry), keys)
             _, _, last_value = _run(params, problem, workers)
             held = jax.lax.stop_gradient((seen.value, last_value))
             # values of another shape would broadcast to pairs of environments

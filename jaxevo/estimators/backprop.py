@@ -31,6 +31,7 @@ from jaxevo.core import (
     require_integer,
     static,
 )
+from jaxevo.core.spreading import spread_samples
 from jaxevo.core.tree import tree_where, tree_zeros
 from jaxevo.estimators.timeline import Timeline
 
@@ -67,6 +68,8 @@ class Backprop:
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        batch = spread_samples(batch, problem)
+
         def loss_and_rest(params):
             if isinstance(problem, Sequence):
                 start = tree_where(batch.reset, problem.initial_carry(params, batch), carry)

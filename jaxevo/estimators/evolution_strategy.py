@@ -31,12 +31,8 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
-from jaxevo.core.population import (
-    centered_ranks,
-    finite_mean,
-    map_members,
-    sum_members,
-)
+from jaxevo.core.population import centered_ranks, finite_mean, map_members, sum_members
+from jaxevo.core.spreading import everywhere
 from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.views.directions import Factors, FullRank, LowRank, low_rank
 
@@ -127,9 +123,11 @@ class EvolutionStrategy:
             total, losses = sum_members(
                 evaluate_and_weigh, draws, chunk_size, directions.add, like=tree_floats(params)
             )
+            losses = everywhere(losses)
             total = scaled(1 / deviation(losses), total)
         else:
             losses = map_members(lambda draw: losses_along(direction(draw)), draws, chunk_size)
+            losses = everywhere(losses)
             weights = self.shaped(losses) @ signs
             total, _ = sum_members(
                 lambda member: (directions.weighed(member[0], direction(member[1])), ()),

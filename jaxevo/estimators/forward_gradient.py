@@ -25,6 +25,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in, keys_of
+from jaxevo.core.spreading import spread_samples
 from jaxevo.core.tree import tree_fill, tree_fill_zeros, tree_floats, tree_where, tree_zeros
 from jaxevo.estimators.trajectories import DISTRIBUTIONS, Distribution
 
@@ -57,7 +58,7 @@ class ForwardGradient:
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
-        weights = tree_floats(params)
+        weights, batch = tree_floats(params), spread_samples(batch, problem)
 
         def loss_and_rest(weights):
             params_ = tree_fill(weights, params)

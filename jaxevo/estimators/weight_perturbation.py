@@ -31,6 +31,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import sum_members
+from jaxevo.core.spreading import spread_samples
 from jaxevo.core.tree import (
     tree_fill,
     tree_fill_zeros,
@@ -366,6 +367,7 @@ class WeightPerturbation:
         Args:
             only: paths of the leaves that are perturbed; None: all.
         """
+        batch = spread_samples(batch, problem)
         timeline = Timeline(problem, batch)
         draws = self.noise_for(params, problem, batch, only)
         fresh, kept = jnp.array(True), carry.units

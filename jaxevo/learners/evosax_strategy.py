@@ -38,6 +38,7 @@ from jaxevo.core.noise import keys_of
 from jaxevo.core.population import default_chunk_size, finite_mean, leading_axis, map_members
 from jaxevo.core.pytrees import normalised
 from jaxevo.core.showing import short_repr
+from jaxevo.core.spreading import everywhere
 from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import tree_fill, tree_masked, tree_repeat, tree_where
 from jaxevo.core.words import nearest
@@ -284,7 +285,7 @@ class EvosaxStrategy:
             members,
             min(chunk_size, self.population_size),
         )
-        return losses.astype(layout.dtype)
+        return everywhere(losses).astype(layout.dtype)
 
 
 def strategy_names(*, allow_pickle: bool = False) -> tuple[str, ...]:

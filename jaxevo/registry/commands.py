@@ -26,6 +26,12 @@ _LAUNCHER = _run(
     None,
     "Separate runs go to ray or submitit, with settings as in 'submitit[timeout_min=60]'.",
 )
+_DEVICES = _run(
+    "devices",
+    str | None,
+    None,
+    "Use so many devices, or all; None: all accelerators of this process, or one CPU device.",
+)
 
 DECIDING = (_MODEL, _PRESET, _CONFIG)
 """What decides which other settings there are."""
@@ -46,6 +52,7 @@ FOLDER = (
         "So many steps make a record; None: a hundredth of all.",
     ),
     _REPORT,
+    _DEVICES,
     _run("save_seconds", float, 60.0, "Checkpoints are at least this many seconds apart."),
     _run("stop_at", str | None, None, "Stop once held out reaches this, as accuracy=0.97."),
     _run("tensorboard", bool, False, "Write event files for TensorBoard, too."),
@@ -116,6 +123,7 @@ COMPARE = (
     _run("tune", int, 0, "Try so many learning rates for each learner; 0: only its own."),
     _LAUNCHER,
     _run("only", str | None, None, "Train this learner of a comparison that waits for it."),
+    _DEVICES,
     _MODEL,
     _OUT,
     _REPORT,
@@ -155,6 +163,7 @@ TRANSFER = (
         None,
         "So many replicates run side by side; None: all, or one on a CPU.",
     ),
+    _DEVICES,
     _MODEL,
     _PRESET,
     _OUT,

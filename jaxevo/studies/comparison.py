@@ -39,6 +39,7 @@ from jaxevo.studies.comparison_plan import (
 )
 from jaxevo.tasks import baselines
 from jaxevo.training.checkpoint import write_whole
+from jaxevo.training.devices import Devices
 from jaxevo.training.driver import RunResult, run
 from jaxevo.training.folder import RunFolder, for_json, read_json
 from jaxevo.training.interrupt import EndedError
@@ -92,6 +93,7 @@ def compare(
     config: Mapping[str, Any] | None = None,
     on_start: Callable[[str, int], None] | None = None,
     launch: Callable[[list[str], pathlib.Path], None] | None = None,
+    devices: Devices | None = None,
 ) -> Comparison:
     """Trains every learner with the same seeds and first networks, at equal budget.
 
@@ -123,6 +125,7 @@ def compare(
         on_start: called with the name and the number of steps before a learner is trained.
         launch: called with the names of the learners whose runs are not done, and the folder. It
             may train them elsewhere, each by `train_entry`; what it leaves is trained here.
+        devices: as for `run`, for every learner.
 
     Raises:
         KeyboardInterrupt: a signal ended it; `resume_from` goes on.
@@ -161,6 +164,7 @@ def compare(
     if (warning := few_seeds(num_seeds)) is not None:
         warnings.warn(warning, stacklevel=2)
     plan = Plan.of(key, entries, num_seeds)
+    plan.devices = devices
     files = None
     if resume_from is not None:
         files = RunFolder.open(resume_from)
@@ -216,7 +220,12 @@ def _is_done(place: tuple[pathlib.Path | None, pathlib.Path | None]) -> bool:
 
 
 def _run(
-    plan: Plan, files: RunFolder | None, number: int, name: str, learner: Learner, problem: Problem
+    plan: Plan,
+    files: RunFolder | None,
+    number: int,
+    name: str,
+    learner: Learner,
+    problem: Problem,
 ) -> RunResult:
     """The run of one learner in its place, or what is left of it."""
     folder, earlier = _place_of(files, number, name)
@@ -234,6 +243,7 @@ def _run(
         progress=False,
         folder=folder,
         resume_from=earlier,
+        devices=plan.devices,
     )
 
 
@@ -251,9 +261,7 @@ def _compared(plan: Plan, files: RunFolder | None, tune, reference, on_start) ->
             on_start(name, num_steps)
         chosen = {}
         if tune:
-            learner, chosen, factor = _tuned(
-                plan.key_tune, learner, problem, num_steps, tune, plan.factors.get(name)
-            )
+            learner, chosen, factor = _tuned(plan, name, learner, problem, tune)
             plan.factors[name] = factor
             if files is not None:
                 plan.save(files)
@@ -296,12 +304,13 @@ def check_tunable(entries: Mapping[str, Entry]) -> None:
 
 
 def _tuned(
-    key, learner: Any, problem: Problem, num_steps: int, tune: int, known: float | None
+    plan: Plan, name: str, learner: Any, problem: Problem, tune: int
 ) -> tuple[Any, dict, float]:
     """The learner with the best of `tune` rates, a note on it for its row, and its factor.
 
-    A factor that is `known` from before a stop is taken without trying any.
+    A factor that is known from before a stop is taken without trying any.
     """
+    known, num_steps = plan.factors.get(name), plan.steps[name]
     owner, field = _tunable(learner)
     default = getattr(owner, field)
     results = []
@@ -319,7 +328,7 @@ def _tuned(
             with warnings.catch_warnings():  # some rates are too high: the tuning sees it
                 warnings.filterwarnings("ignore", ".*on_nonfinite")
                 result = run(
-                    key,
+                    plan.key_tune,
                     candidate,
                     problem,
                     num_steps=num_steps,
@@ -327,6 +336,7 @@ def _tuned(
                     num_seeds=TUNING_SEEDS,
                     on_nonfinite="continue",
                     progress=False,
+                    devices=plan.devices,
                 )
             if result.summary["interrupted"]:
                 raise EndedError(result.summary["signal"])

@@ -29,6 +29,7 @@ class Plan:
         steps: how many each takes, by name.
         compile_seconds: what measuring a learner's speed took to compile.
         factors: the factor that tuning has chosen.
+        devices: those of every run, as `jaxevo.run` takes them.
     """
 
     entries: Mapping[str, Entry]
@@ -39,6 +40,7 @@ class Plan:
     steps: dict[str, int] = dataclasses.field(default_factory=dict)
     compile_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    devices: Any = None
 
     @classmethod
     def of(cls, key: Key[Array, ""], entries: Mapping[str, Entry], num_seeds: int) -> "Plan":

@@ -28,6 +28,7 @@ from jaxevo.core.sizes import platform
 from jaxevo.learners.pathnet.learner import PathNet, PathNetState, network_of
 from jaxevo.models.paths import chance_overlap, module_use, overlap, use_entropy
 from jaxevo.studies import replicates
+from jaxevo.training.devices import placed
 
 METHODS = (
     "pathnet",
@@ -83,9 +84,11 @@ class Phases:
         thresholds: Sequence[float] | None,
         criteria: Sequence[float],
         criteria_on: CriteriaOn,
+        mesh: Any = None,
     ):
         num_tasks = len(sequences[0])
         self.network = network_of(sequences[0][0])
+        key, learner, sequences = placed(mesh, (key, learner, [list(tasks) for tasks in sequences]))
         self.learner, self.num_seeds, self.max_generations = learner, num_seeds, max_generations
         self.num_replicates = len(sequences) * num_seeds
         on_cpu = platform() == "cpu"

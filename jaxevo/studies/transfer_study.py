@@ -38,11 +38,13 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.pytrees import described
+from jaxevo.core.spreading import on_devices
 from jaxevo.learners.pathnet.learner import PathNet, network_of
 from jaxevo.studies.transfer_files import Transfer, write_transfer
 from jaxevo.studies.transfer_measures import by_criterion, summary
 from jaxevo.studies.transfer_phases import METHODS, CriteriaOn, Phase, Phases, usual_methods
 from jaxevo.training import checkpoint
+from jaxevo.training.devices import Devices, accelerators, mesh_of, placed
 from jaxevo.training.folder import RunFolder, for_json, from_json
 from jaxevo.training.interrupt import stoppable
 from jaxevo.training.refusals import check_unchanged
@@ -69,6 +71,7 @@ def transfer(
     config: Mapping[str, Any] | None = None,
     save_seconds: float = 60.0,
     on_chunk: Callable[[Phase, int, int], None] | None = None,
+    devices: Devices | None = None,
 ) -> Transfer:
     """Trains `learner` and its controls on sequences of tasks, paired by sequence and seed.
 
@@ -100,6 +103,7 @@ def transfer(
         save_seconds: the least time between two checkpoints of a phase.
         on_chunk: called with the phase, the generation, and the number of replicates that are
             still training.
+        devices: as for `run`; replicates are spread over them.
 
     Raises:
         ValueError: a bad number, sequences of different length, more tasks than the network has
@@ -159,6 +163,7 @@ def transfer(
         check_unchanged(files.config["run"], description)
     elif folder is not None:
         files = RunFolder.create(folder, {**(config or {}), "run": description})
+    mesh = mesh_of(accelerators() if devices is None else devices)
     phases = Phases(
         key,
         learner,
@@ -170,6 +175,7 @@ def transfer(
         thresholds,
         criteria,
         criteria_on,
+        mesh,
     )
     study = _Study(phases, record_every, files, save_seconds, on_chunk)
     with contextlib.ExitStack() as stack:
@@ -178,6 +184,8 @@ def transfer(
         interrupted = stack.enter_context(stoppable())
         if resume_from is not None:
             study.restore()
+            phases.states = placed(mesh, phases.states)
+        stack.enter_context(on_devices(mesh))
         return study.run(interrupted)
 
 

@@ -14,6 +14,7 @@ from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
 from jaxevo.core.kinds import brief
 from jaxevo.core.pytrees import checked
 from jaxevo.core.showing import short_repr
+from jaxevo.core.spreading import with_auto_axes
 from jaxevo.core.tree import tree_row
 from jaxevo.tasks.levels import Levels, holds_out_targets, majority_class, mean_target, unigram
 from jaxevo.tasks.losses import LOSSES, LossName
@@ -286,20 +287,25 @@ def held_out_pair(test: tuple, check: Callable[..., T]) -> T:
 
 
 def real_numbers(name: str, value: Any) -> np.ndarray:
-    """`value` as an array of finite real numbers, none of which is masked."""
+    """`value` as an array of finite real numbers, none of which is masked.
+
+    An array of jax's that lies on several devices stays there; all others come to the host.
+    """
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(
             f"{name} must have no mask, which would be lost: fill it, or leave those entries out"
         )
+    spread = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    spread = spread and len(value.sharding.device_set) > 1
     try:
-        array = np.asarray(value)
+        array = with_auto_axes(value) if spread else np.asarray(value)
     except Exception:  # ragged lists, keys, tracers: each fails in its own way
         raise ValueError(f"{name} must be an array of numbers, got {brief(value)}") from None
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is a float to jax alone
             raise ValueError(f"{name} must be real numbers, got {array.dtype}")
         array = array.astype(np.float32)
-    odd = ~np.isfinite(array)
+    odd = ~(jnp if spread else np).isfinite(array)
     if odd.any():
         raise ValueError(f"{name} must be finite numbers, got {first(array, odd)}")
     return array
@@ -311,7 +317,7 @@ def as_floats(name: str, array: np.ndarray) -> np.ndarray:
     dtype = jax.dtypes.canonicalize_dtype(np.float64) if wide else np.float32
     with np.errstate(over="ignore"):
         floats = array.astype(dtype)
-    odd = ~np.isfinite(floats)
+    odd = ~(jnp if isinstance(floats, jax.Array) else np).isfinite(floats)
     if odd.any():
         raise ValueError(
             f"{name} must fit {np.dtype(dtype).name}, got {first(array, odd)}: scale them"

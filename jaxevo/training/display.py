@@ -53,6 +53,8 @@ class Display:
         before = summary.get("seconds_before", 0.0)
         self.last = (summary.get("resumed_at", 0), before + summary["compile_seconds"])
         temp, state = ((summary[name] or 0) / 1e6 for name in ("temp_bytes", "state_bytes"))
+        if summary["devices"] > 1:
+            self.console.print(f"on {summary['devices']} devices", highlight=False)
         self.console.print(
             f"compiled in {summary['compile_seconds']:.1f} s; {summary['num_parameters']:,} "
             f"parameters, {temp:.2f} MB temporary, {state:.2f} MB state",

@@ -27,7 +27,9 @@ from jaxevo.core import (
 from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.sizes import num_bytes, require_memory
+from jaxevo.core.spreading import with_auto_axes
 from jaxevo.training.chunks import require_steps
+from jaxevo.training.devices import Devices, accelerators, mesh_of
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.host_loop import HostLoop, RunResult
@@ -65,6 +67,7 @@ def run(
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     progress: bool = True,
+    devices: Devices | None = None,
 ) -> RunResult:
     """Trains `learner` on `problem` from the host, recording as it goes.
 
@@ -100,11 +103,15 @@ def run(
             by then: cost, seconds, bytes.
         on_record: function that is called with each record, in this thread.
         progress: whether a bar is shown, or plain lines where there is no terminal.
+        devices: a number of devices, "all", or a list of jax's devices, over which members are
+            spread, or samples, or seeds where there are as many (`docs/devices.md`). None takes
+            all accelerators of this process, or one CPU device. A run may go on on others.
 
     Raises:
-        ValueError: a bad number, a problem that lacks what the learner needs, `params` of another
-            network, a target that names no metric, a folder in use or damaged, a resumed
-            run that differs (what differs is named) or that has more steps behind it.
+        ValueError: a bad number, devices that are not there, a problem that lacks what the
+            learner needs, `params` of another network, a target that names no metric, a folder in
+            use or damaged, a resumed run that differs (what differs is named) or that has more
+            steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
         MemoryError: the device's memory is too small; the sizes to reduce are named.
@@ -115,6 +122,7 @@ def run(
     require_integer("record_every", 1, record_every)
     require_integer("num_seeds", 1, num_seeds)
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
+    learner, problem, params = with_auto_axes((learner, problem, params))
     check_requirements(learner, problem)
     network = sum(map(num_bytes, jax.tree.leaves(jax.eval_shape(problem.init, key))))
     require_memory({"num_seeds": num_seeds}, (num_seeds or 1) * network)
@@ -132,6 +140,7 @@ def run(
         **for_json(described(problem, "problem.")),
     }
     hosts = Hosts.here()
+    mesh = mesh_of(accelerators() if devices is None else devices)
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming_sizes(learner, problem, num_seeds))
         interrupted = stack.enter_context(stoppable())
@@ -159,7 +168,15 @@ def run(
         on_records.insert(0, stack.enter_context(running(sinks)))
         started = time.perf_counter()
         loop = HostLoop(
-            program=Program(key, learner, problem, num_seeds, params, skip=on_nonfinite == "skip"),
+            program=Program(
+                key,
+                learner,
+                problem,
+                num_seeds,
+                params,
+                skip=on_nonfinite == "skip",
+                mesh=mesh,
+            ),
             watch=Watch.of(on_nonfinite, num_seeds),
             num_steps=num_steps,
             record_every=description["record_every"],

@@ -116,6 +116,7 @@ class HostLoop:
         self.summary |= {
             "compile_seconds": program.compile_seconds,
             "compiles": program.compiles,
+            "devices": 1 if program.mesh is None else program.mesh.size,
             "temp_bytes": program.temp_bytes,
             "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(program.state)),
         }

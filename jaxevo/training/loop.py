@@ -25,8 +25,10 @@ from jaxevo.core.networks import check_learner, check_problem, plain_params
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.showing import html_table, short, short_repr
 from jaxevo.core.sizes import check_fits
+from jaxevo.core.spreading import on_devices, over_runs
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import one_step, require_steps, split_key, sums_like
+from jaxevo.training.devices import Devices, mesh_of, placed
 from jaxevo.training.memory import naming_sizes
 
 
@@ -63,6 +65,7 @@ def train(
     record_every: int = 1,
     state: State | None = None,
     params: Params | None = None,
+    devices: Devices | None = None,
 ) -> TrainResult:
     """Trains `learner` on `problem` for `num_steps` steps; pure, jitted, and fit for `vmap`.
 
@@ -77,10 +80,12 @@ def train(
         state: the state to go on from; None: training starts with `learner.init`.
         params: the first network, or one for each member, [N, ...], which may be an `nnx.State`;
             None: they are drawn.
+        devices: a number of devices, "all", or a list of jax's devices, over which members are
+            spread, or the samples of a batch (`docs/devices.md`); None takes one.
 
     Raises:
-        ValueError: a number of steps is bad, both `state` and `params` are given, or the problem
-            lacks what the learner needs.
+        ValueError: a number of steps is bad, there are no such devices, both `state` and `params`
+            are given, or the problem lacks what the learner needs.
         MemoryError: the device's memory is too small; the sizes to reduce are named. Where jax
             answers before the device is done, its own error may come with the results instead.
     """
@@ -89,13 +94,13 @@ def train(
     require_integer("record_every", 1, record_every)
     if state is not None and params is not None:
         raise ValueError("params must be None where state is given: the state holds the networks")
+    mesh = mesh_of(devices)
+    arguments = placed(mesh, (key, learner, problem, state, plain_params(params)))
+    _, learner, problem, *_ = arguments
     check_requirements(learner, problem)
     record_every = min(record_every, max(1, num_steps))
-    params = plain_params(params)
-    with naming_sizes(learner, problem):
-        return _train(
-            key, learner, problem, state, params, num_steps=num_steps, record_every=record_every
-        )
+    with naming_sizes(learner, problem), on_devices(mesh):
+        return _train(*arguments, num_steps=num_steps, record_every=record_every)
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "record_every"))
@@ -139,6 +144,7 @@ def sweep(
     *,
     num_steps: int,
     record_every: int = 1,
+    devices: Devices | None = None,
 ) -> TrainResult:
     """Trains every combination of learners, problems and seeds as one vmapped program.
 
@@ -162,16 +168,13 @@ def sweep(
         check_problem(problem)
     learner, learner_axes = stacked("learners", learners)
     problem, problem_axes = stacked("problems", problems)
+    mesh = mesh_of(devices)
+    keys, learner, problem = arguments = placed(mesh, (keys, learner, problem))
     check_requirements(learner, problem)
-    return _sweep(
-        keys,
-        learner,
-        problem,
-        learner_axes,
-        problem_axes,
-        num_steps=num_steps,
-        record_every=record_every,
-    )
+    with on_devices(mesh):
+        return _sweep(
+            *arguments, learner_axes, problem_axes, num_steps=num_steps, record_every=record_every
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4), static_argnames=("num_steps", "record_every"))
@@ -179,14 +182,20 @@ def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, rec
     def one(key, learner, problem):
         return train(key, learner, problem, num_steps=num_steps, record_every=record_every)
 
+    levels = []  # from the inner to the outer: the number of runs, and the axes of the arguments
     if jnp.ndim(keys):
-        one = jax.vmap(one, in_axes=(0, None, None))
-    if problem_axes is not None:
-        axes = jax.tree.unflatten(jax.tree.structure(problem), problem_axes)
-        one = jax.vmap(one, in_axes=(None, None, axes))
-    if learner_axes is not None:
-        axes = jax.tree.unflatten(jax.tree.structure(learner), learner_axes)
-        one = jax.vmap(one, in_axes=(None, axes, None))
+        levels.append((len(keys), (0, None, None)))
+    for place, tree, axes in ((2, problem, problem_axes), (1, learner, learner_axes)):
+        if axes is not None:
+            num = next(len(x) for x, a in zip(jax.tree.leaves(tree), axes, strict=True) if a == 0)
+            tree_axes = jax.tree.unflatten(jax.tree.structure(tree), axes)
+            levels.append((num, (None, tree_axes, None) if place == 1 else (None, None, tree_axes)))
+    longest = max((num for num, _ in levels), default=0)
+    for num, axes in levels:
+        if num == longest:
+            one, longest = over_runs(one, axes, num), None
+        else:
+            one = jax.vmap(one, in_axes=axes)
     return one(keys, learner, problem)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
 from jaxevo.core.sizes import check_fits, platform
+from jaxevo.core.spreading import on_devices, over_runs
 from jaxevo.core.tree import tree_finite, tree_where
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import (
@@ -27,29 +28,40 @@ from jaxevo.training.chunks import (
     with_step,
     zero_sums,
 )
+from jaxevo.training.devices import laid_out, layouts, mesh_of_arrays, placed, replicated
 from jaxevo.training.loop import warn_of_retrace
 
 OF_RECORDS = {"step", "seconds"}  # what a record holds beside metrics
 
 
 class Program:
-    """One learner on one problem, over all seeds: state, sums of metrics, best network so far."""
+    """One learner on one problem, over all seeds: state, sums of metrics, best network so far.
 
-    def __init__(self, key, learner, problem, num_seeds, params, *, skip=False):
+    With a mesh everything is on its devices. The first program chooses how a state is laid out,
+    and all others keep to that.
+    """
+
+    def __init__(self, key, learner, problem, num_seeds, params, *, skip=False, mesh=None):
+        self.mesh = mesh
+        # a user's own mesh has all arrays, too, but members are not spread over it
+        self.home = mesh_of_arrays((learner, problem, params)) if mesh is None else mesh
+        mesh = self.home
+        key, learner, problem, params = placed(mesh, (key, learner, problem, params))
         self.run_chunk = run_chunk_skipping if skip else run_chunk
         self.skip = skip
         self.learner, self.problem = learner, problem
-        self.many = num_seeds is not None
+        self.many, self.num_seeds = num_seeds is not None, num_seeds
         self.compile_seconds, self.compiles = 0.0, 0
         self.sizes = 0  # sizes of the network until now; the step is compiled for each of them
         keys = key if num_seeds is None else jax.random.split(key, num_seeds)
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
         axes = (0, None, None, axis)
-        first = self._call(_first, axes, keys, params)
+        self.whole = whole = None if mesh is None else replicated(mesh)
+        first = self._call(_first, axes, keys, params, out=(whole, None, whole, whole))
         self.key_run, self.state, self.sums, self.best = first
         self.zeros = self.sums
         self.can_resize = isinstance(learner, Resizes)
-        self.test = problem.held_out()
+        self.test = placed(mesh, problem.held_out())
         self._compile()
 
     def _compile(self) -> None:
@@ -59,13 +71,15 @@ class Program:
         axes = (0, None, None, 0, 0, None)
         self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
         self.sizes += 1
-        self.chunk = self._compiled(self.run_chunk, axes, arguments, donate)
+        self.out = layouts(self.state), layouts(self.sums)
+        self.chunk = self._compiled(self.run_chunk, axes, arguments, donate, self.out)
         self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
         arguments = (self.learner, self.problem, self.state)
         self.is_sound = self._compiled(_sound, (None, None, 0), arguments)
         if self.test is not None:
             arguments = (self.learner, self.problem, self.test, self.state, self.best)
-            self.evaluator = self._compiled(_held_out, (None, None, None, 0, 0), arguments)
+            axes, out = (None, None, None, 0, 0), (self.whole, layouts(self.best))
+            self.evaluator = self._compiled(_held_out, axes, arguments, out=out)
 
     def advance(self, num_steps: int) -> tuple[float, int]:
         """Takes a chunk of steps. Returns its seconds and the number of steps that were done.
@@ -105,7 +119,7 @@ class Program:
 
     def _chunk(self, num_steps: int) -> Resized | None:
         """Takes the steps. If they overflowed, returns what the run must go on with."""
-        before = self.state
+        self.state = before = laid_out(self.state, self.out[0])
         self.state, self.sums = self.chunk(
             self.key_run, self.learner, self.problem, before, self.sums, np.int32(num_steps)
         )
@@ -130,8 +144,8 @@ class Program:
             if params is None:
                 return False
             best = best | {"params": params}
-        self.problem, self.state = resized.problem, resized.state
-        self.test = self.problem.held_out()
+        self.problem, self.state = placed(self.home, (resized.problem, resized.state))
+        self.test = placed(self.home, self.problem.held_out())
         if best is not None and resized.carried is None:
             best = self._call(_first_best, (None, None, 0), self.state)
         self.best = best
@@ -144,7 +158,7 @@ class Program:
         Where such steps are skipped, the means are over the others.
         """
         sums = jax.device_get(self.sums)  # divided here: a division by jax would be compiled
-        self.sums = _copied(self.zeros)
+        self.sums = laid_out(_copied(self.zeros), self.out[1])
         finite = sums.pop(FINITE, None)
         share = 1.0 if finite is None else np.asarray(finite, np.float64) / num_steps
 
@@ -215,30 +229,46 @@ class Program:
         return self.saved()
 
     def load(self, tree: dict[str, Any]) -> None:
-        self.state, self.sums, self.best = tree["state"], tree["sums"], tree["best"]
+        self.state = laid_out(tree["state"], self.out[0])
+        self.sums = laid_out(tree["sums"], self.out[1])
+        self.best = laid_out(tree["best"], layouts(self.best))
 
-    def _call(self, fn: Callable, axes: tuple, *arguments: Any) -> Any:
+    def _call(self, fn: Callable, axes: tuple, *arguments: Any, out: Any = None) -> Any:
         """Calls `fn(learner, problem, ...)` over seeds. `_first` takes its key before these."""
         place = 1 if fn is _first else 0
         arguments = (*arguments[:place], self.learner, self.problem, *arguments[place:])
-        return self._compiled(fn, axes, arguments)(*arguments)
+        return self._compiled(fn, axes, arguments, out=out)(*arguments)
 
     def _over_seeds(self, fn: Callable, axes: tuple) -> Callable:
-        return jax.vmap(fn, in_axes=axes) if self.many else fn
+        return fn if self.num_seeds is None else over_runs(fn, axes, self.num_seeds)
 
-    def _compiled(self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = ()) -> Any:
-        """`fn` over seeds, compiled for these arguments. The same request compiles once."""
-        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments))
+    def _compiled(
+        self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = (), out: Any = None
+    ) -> Any:
+        """`fn` over seeds, compiled for these arguments. The same request compiles once.
+
+        Args:
+            out: the layout of what `fn` returns, a prefix of its tree; None leaves it open.
+        """
+        leaves = jax.tree.leaves(arguments)
+        shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
         setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
+        several = self.home is not None or layouts(leaves) is not None
+        out = self.whole if out is None else out
+        lies = (self.mesh, *(getattr(x, "sharding", None) for x in leaves)) if several else ()
+        lies += tuple(jax.tree.leaves(out))
         request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
+        request += (lies, jax.tree.structure(out))
         if request in executables:
             executables.move_to_end(request)
             return executables[request]
         if fn is self.run_chunk:
             warn_of_retrace(self.learner, self.problem)
         started = time.perf_counter()
-        program = jax.jit(self._over_seeds(fn, axes), donate_argnums=donate)
-        lowered = program.lower(*arguments)
+        with on_devices(self.mesh):
+            program = self._over_seeds(fn, axes)
+            program = jax.jit(program, donate_argnums=donate, out_shardings=out)
+            lowered = program.lower(*arguments)
         options = DRAWN_ONCE if fn is _first and _only_draws(lowered) else None
         executables[request] = compiled = lowered.compile(compiler_options=options)
         self.compile_seconds += time.perf_counter() - started

@@ -47,6 +47,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import Source, fold_in
 from jaxevo.core.population import chunk_floats
+from jaxevo.core.spreading import spread_samples
 from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.estimators.node_perturbation.credit import (
     Contribution,
@@ -244,6 +245,7 @@ class NodePerturbation:
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        batch = spread_samples(batch, problem)
         plan = self.plan(params, problem, batch)
         num_steps = plan.timeline.num_steps
         trajectories = plan.restart(self.method, params, carry.trajectories)

@@ -51,6 +51,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in, normal
+from jaxevo.core.spreading import spread_samples
 from jaxevo.core.tree import (
     named_leaves,
     tree_fill,
@@ -300,6 +301,7 @@ class ReleasedNodePerturbation:
     def estimate(
         self, key: Key[Array, ""], carry: Carry, params: Params, problem: Supervised, batch: Batch
     ) -> tuple[Carry, Params, Float[Array, ""], Metrics]:
+        batch = spread_samples(batch, problem)
         plan = self.plan(params, problem, batch)
         trajectories = plan.restart("finite", params, carry.trajectories)
         carry, correlation = carry._replace(trajectories=trajectories), {}

@@ -45,6 +45,7 @@ from jaxevo.core.population import (
     within_core,
 )
 from jaxevo.core.showing import short_repr
+from jaxevo.core.spreading import everywhere, over_runs
 from jaxevo.core.tree import tree_row, tree_size, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
 
@@ -175,7 +176,7 @@ class DeepGA:
         chunk_size = members_at_once(num, self.chunk_size, problem, batch)
         if self.chunk_size is None:
             chunk_size = within_core(chunk_size, tree_size(parents) // self.num_parents)
-        generation = map_members(measured, jnp.arange(num), chunk_size)
+        generation = everywhere(map_members(measured, jnp.arange(num), chunk_size))
 
         def again(index):
             """The weights of a member of this generation, made once more."""
@@ -269,7 +270,8 @@ class DeepGA:
                 return finite_or_inf(jax.lax.map(loss, batches).mean())
 
             candidates = jax.tree.map(lambda leaf: leaf[: self.elite_candidates], networks)
-            means = jax.vmap(mean_loss)(candidates)
+            num_candidates = len(jax.tree.leaves(candidates)[0])
+            means = everywhere(over_runs(mean_loss, (0,), num_candidates)(candidates))
         elite = jnp.argmin(means)
         rows = jax.lax.top_k(-losses.at[elite].set(-jnp.inf), self.num_parents)[1]
         return shortlist[rows], tree_row(networks, rows), means[elite]

@@ -38,7 +38,7 @@ from jaxevo.core import (
 )
 from jaxevo.core.descent import bounded_step
 from jaxevo.core.noise import Source, tree_normal
-from jaxevo.core.population import map_few
+from jaxevo.core.population import map_few, one_by_one
 from jaxevo.core.showing import short_repr
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_masked, tree_zeros
@@ -259,12 +259,19 @@ class Mutation:
         head = HEADS[self.head]
         if self.variant == "abs":
             return abs_sensitivity(model, params, inputs, mask, head=head)
-        if self.variant == "sum":
-            reduction = self.experience_reduction
-            return sum_sensitivity(model, params, inputs, mask, reduction=reduction, head=head)
-        length = _length(direction) if self.unit_direction else 1 / self.sigma
-        direction = jax.tree.map(lambda z: (z / length).astype(z.dtype), direction)
-        return so_sensitivity(model, params, inputs, direction, mask, head=head)
+
+        # Both sums cancel, and noise is divided by the root of what is left: their last bit moves
+        # a weight by hundreds of its own.
+        @one_by_one
+        def measured(params, inputs, mask, direction, sigma):
+            if self.variant == "sum":
+                reduction = self.experience_reduction
+                return sum_sensitivity(model, params, inputs, mask, reduction=reduction, head=head)
+            length = _length(direction) if self.unit_direction else 1 / sigma
+            direction = jax.tree.map(lambda z: (z / length).astype(z.dtype), direction)
+            return so_sensitivity(model, params, inputs, direction, mask, head=head)
+
+        return measured(params, inputs, mask, direction, self.sigma)
 
     def divided(self, noise: Params, sensitivity: Params) -> Params:
         """`noise` divided by `sensitivity`, with the limits and `normalize` of the settings."""

@@ -40,6 +40,7 @@ from jaxevo.core.population import (
     solves,
 )
 from jaxevo.core.showing import short_repr
+from jaxevo.core.spreading import everywhere
 from jaxevo.core.tree import tree_row, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutation, pooled, sampled
 from jaxevo.models.growing.events import Edit
@@ -156,10 +157,12 @@ class SafeMutation:
             key_member = fold_in(key_members, index, self.operator.noise)
             return self.evaluated(key_member, founder(index), batch, problem)
 
-        first = map_members(
-            evaluated,
-            jnp.arange(self.population_size),
-            members_at_once(self.population_size, self.chunk_size, problem, batch),
+        first = everywhere(
+            map_members(
+                evaluated,
+                jnp.arange(self.population_size),
+                members_at_once(self.population_size, self.chunk_size, problem, batch),
+            )
         )
         # Experiences are one batch for all, those of each member [N, ...], of the last member, or
         # a common pool of all members.
@@ -194,10 +197,12 @@ class SafeMutation:
             child = self.operator.mutate(keys[1], problem.model, params, *(experiences or ()))
             return self.evaluated(keys[2], child.params, batch, problem), child.converged
 
-        children, converged = map_members(
-            child_of,
-            (jnp.arange(self.num_children), parents),
-            members_at_once(self.num_children, self.chunk_size, problem, batch),
+        children, converged = everywhere(  # any of them may be a parent on any device
+            map_members(
+                child_of,
+                (jnp.arange(self.num_children), parents),
+                members_at_once(self.num_children, self.chunk_size, problem, batch),
+            )
         )
         finite = jnp.isfinite(children.loss)
         rows = self.places(children.loss, victims, state.losses)
@@ -260,7 +265,7 @@ class SafeMutation:
             edit.params,
             members_at_once(self.population_size, self.chunk_size, problem, state.batch),
         )
-        return state._replace(losses=finite_or_inf(losses))
+        return state._replace(losses=finite_or_inf(everywhere(losses)))
 
     # ------------------------------------------------------------------------ helpers
 

@@ -23,6 +23,7 @@ from jaxevo.core import Batch, Carry, Estimator, Params, Problem
 from jaxevo.core.descent import Follower, descend, first_state, guarded_step
 from jaxevo.core.noise import fold_in, keys_of
 from jaxevo.core.population import counted_up, sum_members
+from jaxevo.core.spreading import everywhere
 from jaxevo.core.tree import tree_finite, tree_masked, tree_where, tree_zeros
 from jaxevo.models.modular import (
     Modular,
@@ -172,7 +173,10 @@ class Trainer:
             members = jnp.arange(num_paths), active, carries
             sums, kept = sum_members(one_path, members, chunk_size)
             shared, counts, finite = self.follow(shared, sums, merge)
-            carries, *reports = kept  # the score, the loss and whether all was finite, by path
+            carries, *reports = (
+                kept[0],
+                *everywhere(kept[1:]),
+            )  # the score, the loss and whether all was finite, by path
             reports[2] &= finite
             return (shared, counted_up(updates, counts * finite), carries), tuple(reports)
 
