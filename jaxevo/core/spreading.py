@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
@@ -168,7 +169,7 @@ def with_auto_axes(tree: Any) -> Any:
 
     def convert(leaf):
         own = getattr(leaf, "sharding", None)
-        if isinstance(leaf, jax.core.Tracer) or not isinstance(own, NamedSharding):
+        if isinstance(leaf, Tracer) or not isinstance(own, NamedSharding):
             return leaf
         if AxisType.Explicit not in own.mesh.axis_types or not isinstance(own.mesh, Mesh):
             return leaf

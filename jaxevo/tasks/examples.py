@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from jaxevo.core import Data, Scalar, pytree, require, require_integer, static
@@ -295,7 +296,7 @@ def real_numbers(name: str, value: Any) -> np.ndarray:
         raise ValueError(
             f"{name} must have no mask, which would be lost: fill it, or leave those entries out"
         )
-    spread = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    spread = isinstance(value, jax.Array) and not isinstance(value, Tracer)
     spread = spread and len(value.sharding.device_set) > 1
     try:
         array = with_auto_axes(value) if spread else np.asarray(value)
@@ -325,7 +326,7 @@ def as_floats(name: str, array: np.ndarray) -> np.ndarray:
     return floats
 
 
-def first(array: np.ndarray, odd: np.ndarray) -> str:
+def first(array: Any, odd: Any) -> str:
     """The first odd entry and where it stands."""
     place = [int(index) for index in np.unravel_index(int(odd.argmax()), odd.shape)]
     where = f" (row {place[0]}, column {place[1]})" if len(place) == 2 else ""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -57,14 +58,18 @@ def accelerators() -> Devices | None:
 def placed(mesh: Mesh | None, tree: Any) -> Any:
     """`tree` on all devices of `mesh`; an array that is laid out over these already stays so."""
 
-    def place(leaf):
-        known = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-        if known and _order(leaf.sharding) == tuple(mesh.devices.flat):
-            return leaf
-        return jax.device_put(leaf, replicated(mesh))
-
     tree = with_auto_axes(tree)
-    return tree if mesh is None else jax.tree.map(place, tree)
+    if mesh is None:
+        return tree
+    order, whole = tuple(mesh.devices.flat), replicated(mesh)
+
+    def place(leaf):
+        known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+        if known and _order(leaf.sharding) == order:
+            return leaf
+        return jax.device_put(leaf, whole)
+
+    return jax.tree.map(place, tree)
 
 
 def mesh_of_arrays(tree: Any) -> Mesh | None:
