@@ -42,9 +42,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 def pytest_configure(config):
     """The default run compiles quickly; whole trainings, chosen by `-m`, compile as users do."""
     flags = os.environ.get("XLA_FLAGS", "")
-    quick = "not e2e" in config.getoption("markexpr") or config.getoption("markexpr").startswith(
-        "devices"
-    )
+    chosen = config.getoption("markexpr")
+    quick = "not e2e" in chosen or chosen.startswith("devices")
     if quick and QUICK not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK}".strip()
 
