@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from jaxevo.core import Batch, Problem, Supervised
@@ -30,12 +30,7 @@ def on_devices(mesh: Mesh | None) -> Iterator[None]:
 
     None changes nothing: what is traced within spreads as what is around it.
     """
-    around = jax.sharding.get_abstract_mesh()
-    with contextlib.ExitStack() as stack:
-        if AxisType.Explicit in around.axis_types:  # of `jax.set_mesh`: see `with_auto_axes`
-            stack.enter_context(jax.sharding.use_abstract_mesh(AbstractMesh((), ())))
-        if mesh is not None:
-            stack.enter_context(_mesh(mesh))
+    with contextlib.nullcontext() if mesh is None else _mesh(mesh):
         yield
 
 

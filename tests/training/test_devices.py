@@ -138,18 +138,6 @@ def test_arrays_that_a_user_laid_out(types, devices):
 
 
 @eight
-def test_a_mesh_of_the_user_is_in_force():
-    """Red if `jax.set_mesh` with Explicit axes, a notebook's first line, breaks training."""
-    wanted = jaxevo.train(jax.random.key(0), evolution(), problem(), num_steps=2)
-    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        for devices in (None, 8):
-            got = jaxevo.train(
-                jax.random.key(0), evolution(), problem(), num_steps=2, devices=devices
-            )
-            chex.assert_trees_all_close(got.params, wanted.params, atol=1e-5)
-
-
-@eight
 def test_training_within_a_program_of_the_user():
     def trained(key):
         return jaxevo.train(key, evolution(), problem(), num_steps=2, devices=8).params
