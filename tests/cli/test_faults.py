@@ -53,6 +53,7 @@ def at_second_save(monkeypatch, fault):
     monkeypatch.setattr(checkpoint, "save", save)
 
 
+@pytest.mark.filterwarnings("ignore:.*moved to damaged")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_line_and_the_command_goes_on(fault, command, tmp_path, capsys):
     words, whole = command

@@ -143,7 +143,7 @@ def test_a_signal_during_the_start_leaves_no_half_folder(seconds, tmp_path):
 
 def test_a_second_signal_leaves_at_once_and_damages_nothing(tmp_path):
     process = start([*SMALL, *LONG, "--save-seconds", "0", "--out", "r"], tmp_path)
-    wait_for(tmp_path / "r" / "metrics.jsonl", [process])
+    wait_for(tmp_path / "r" / "checkpoints" / "0.json", [process])
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
