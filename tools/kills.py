@@ -41,7 +41,7 @@ def run_of(learner: str, task: str, steps: int, *words: str, processes: int = 1)
 
 COMMANDS = {
     "evolution strategy": run_of("evolution-strategy", "sine", 4000, "--population-size", "8"),
-    "node perturbation": run_of("anp", "mackey-glass", 400, "--hidden-size", "8"),
+    "node perturbation": run_of("anp", "mackey-glass", 400),
     "safe mutation": run_of("safe-mutation-sum", "recurrent-parity", 150),
     "metropolis": run_of("metropolis", "sine", 8000),
     "growing network": run_of("differentiable-structure", "grammar-easy", 150),
@@ -135,7 +135,7 @@ def killed(
         while time.monotonic() < until and any(process.poll() is None for process in processes):
             time.sleep(0.005)
         if all(process.poll() == 0 for process in processes):
-            return kills
+            return kills  # it was quicker than before
         for process in processes:
             if process.poll() not in (None, 0):
                 end(processes, place)
