@@ -91,11 +91,15 @@ def ray(jobs: Sequence[Job], folder: pathlib.Path, **settings: Any) -> list[int]
         import ray
     except ImportError:
         mistake("launcher ray needs Ray: pip install 'jaxevo[ray]'")
+
+    def one(words: Job) -> int:
+        return run_job(words)
+
     started = not ray.is_initialized()
     if started:
         ray.init(address=settings.pop("address", None), log_to_driver=False)
     try:
-        task = ray.remote(lambda words: run_job(words)).options(**({"num_cpus": 1} | settings))
+        task = ray.remote(one).options(**({"num_cpus": 1} | settings))
         return ray.get([task.remote(words) for words in jobs])
     finally:
         if started:
