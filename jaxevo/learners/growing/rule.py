@@ -15,7 +15,6 @@ from jaxtyping import Array, Int, Key
 
 from jaxevo.core import Metrics, Params, Problem, Scalar, pytree, require, static
 from jaxevo.core.noise import fold_in
-from jaxevo.core.spreading import over_runs
 from jaxevo.core.trainable import left_out
 from jaxevo.core.tree import named_leaves, tree_masked
 from jaxevo.models.growing.events import (
@@ -310,8 +309,7 @@ def over_members(fn: Callable[[Any, Any], Any], settings: Any, members: Any) -> 
         members: a tree whose leaves lead with [N].
     """
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, settings)
-    num = len(jax.tree.leaves(members)[0])
-    return over_runs(fn, (axes, 0), num)(settings, members)
+    return jax.vmap(fn, in_axes=(axes, 0))(settings, members)
 
 
 def after_events(
