@@ -321,6 +321,9 @@ def new_folder(out: str | None, name: str) -> Iterator[pathlib.Path]:
     A colon of the name, as in gymnax:NAME, becomes a hyphen. The folder is made at once, so that
     of several processes each gets its own. After a mistake it goes if it is empty.
     """
+    from jaxevo.training.interrupt import leave_if_asked
+
+    leave_if_asked()
     if out is not None:
         yield pathlib.Path(out)
         return

@@ -56,6 +56,7 @@ def stoppable() -> Iterator[Interrupted]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
+    leave_if_asked()
     before = {}
 
     def restore():
@@ -77,8 +78,34 @@ def stoppable() -> Iterator[Interrupted]:
         restore()
 
 
+_asked: list[int] = []  # a signal that came where raising would break something
+
+
 def _leave(number, frame):
+    """Raises where that ends the command, and else leaves it to the next `leave_if_asked`.
+
+    An import that is torn makes errors of its own, and callbacks of the garbage collector swallow
+    what they raise.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or "gc_callback" in code.co_name:
+            _asked.append(int(number))
+            return
+        frame = frame.f_back
     raise EndedError(int(number))
+
+
+def leave_if_asked() -> None:
+    """Ends a command that got a signal while something was imported.
+
+    Raises:
+        EndedError: there was one.
+    """
+    if _asked:
+        number = _asked[0]
+        _asked.clear()
+        raise EndedError(number)
 
 
 @contextlib.contextmanager
@@ -92,6 +119,7 @@ def leaving() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _asked.clear()
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = {}

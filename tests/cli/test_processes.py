@@ -58,12 +58,12 @@ def records(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_leave_what_one_leaves(count, tmp_path):
     """Red where each trains by itself and none writes, or two write into one folder."""
     words = [*SMALL, "--steps", "2000", "--save-seconds", "0"]
-    alone = start([*words, "--out", "one"], tmp_path)
-    assert alone.wait(120) == 0, alone.communicate()
+    ((_, errors, code),) = ends([start([*words, "--out", "one"], tmp_path)])
+    assert code == 0, errors
     processes = start_together(count, [*words, "--out", "all"], tmp_path)
     (out, _, _code), *others = found = ends(processes)
     assert [end[2] for end in found] == [0] * count, found
@@ -75,8 +75,15 @@ def test_several_processes_leave_what_one_leaves(count, tmp_path):
     assert [end[2] for end in ends(again)] == [0, 0]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "lost"),
+    [
+        (signal.SIGKILL, 0),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),  # half a minute each
+        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_lost_process_ends_the_other_by_one_line(lost, number, tmp_path):
     """Red where the other hangs, aborts with a trace of C++, or ends as if all were well."""
     processes = start_together(2, [*SMALL, *LONG, "--save-seconds", "1", "--out", "r"], tmp_path)
@@ -111,7 +118,9 @@ def test_a_signal_to_one_of_two_ends_both_with_a_checkpoint(tmp_path):
 SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
 
 
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize(
+    "name", [n if n == "SIGUSR1" else pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS]
+)
 def test_a_signal_ends_a_run_with_a_checkpoint(name, tmp_path):
     """Red where SIGUSR1 or SIGHUP ends the process and loses what it has done."""
     number = getattr(signal, name)
@@ -126,7 +135,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint(name, tmp_path):
     assert int(newest.stem) == summary["steps"] > 0
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5, 3.0])
+@pytest.mark.parametrize(
+    "seconds", [0.8, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.3, 1.5, 3.0))]
+)
 def test_a_signal_during_the_start_leaves_no_half_folder(seconds, tmp_path):
     """The folder is not there, or the same command with --resume goes on in it."""
     words = [*SMALL, "--steps", "300", "--out", "r", "--resume"]
@@ -157,8 +168,10 @@ def test_a_second_signal_leaves_at_once_and_damages_nothing(tmp_path):
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("num_kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_kills", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 100))]
+)
 def test_killed_commands_end_as_if_they_were_not(num_kills):
     """Red where a kill at any moment changes a bit of a network, a record or a table."""
-    names = ["evolution strategy", "comparison", "two processes"] if num_kills == 10 else None
+    names = ["evolution strategy", "comparison", "two processes"] if num_kills == 3 else None
     assert kills.main(num_kills, seed=num_kills, names=names) == 0

@@ -136,7 +136,8 @@ class LearnedFeedback:
         matrices = jax.tree.map(
             lambda leaf: jnp.zeros((self.steps, outputs, *leaf.shape[1:]), real), tree_floats(carry)
         )
-        return Feedback(matrices, jnp.zeros((), real), jnp.zeros((), real))
+        zero = jnp.zeros((), jnp.promote_types(real, jnp.float32))  # bfloat16 counts to 256 alone
+        return Feedback(matrices, zero, zero)
 
     def learned(self, feedback: Feedback, sums: "LearningSums") -> Feedback:
         """The guess after an update."""
@@ -150,7 +151,7 @@ class LearnedFeedback:
             for a, g in zip(leaves, sums.matrices, strict=True)
         ]
         matrices = jax.tree.unflatten(structure, moved)
-        return Feedback(matrices, power, feedback.updates + 1)
+        return Feedback(matrices, power.astype(feedback.power.dtype), feedback.updates + 1)
 
 
 class LearningSums(NamedTuple):
