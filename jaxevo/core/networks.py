@@ -88,7 +88,8 @@ def check_network(problem: Problem) -> None:
 
     Raises:
         ValueError: a network or a batch beyond the memory of the machine; complex weights; fewer
-            outputs than classes; another number of outputs than of actions.
+            outputs than classes; no outputs for each label; another number of outputs than of
+            actions.
     """
     params = jax.eval_shape(problem.init, abstract_key())
     check_fits("the network", params)
@@ -112,8 +113,12 @@ def check_network(problem: Problem) -> None:
     wanted = getattr(problem.task, "num_outputs", None)
     if not isinstance(wanted, int):
         return
-    got = num_outputs(problem, params)
+    outputs = abstract_outputs(problem, params)
+    shape = getattr(outputs, "shape", ())  # of several outputs nothing is known here
+    got = shape[-1] if shape else None
     of_classes = getattr(problem.task, "loss", None) == "cross_entropy"
+    if isinstance(problem, Supervised) and of_classes and shape:
+        check_labels(problem, outputs, batch)
     if isinstance(problem, Supervised) and of_classes and got is not None and got < wanted:
         raise ValueError(
             f"model must have an output for each of {type(problem.task).__name__}'s {wanted} "
@@ -143,7 +148,7 @@ def check_input_shape(problem: Problem, params: Any) -> None:
         return
     if setting is not None:
         try:
-            num_outputs(problem, params)
+            abstract_outputs(problem, params)
             return
         except (TypeError, ValueError):  # of the network's layers, each in its own words
             pass
@@ -180,15 +185,34 @@ def may_train(model: Model, params: Any) -> bool:
     return any(isinstance(leaf, Tracer) or np.any(leaf) for leaf in found)
 
 
-def num_outputs(problem: Problem, params: Any) -> int | None:
-    """The last axis of a network's outputs, found without computing; None where it has none.
+def check_labels(problem: Supervised, outputs: Any, batch: Any) -> None:
+    """Refuses a network with fewer axes than the labels, as of one output for a whole text.
+
+    Raises:
+        ValueError: naming the shapes of labels and outputs.
+    """
+    labels = getattr(batch, "targets", None)
+    if labels is None or len(outputs.shape) > len(labels.shape):
+        return
+    try:
+        jax.eval_shape(problem.losses, outputs, batch)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"model must have outputs for each label of {type(problem.task).__name__}, which are "
+            f"{list(labels.shape)} in a batch, got a {type(problem.model).__name__} with "
+            f"{list(outputs.shape)}"
+        ) from error
+
+
+def abstract_outputs(problem: Problem, params: Any) -> Any:
+    """What a network returns for a batch, found without computing; None where that is unknown.
 
     Args:
         params: one network's, which may be abstract.
     """
     if isinstance(problem, Supervised):
-        outputs = jax.eval_shape(problem.outputs, params, abstract_batch(problem))
-    elif isinstance(problem, Control):
+        return jax.eval_shape(problem.outputs, params, abstract_batch(problem))
+    if isinstance(problem, Control):
         wanted = getattr(problem.task, "num_outputs", None)
         num = 1 + wanted if isinstance(wanted, int) else 1  # no outputs pass for a batch of them
 
@@ -198,11 +222,8 @@ def num_outputs(problem: Problem, params: Any) -> int | None:
             _, answer = problem.answer(params, carry, observations)
             return answer[0] if isinstance(answer, tuple) else answer
 
-        outputs = jax.eval_shape(first, abstract_key(), params)
-    else:
-        return None
-    shape = getattr(outputs, "shape", ())
-    return shape[-1] if shape else None
+        return jax.eval_shape(first, abstract_key(), params)
+    return None
 
 
 def plain_params(params: Any) -> Any:

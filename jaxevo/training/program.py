@@ -283,9 +283,10 @@ class Program:
 DRAWN_ONCE: dict[str, Any] = {
     "xla_backend_optimization_level": 1,
     "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+if jax.__version_info__ < (0, 11):  # later ones have no other emitters and refuse the name
+    DRAWN_ONCE["xla_cpu_use_fusion_emitters"] = False
 # Settings of jax that change what is compiled.
 _SETUP = (
     "jax_default_matmul_precision",

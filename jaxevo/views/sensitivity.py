@@ -283,13 +283,12 @@ class _Layers:
         signals = self.signals(cotangents)
         sums = {}
         for layer in self.products:
-            signal = jnp.abs(_rows(signals[layer]))
+            signal = _wide(jnp.abs(_rows(signals[layer])))
             for path, given in zip(layer.spec.kernels, as_tuple(self.seen[layer]), strict=True):
-                sums[path] = jnp.matmul(
-                    jnp.abs(_rows(given)).T, signal, preferred_element_type=_wide_dtype(signal)
-                )
+                # cast first: jaxlib 0.11 has no product of bfloat16 into float32 here on a CPU
+                sums[path] = _wide(jnp.abs(_rows(given))).T @ signal
             if layer.spec.bias is not None:
-                sums[layer.spec.bias] = _wide(signal).sum(0)
+                sums[layer.spec.bias] = signal.sum(0)
         if self.others:
 
             def absolute(experience):
@@ -437,12 +436,8 @@ def _squared(leaf: Array) -> Array:
 
 
 def _wide(leaf: Array) -> Array:
-    return leaf.astype(_wide_dtype(leaf))
-
-
-def _wide_dtype(leaf: Array) -> Any:
-    """What sums over experiences are held in: at least float32."""
-    return jnp.promote_types(leaf.dtype, jnp.float32)
+    """The array in what sums over experiences are held in: at least float32."""
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _rows(leaf: Float[Array, "I ..."]) -> Float[Array, "I D"]:

@@ -14,6 +14,7 @@ from jaxevo.models import (
     from_linen,
     from_nnx,
     mlp,
+    modular,
     normalised,
     recurrent,
 )
@@ -63,6 +64,15 @@ def test_networks_for_other_inputs_are_refused_in_one_line(model, shown):
         return check_requirements(LEARNER, problem)
     with pytest.raises(ValueError, match=shown):
         check_requirements(LEARNER, problem)
+
+
+# red where such a network is refused by jax's words alone, after minutes of preparation
+@pytest.mark.parametrize("model", [mlp((5,), 4), modular((5,), 4, num_layers=1, hidden=2)])
+def test_one_output_for_a_whole_text_is_refused(model):
+    text = examples(np.ones((20, 5), int), np.arange(100).reshape(20, 5) % 4, batch_size=4)
+    shown = r"each label of Examples, which are \[4, 5\] in a batch, got a \w+ with \[4, 4\]"
+    with pytest.raises(ValueError, match=shown):
+        check_requirements(LEARNER, Problem(text, model))
 
 
 def test_outputs_that_are_no_actions_are_refused():
