@@ -60,7 +60,7 @@ COMMANDS = {
         ]
     ),
     "transfer study": Command(
-        ["transfer", "pathnet", "binary-mnist", "--pairs", "2", "--max-generations", "20"]
+        ["transfer", "pathnet", "binary-digits", "--pairs", "2", "--max-generations", "20"]
     ),
     "two processes": run_of("backprop", "sine", 8000, processes=2),
 }

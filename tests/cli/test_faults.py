@@ -21,7 +21,7 @@ COMMANDS = {
     "run": "train backprop sine --steps 60 --record-every 20 --hidden-sizes 3 --save-seconds 0",
     "comparison": "compare sine --learners backprop,wp --seeds 5 --budget steps --amount 60"
     " --hidden-sizes 3",
-    "transfer": "transfer pathnet binary-mnist --pairs 1 --max-generations 4 --num-modules 3"
+    "transfer": "transfer pathnet binary-digits --pairs 1 --max-generations 4 --num-modules 3"
     " --controls independent",
 }
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
@@ -30,7 +30,10 @@ LATER = ["damaged checkpoint", "torn line", "second writer", "folder removed"]
 FAULTS = [*(s.name for s in SIGNALS), *(errno.errorcode[code] for code in ERRORS), *LATER]
 
 
-@pytest.fixture(scope="module", params=list(COMMANDS))
+@pytest.fixture(
+    scope="module",
+    params=["run", *(pytest.param(name, marks=pytest.mark.slow) for name in list(COMMANDS)[1:])],
+)
 def command(request, tmp_path_factory):
     """The words of a command, and what it leaves."""
     folder = tmp_path_factory.mktemp("whole") / "r"
