@@ -85,9 +85,17 @@ def blocks_of(path: pathlib.Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def page_of_ci(path: pathlib.Path):
+    """A page, marked slow where its blocks are variations of docs/examples.md."""
+    slow = path.parent.name == "systems" or path.stem in ("coming_from", "devices")
+    return pytest.param(path, marks=pytest.mark.slow) if slow else path
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "path", [p for p in PAGES if blocks_of(p) and p.stem not in ELSEWHERE], ids=lambda p: p.stem
+    "path",
+    [page_of_ci(p) for p in PAGES if blocks_of(p) and p.stem not in ELSEWHERE],
+    ids=lambda p: p.stem,
 )
 def test_the_blocks_of_a_page_run_in_order(path, tmp_path, monkeypatch, optimised):
     """Red where a page's code does not run as it stands, in an empty folder."""

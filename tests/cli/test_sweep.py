@@ -118,6 +118,7 @@ def jaxevo(words, folder):
 
 
 @pytest.mark.e2e
+@pytest.mark.slow  # the comparison below starts jobs in CI
 @pytest.mark.parametrize("name", ["ray[num_cpus=1]", "submitit[cluster=local;timeout_min=5]"])
 def test_a_launcher_makes_the_same_table(name, tmp_path):
     """Red where a worker trains otherwise than the command itself, or is not waited for."""

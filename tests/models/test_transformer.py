@@ -51,7 +51,10 @@ def test_bad_settings_are_refused_by_name(settings, message):
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("learner", "margin", "settings"),
-    [("backprop", 0.5, {}), ("evolution-strategy", 0.05, {"population_size": 64})],
+    [
+        ("backprop", 0.5, {}),
+        pytest.param("evolution-strategy", 0.05, {"population_size": 64}, marks=pytest.mark.slow),
+    ],
 )
 def test_it_learns_more_of_a_text_than_how_often_characters_occur(learner, margin, settings):
     """Unigrams have 3.32 nats a character; 2.6 and 3.13 were measured after 100 steps."""
