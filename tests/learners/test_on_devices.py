@@ -14,7 +14,7 @@ import pytest
 
 from jaxevo.core.spreading import on_devices
 from jaxevo.training.devices import mesh_of, placed
-from tests.learners.test_contract import KINDS, TABLE, first_state
+from tests.learners.test_contract import TABLE, first_state
 from tests.support.estimates import quick
 
 # Adam divides by the size of a gradient, and single ones all but cancel here.
@@ -55,7 +55,7 @@ def difference(a, b) -> float:
 
 
 @pytest.mark.devices
-@pytest.mark.parametrize("name", quick(tuple(TABLE), *KINDS, "safe-mutation-so"))
+@pytest.mark.parametrize("name", quick(tuple(TABLE), "backprop", "metropolis", "safe-mutation-so"))
 def test_a_step_on_several_devices_is_that_on_one(name):
     """Red if a member draws by its device, a padding member counts, or sums lose a device."""
     if len(jax.devices()) < 8:
