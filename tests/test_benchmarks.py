@@ -174,7 +174,7 @@ def test_correspondence_script(monkeypatch, tmp_path, capsys):
     assert "| 0.00025 |" in capsys.readouterr().out
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_correspondence_script_in_small(monkeypatch, capsys):
     arguments = ["--members", "20", "--points", "6", "--time", "0.1"]
     found = script(monkeypatch, "correspondence").main(arguments)

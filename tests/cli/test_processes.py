@@ -106,6 +106,7 @@ def test_a_lost_process_ends_the_other_by_one_line(lost, number, tmp_path):
             process.communicate()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_ends_both_with_a_checkpoint(tmp_path):
     processes = start_together(2, [*SMALL, *LONG, "--out", "r"], tmp_path)
     wait_for(tmp_path / "r" / "metrics.jsonl", processes)
@@ -119,7 +120,7 @@ SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "SIGUSR1" else pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS]
+    "name", [n if n == "SIGHUP" else pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS]
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(name, tmp_path):
     """Red where SIGUSR1 or SIGHUP ends the process and loses what it has done."""
