@@ -101,6 +101,12 @@ def test_a_bad_value_is_refused_before_anything_runs(tmp_path, capsys):
     assert not (tmp_path / "bad").exists()
 
 
+def test_devices_that_are_not_there_are_refused_before_anything_runs(tmp_path, capsys):
+    assert main([*SWEEP, "--out", str(tmp_path / "bad"), "--devices", "99"]) == 2
+    assert "devices must be at most" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()
+
+
 def test_a_launcher_is_named_or_refused():
     assert launcher("ray[num_cpus=2]") and launcher("submitit[cluster=local;timeout_min=5]")
     with pytest.raises(ValueError, match=r"one of ray, submitit, got 'rya' \(did you mean ray"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxevo import models
-from tests.learners.test_contract import TABLE
+from tests.support.contract import TABLE
 
 WAYS = {
     "pickle": lambda x: pickle.loads(pickle.dumps(x)),

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from tests.learners.test_contract import TABLE
+from tests.support.contract import TABLE
 
 QUICK = ("evolution-strategy", "safe-mutation-sum", "metropolis")
 

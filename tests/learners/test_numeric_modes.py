@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxevo.core.descent import descend, optimizer
-from tests.learners.test_contract import TABLE
+from tests.support.contract import TABLE
 
 MODES = {"x64": "float64", "bfloat16": "bfloat16", "float32 under x64": "float32"}
 DIFFERENCES = ".*finite differences of .* are lost to rounding in bfloat16"

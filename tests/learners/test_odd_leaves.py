@@ -16,8 +16,8 @@ from jaxevo.estimators import NodePerturbation, ReleasedNodePerturbation
 from jaxevo.models.flax import FunctionModel
 from jaxevo.training import networks as files
 from jaxevo.training.driver import run
-from tests.learners.test_contract import OF_ANY_NETWORK, TABLE, GrowingFunctions, networks
 from tests.learners.test_numeric_modes import kinds
+from tests.support.contract import OF_ANY_NETWORK, TABLE, GrowingFunctions, networks
 
 BY_NODES = (NodePerturbation, ReleasedNodePerturbation)
 COMPILED = "evolution-strategy"

@@ -14,7 +14,7 @@ import pytest
 
 from jaxevo.core.spreading import on_devices
 from jaxevo.training.devices import mesh_of, placed
-from tests.learners.test_contract import TABLE, first_state
+from tests.support.contract import TABLE, first_state
 from tests.support.estimates import quick
 
 # Adam divides by the size of a gradient, and single ones all but cancel here.
