@@ -65,8 +65,7 @@ def compare(words: list[str], resume_from: str | None = None, asked: Any = None)
         for label, name, inner in learner_list(values["learners"])
     }
     built = {label: build(None) for label, build in builders.items()}
-    left_out = (*NOT_STORED, "launcher", "only")
-    own = {name: value for name, value in values.items() if name not in left_out}
+    own = {name: value for name, value in values.items() if name not in NOT_STORED}
     names = [name for _, name, _ in learner_list(values["learners"])]
     config = {"compare": {"task": task} | own | shared}
     config |= origins({"task": task, "model": values["model"]}, *names)
@@ -119,7 +118,7 @@ def compared(
         reference="control" if "control" in builders else None,
         devices=devices_of(values["devices"]),
         **place,
-        launch=launched(values["launcher"]),
+        launch=launched(values["launcher"], values["devices"]),
         on_start=lambda name, steps: console.print(
             f"{name}: {steps:,} steps, {values['seeds']} seeds", highlight=False, markup=False
         ),
@@ -134,14 +133,15 @@ def compared(
     return 0
 
 
-def launched(text: str | None) -> Any:
+def launched(text: str | None, devices: str | None) -> Any:
     """What hands the runs of learners to a launcher; None where all are trained here."""
     if text is None:
         return None
     launch = launcher(text)
+    where = [] if devices is None else ["--devices", devices]
 
     def hand_over(names: list[str], folder: pathlib.Path) -> None:
-        launch([["resume", str(folder), "--only", name] for name in names], folder)
+        launch([["resume", str(folder), "--only", name, *where] for name in names], folder)
 
     return hand_over
 
@@ -158,6 +158,7 @@ def trained_alone(values: dict[str, Any], builders: dict[str, Any], folder: str)
         values["only"],
         num_seeds=values["seeds"],
         folder=folder,
+        devices=devices_of(values["devices"]),
     )
     print(result.folder)
     return 128 + result.summary["signal"] if result.summary["interrupted"] else 0

@@ -90,6 +90,20 @@ def requested(
     )
 
 
+def requested_of(
+    command: str,
+    own: Sequence[Setting],
+    learner: str,
+    task: str,
+    words: Sequence[str],
+    given: Mapping[str, Any] | None = None,
+) -> Request:
+    """What `jaxevo COMMAND LEARNER TASK` was asked for; see `requested`."""
+    prog = f"jaxevo {command} {learner} {task}"
+    offered, line = combination(learner, task), about(learner, task)
+    return requested(words, own, offered, prog=prog, about=line, given=given)
+
+
 def combination(learner: str, task: str) -> Callable[[str | None, str | None], Any]:
     """What `requested` offers of a learner on a task."""
 
@@ -141,7 +155,7 @@ def names_by_kind() -> dict[str, str]:
     return {"learners": learners, "tasks": tasks}
 
 
-NOT_STORED = ("out", "config", "report", "devices")
+NOT_STORED = ("out", "config", "report", "devices", "launcher", "only")
 """Settings of a command that a study goes on without, or with others."""
 
 

@@ -18,13 +18,13 @@ from jaxevo.cli.launchers import Job, launcher
 from jaxevo.cli.options import mistake, parse, words_of
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
-    about,
-    combination,
+    NOT_STORED,
+    devices_of,
     drawn,
     leading_names,
     new_folder,
     origins,
-    requested,
+    requested_of,
     require_seeds,
     wants_help,
 )
@@ -64,19 +64,13 @@ def sweep(words: list[str], resume_from: str | None = None, asked: Any = None) -
             return 0
         mistake("sweep needs a learner and a task, such as: sweep evolution-strategy digits")
     learner, task = names
-    values, settings, _ = requested(
-        words[2:],
-        SWEEP,
-        combination(learner, task),
-        prog=f"jaxevo sweep {learner} {task}",
-        about=about(learner, task),
-        given=given,
-    )
+    values, settings, _ = requested_of("sweep", SWEEP, learner, task, words[2:], given)
     require_seeds(values["seeds"], values["seed"])
     offered = registry.settings_of(learner, task, values["model"], values["preset"])
     grid = grid_of(values["over"], [*offered, _steps(values["steps"])])
     launch = launcher(values["launcher"])
-    own = {n: v for n, v in values.items() if n not in ("out", "config", "report", "launcher")}
+    devices_of(values["devices"])  # refused here, before there are runs
+    own = {n: v for n, v in values.items() if n not in NOT_STORED}
     config = {"sweep": {"learner": learner, "task": task} | own | settings}
     config |= origins({"learner": learner, "task": task, "model": values["model"]})
     for point in grid:  # a bad value is refused before anything runs
@@ -155,7 +149,8 @@ def swept(
         points = [_point(number, chosen, files.path) for number, chosen in enumerate(grid, 1)]
         left = [point for point in points if not is_done(point.folder)]
         (files.path / "settings").mkdir(exist_ok=True)
-        jobs = [_job(point, config["sweep"], files.path) for point in left]
+        asked = config["sweep"] | {"devices": values["devices"]}
+        jobs = [_job(point, asked, files.path) for point in left]
         codes = launch(jobs, files.path)
         rows = [row for point in points for row in rows_of(point)]
         _write_table(rows, files.path / "table.csv")
@@ -192,7 +187,8 @@ def _job(point: Point, asked: Mapping[str, Any], folder: pathlib.Path) -> Job:
     from jaxevo.training.checkpoint import write_whole
 
     if (point.folder / "config.json").is_file():
-        return ["resume", str(point.folder), "--quiet"]
+        where = [] if asked["devices"] is None else ["--devices", asked["devices"]]
+        return ["resume", str(point.folder), "--quiet", *where]
     left_out = ("learner", "task", "over")
     settings = {n: v for n, v in asked.items() if n not in left_out} | point.values
     settings |= {"quiet": True}

@@ -11,8 +11,6 @@ from jaxevo.cli.options import mistake, parse
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
     StoredRun,
-    about,
-    combination,
     devices_of,
     drawn,
     leading_names,
@@ -20,7 +18,7 @@ from jaxevo.cli.runs import (
     need_folder,
     new_folder,
     origins,
-    requested,
+    requested_of,
     require_seeds,
     stored_run,
     wants_help,
@@ -55,13 +53,7 @@ def train(words: list[str]) -> int:
             return 0
         mistake("train needs a learner and a task, such as: jaxevo train evolution-strategy digits")
     learner, task = names
-    values, settings, _ = requested(
-        words[2:],
-        TRAIN,
-        combination(learner, task),
-        prog=f"jaxevo train {learner} {task}",
-        about=about(learner, task),
-    )
+    values, settings, _ = requested_of("train", TRAIN, learner, task, words[2:])
     join(values)
     model, preset = values["model"], values["preset"]
     built = registry.build(

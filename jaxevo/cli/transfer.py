@@ -7,14 +7,12 @@ from jaxevo.cli.options import learner_list, mistake, parse
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
     NOT_STORED,
-    about,
-    combination,
     devices_of,
     drawn,
     leading_names,
     new_folder,
     origins,
-    requested,
+    requested_of,
     require_seeds,
     wants_help,
 )
@@ -53,14 +51,7 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
 
     if not issubclass(registry.load(registry.find_learner(learner).home), GoesOn):
         mistake(f"learner must be one that goes on to another task, such as pathnet, got {learner}")
-    values, settings, _ = requested(
-        words[2:],
-        TRANSFER,
-        combination(learner, task),
-        prog=f"jaxevo transfer {learner} {task}",
-        about=about(learner, task),
-        given=given,
-    )
+    values, settings, _ = requested_of("transfer", TRANSFER, learner, task, words[2:], given)
     require_seeds(values["seeds"], values["seed"])
     preset = values["preset"]
     built = registry.build(learner, task, model=values["model"], preset=preset, **settings)

@@ -99,8 +99,7 @@ SWEEP = (
     _MODEL,
     _PRESET,
     _OUT,
-    _REPORT,
-    *(s for s in FOLDER if s.name in ("on_nonfinite", "record_every", "save_seconds", "stop_at")),
+    *(s for s in FOLDER if s.name not in ("out", "quiet", "tensorboard", "wandb")),
     _CONFIG,
 )
 

@@ -191,6 +191,7 @@ def train_entry(
     *,
     num_seeds: int,
     folder: str | pathlib.Path,
+    devices: Devices | None = None,
 ) -> RunResult:
     """Trains one learner of a comparison that waits for it, or goes on with it.
 
@@ -198,6 +199,7 @@ def train_entry(
         key: the key of the comparison, as `entries` and `num_seeds` are its own.
         name: which entry.
         folder: the comparison's, whose plan says how many steps there are.
+        devices: as for `run`.
 
     Raises:
         ValueError: there is no such entry, or its plan is damaged.
@@ -205,6 +207,7 @@ def train_entry(
     require("name", f"one of {', '.join(entries)}", name, lambda n: n in entries)
     files = RunFolder.open(folder)
     plan = Plan.of(key, entries, num_seeds)
+    plan.devices = devices
     plan.load(files)
     if not plan.steps:
         raise ValueError(f"folder must hold a comparison's plan.json, got {files.path}")

@@ -300,7 +300,7 @@ def real_numbers(name: str, value: Any) -> np.ndarray:
     spread = spread and len(value.sharding.device_set) > 1
     try:
         array = with_auto_axes(value) if spread else np.asarray(value)
-    except Exception:  # ragged lists, keys, tracers: each fails in its own way
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; keys and tracers; deleted arrays
         raise ValueError(f"{name} must be an array of numbers, got {brief(value)}") from None
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is a float to jax alone
