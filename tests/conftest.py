@@ -1,7 +1,8 @@
 """Warnings are errors, a forgotten member axis raises, and a compiled program is used often.
 
-Tests of one file run on one worker, and so do the tests of one row of the contract, because they
-share compiled programs. A worker forgets its programs between two such groups once it holds many.
+Tests of one file run on one worker, and so do the tests of one row of the contract or of one
+network that is brought, because they share compiled programs. A worker forgets its programs between
+two such groups once it holds many.
 With JAXEVO_TEST_TYPES=1 beartype also checks every annotated shape.
 """
 
@@ -22,6 +23,8 @@ import pytest
 
 MOST_MAPS = 40_000  # memory maps of a process: Linux allows 65,530, and each program takes some
 MOST_BYTES = 0.9e9  # of a process: one group more must not take it beyond twice as much
+
+TABLES = ("test_contract", "test_brought_networks")  # a row, by its "name", is a group
 
 # XLA's older emitters compile a small program in half the time. jaxlib 0.11 has none, and ends the
 # process at a flag that it does not know. Flags are read when jax first compiles.
@@ -49,7 +52,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Puts tests that share programs, those of a file or of a row of the contract, into a group."""
+    """Puts tests that share programs, those of a file or of a row of a table, into a group."""
     order: dict[str, int] = {}
     items.sort(key=lambda item: order.setdefault(group_of(item), len(order)))
     for item in items:
@@ -65,7 +68,8 @@ def pytest_collection_finish():
 
 def group_of(item) -> str:
     file = item.nodeid.split("::")[0]
-    if file.endswith("test_contract.py") and hasattr(item, "callspec"):
+    # the programs of all rows of these tables are more than one process can map
+    if pathlib.Path(file).stem in TABLES and hasattr(item, "callspec"):
         return item.callspec.params.get("name", file)
     return file
 

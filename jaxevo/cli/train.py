@@ -82,7 +82,8 @@ def train(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     """`jaxevo resume FOLDER` of a run; `jaxevo.cli.main` knows a transfer study."""
-    offered = [s for s in (*FOLDER, *HOSTS) if s.name not in ("out", "record_every")]
+    fixed = ("out", "record_every", "precision")
+    offered = [setting for setting in (*FOLDER, *HOSTS) if setting.name not in fixed]
     (steps,) = (setting for setting in TRAIN if setting.name == "steps")
     if asks_help(words):
         about_it = "Goes on with a run that was stopped; --steps makes it longer."
@@ -100,7 +101,7 @@ def resume(words: list[str]) -> int:
     join(given)
     require_same_schedule(run, given["steps"])
     values = {name: run.config[name] for name in ("seed", "seeds")} | given
-    values["record_every"] = None  # as before
+    values |= {"record_every": None, "precision": None}  # as before
     return trained(run.built(given["steps"]), values, run.config, resume_from=folder)
 
 
@@ -164,6 +165,7 @@ def trained(
             target=target_of(values["stop_at"]),
             save_seconds=values["save_seconds"],
             on_nonfinite=values["on_nonfinite"],
+            precision=values["precision"],
             sinks=sinks_of(values, pathlib.Path(where.get("folder") or where["resume_from"]))
             if leads()
             else (),
@@ -253,6 +255,7 @@ def trained_beside(built: Any, values: dict[str, Any]) -> dict[str, float]:
         built.problem,
         num_steps=built.num_steps,
         record_every=built.num_steps,
+        precision=values["precision"],
         progress=False,
         devices=devices_of(values["devices"]),
     )

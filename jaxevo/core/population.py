@@ -9,6 +9,8 @@ evaluates its own block of members, in chunks of its own:
 Networks and data are on every device. What is summed over members crosses devices once.
 """
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,19 +28,38 @@ from jaxevo.core import (
 )
 from jaxevo.core.noise import fold_in
 from jaxevo.core.offers import OffersGoal
-from jaxevo.core.sizes import platform
+from jaxevo.core.sizes import device_memory, platform
 from jaxevo.core.spreading import AXIS, lengthened, num_devices, on_each, shortened
 from jaxevo.core.tree import tree_size, tree_where, tree_zeros
 from jaxevo.core.words import lower_is_better
 
-# A chunk has so many floats: 16 MB stay in the cache of a CPU; other devices take 1 GB.
-CHUNK_FLOATS = {"cpu": 2**22, "other": 2**28}
+CHUNK_FLOATS = 2**22  # of a chunk on a CPU: 16 MB stay in its cache
 CORE_FLOATS = 2**18  # 1 MB, half of the cache that a core of a CPU has for itself
+MEMORY_SHARE = 1 / 32  # that a chunk takes of another device's memory
+UNKNOWN_MEMORY = 32e9  # where a device does not tell, bytes
+# jit caches traces; with a context of jax's own, one for other chunks is never used again.
+_chunk_floats = jax.make_user_context(default_value=None)
 
 
 def chunk_floats() -> int:
-    """Floats that fit in fast memory."""
-    return CHUNK_FLOATS.get(platform(), CHUNK_FLOATS["other"])
+    """Floats that a chunk of members may have: what fits in fast memory.
+
+    The number is a power of two, so that it does not follow what else the device holds.
+    """
+    if _chunk_floats.value is not None:
+        return _chunk_floats.value
+    if platform() == "cpu":
+        return CHUNK_FLOATS
+    memory = device_memory()
+    memory = memory if math.isfinite(memory) else UNKNOWN_MEMORY
+    return 2 ** max(0, int(math.log2(MEMORY_SHARE * memory / 4)))
+
+
+def chunks_of(num_floats: int | None) -> contextlib.AbstractContextManager:
+    """Inside, chunks have so many floats, whatever the device holds; None changes nothing."""
+    if num_floats is None or num_floats == chunk_floats():
+        return contextlib.nullcontext()
+    return _chunk_floats(num_floats)
 
 
 def default_chunk_size(num_members: int, params: Params, problem: Problem, batch: Batch) -> int:

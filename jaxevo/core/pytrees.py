@@ -230,7 +230,7 @@ def _fitted(value: Any, dtype: Any) -> np.ndarray:
 def check_hashable(cls: type, name: str, value: Any) -> None:
     try:
         hash(value)
-    except Exception:
+    except TypeError:
         raise ValueError(
             f"{cls.__name__}: {name} must be hashable (a number, string, tuple or function), "
             f"got {type(value).__name__} {brief(value)}"
@@ -256,7 +256,7 @@ def require(name: str, rule: str, value: Any, holds: Callable[[Any], Any]) -> No
     try:
         kept = holds(np.asarray(value) if isinstance(value, jax.Array) else value)
         fine = bool(np.all(kept))
-    except Exception:  # "three" >= 1, or an array of another shape
+    except (TypeError, ValueError, OverflowError):  # "three" >= 1, or an array of another shape
         fine = False
     if not fine:
         raise ValueError(f"{name} must be {rule}, got {brief(value, kept)}")

@@ -25,21 +25,19 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def precision() -> str:
-    """The precision of matrix products, as `jax.default_matmul_precision` has it.
-
-    Where nobody has set it a CPU takes float32; other devices take what is quickest there.
-    """
-    wanted = jax.config.values.get("jax_default_matmul_precision")
-    return str(wanted or ("float32" if platform() == "cpu" else f"default of {platform()}"))
-
-
 def total_memory() -> float:
     """Bytes that the devices hold together; infinite where a system does not tell."""
     if platform() == "cpu":
         return host_memory()
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.devices()]
-    return float("inf") if None in limits else float(sum(limit or 0 for limit in limits))
+    return device_memory() * jax.device_count()
+
+
+def device_memory() -> float:
+    """Bytes that the smallest device holds; infinite where a system does not tell."""
+    if platform() == "cpu":
+        return host_memory()
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    return float(min(stats.get("bytes_limit", float("inf")) for stats in found))
 
 
 def host_memory() -> float:

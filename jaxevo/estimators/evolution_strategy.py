@@ -86,6 +86,11 @@ class EvolutionStrategy:
             )
         require_integer("chunk_size", 1, self.chunk_size)
         require_integer("rank", 1, self.rank)
+        if self.rank is None and self.factors != "rademacher":
+            raise ValueError(
+                f"rank must be an integer >= 1 where factors is {self.factors!r}, got None: noise "
+                "of full rank has no factors"
+            )
 
     def init(self, key: Key[Array, ""], params: Params, problem: Problem) -> Carry:
         return ()

@@ -44,6 +44,12 @@ FOLDER = (
         "stop",
         "The run does this once losses or the network are not finite.",
     ),
+    _run(
+        "precision",
+        Literal["float32", "tf32", "bfloat16"] | None,
+        None,
+        "Operands of products are rounded to this; None: as jax has it. A CPU knows float32 alone.",
+    ),
     _run("quiet", bool, False, "Print the folder and nothing else."),
     _run(
         "record_every",

@@ -25,6 +25,8 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.noise import KEY_RULE
+from jaxevo.core.population import chunk_floats, chunks_of
+from jaxevo.core.precision import Precision, computing
 from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.sizes import num_bytes, require_memory
 from jaxevo.core.spreading import with_auto_axes
@@ -63,6 +65,7 @@ def run(
     target: Mapping[str, float] | None = None,
     save_seconds: float = 60.0,
     on_nonfinite: str = "stop",
+    precision: Precision | None = None,
     sinks: Sequence[Sink] = (),
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
@@ -98,6 +101,8 @@ def run(
             holds for all seeds, and the last good network of such seeds is kept. "skip": a step
             whose loss or network is not finite is left out. "rollback": the last good state is
             put back, and the run goes on with other draws. "continue": nothing.
+        precision: what the operands of products are rounded to, "float32", "tf32" or "bfloat16",
+            see `jaxevo.train`; None: as jax has it, and as it was where a run is resumed.
         sinks: what every record is sent to, each sink in a thread of its own (`jaxevo.sinks`).
         on_start: function that is called once, after compilation, with what is known of the run
             by then: cost, seconds, bytes.
@@ -108,10 +113,10 @@ def run(
             all accelerators of this process, or one CPU device. A run may go on on others.
 
     Raises:
-        ValueError: a bad number, devices that are not there, a problem that lacks what the
-            learner needs, `params` of another network, a target that names no metric, a folder in
-            use or damaged, a resumed run that differs (what differs is named) or that has more
-            steps behind it.
+        ValueError: a bad number, devices that are not there, a precision that the device does not
+            know, a problem that lacks what the learner needs, `params` of another network, a
+            target that names no metric, a folder in use or damaged, a resumed run that differs
+            (what differs is named) or that has more steps behind it.
         FileExistsError: `folder` exists and holds files.
         FileNotFoundError: `resume_from` holds no usable checkpoint.
         MemoryError: the device's memory is too small; the sizes to reduce are named.
@@ -121,6 +126,7 @@ def run(
     require_choice("on_nonfinite", ON_NONFINITE, on_nonfinite)
     require_integer("record_every", 1, record_every)
     require_integer("num_seeds", 1, num_seeds)
+    computing(precision)  # refused here, before there are files
     require("save_seconds", ">= 0", save_seconds, lambda s: s >= 0)
     learner, problem, params = with_auto_axes((learner, problem, params))
     check_requirements(learner, problem)
@@ -135,6 +141,8 @@ def run(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "num_seeds": num_seeds,
         "record_every": record_every or max(1, num_steps // 100),
+        "precision": precision,
+        "chunk_floats": chunk_floats(),
         # as it will be read back: an infinite setting by its name
         **for_json(described(learner, "learner.")),
         **for_json(described(problem, "problem.")),
@@ -150,9 +158,15 @@ def run(
             files = RunFolder.open(resume_from)
             if record_every is None:
                 description["record_every"] = files.record_every
+            if precision is None:
+                description["precision"] = files.config["run"].get("precision")
+            # chunks stay as they were, on a device with another memory too
+            description["chunk_floats"] = files.config["run"].get("chunk_floats")
             check_unchanged(files.config["run"], description)
             check_first_params(files.config.get("first_params"), params)
-        elif folder is not None and hosts.leads:
+        stack.enter_context(computing(description["precision"]))
+        stack.enter_context(chunks_of(description["chunk_floats"]))
+        if folder is not None and hosts.leads:
             own = {"run": description, "first_params": described_params(params)}
             files = RunFolder.create(folder, {**(config or {}), **own})
         hosts.require_same("a run", description)

@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from jaxevo.core import Params, require_integer
-from jaxevo.core.sizes import precision
+from jaxevo.core.precision import precision_in_force
 from jaxevo.training.checkpoint import KEEP, free, set_aside, sha256, write_whole
 from jaxevo.training.networks import read_params, save_params
 
@@ -322,7 +322,7 @@ def environment() -> dict[str, Any]:
         | {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "precision": precision(),
+        "precision": precision_in_force(),
         "git": git_state(),
     }
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxevo.core import Advises, Params, Problem, ReportsSlots, State
 from jaxevo.core.offers import OffersSwitches
+from jaxevo.core.precision import precision_in_force
 from jaxevo.core.showing import html_table, short, short_repr
-from jaxevo.core.sizes import precision
 from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
@@ -104,7 +104,7 @@ class HostLoop:
     def __post_init__(self):
         learner, problem = self.program.learner, self.program.problem
         self.summary |= {
-            "precision": precision(),
+            "precision": precision_in_force(),
             "cost_per_step": learner.cost(problem)._asdict(),
             "checkpoint_seconds": 0.0,
             "num_parameters": tree_size(jax.eval_shape(problem.init, jax.random.key(0))),

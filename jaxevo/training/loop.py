@@ -22,6 +22,7 @@ from jaxevo.core import (
     require_integer,
 )
 from jaxevo.core.networks import check_learner, check_problem, plain_params
+from jaxevo.core.precision import Precision, computing
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.showing import html_table, short, short_repr
 from jaxevo.core.sizes import check_fits
@@ -65,6 +66,7 @@ def train(
     record_every: int = 1,
     state: State | None = None,
     params: Params | None = None,
+    precision: Precision | None = None,
     devices: Devices | None = None,
 ) -> TrainResult:
     """Trains `learner` on `problem` for `num_steps` steps; pure, jitted, and fit for `vmap`.
@@ -80,12 +82,16 @@ def train(
         state: the state to go on from; None: training starts with `learner.init`.
         params: the first network, or one for each member, [N, ...], which may be an `nnx.State`;
             None: they are drawn.
+        precision: what the operands of products are rounded to, "float32", "tf32" or "bfloat16";
+            sums are held in float32, and parameters keep their dtype. None: as jax has it, see
+            `jax.default_matmul_precision`. A CPU computes in float32 alone.
         devices: a number of devices, "all", or a list of jax's devices, over which members are
             spread, or the samples of a batch (`docs/devices.md`); None takes one.
 
     Raises:
-        ValueError: a number of steps is bad, there are no such devices, both `state` and `params`
-            are given, or the problem lacks what the learner needs.
+        ValueError: a number of steps is bad, there are no such devices, they know no such
+            precision, both `state` and `params` are given, or the problem lacks what the learner
+            needs.
         MemoryError: the device's memory is too small; the sizes to reduce are named. Where jax
             answers before the device is done, its own error may come with the results instead.
     """
@@ -99,7 +105,7 @@ def train(
     _, learner, problem, *_ = arguments
     check_requirements(learner, problem)
     record_every = min(record_every, max(1, num_steps))
-    with naming_sizes(learner, problem), on_devices(mesh):
+    with computing(precision), naming_sizes(learner, problem), on_devices(mesh):
         return _train(*arguments, num_steps=num_steps, record_every=record_every)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxevo.core import FitsCheckpoints, Params, Problem, Resized, Resizes
+from jaxevo.core.population import chunk_floats
 from jaxevo.core.sizes import check_fits, platform
 from jaxevo.core.spreading import on_devices, over_runs
 from jaxevo.core.tree import tree_finite, tree_where
@@ -252,7 +253,7 @@ class Program:
         """
         leaves = jax.tree.leaves(arguments)
         shapes = tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
-        setup = tuple(str(jax.config.values.get(name)) for name in _SETUP)
+        setup = (chunk_floats(), *(str(jax.config.values.get(name)) for name in _SETUP))
         several = self.home is not None or layouts(leaves) is not None
         out = self.whole if out is None else out
         lies = (self.mesh, *(getattr(x, "sharding", None) for x in leaves)) if several else ()

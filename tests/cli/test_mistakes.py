@@ -42,6 +42,14 @@ MISTAKES = [
         ["train", "evolution-strategy", "digits", "--sigma", "0"],
         "sigma must be finite and > 0, got 0.0",
     ),
+    (
+        ["train", "evolution-strategy", "digits", "--factors", "gaussian"],
+        "rank must be an integer >= 1 where factors is 'gaussian', got None",
+    ),
+    (
+        ["train", "backprop", "digits", "--precision", "bfloat16"],
+        "precision on a cpu must be one of float32, got 'bfloat16'",
+    ),
     (["train", "bptt", "mackey-glass", "--window", "2000"], "window must be from 1 to 1000"),
     (["train", "bptt", "mackey-glass", "--direction", "past"], "'past'"),
     (["train", "bptt", "mackey-glass", "--model", "mlp"], "step module"),

@@ -10,9 +10,10 @@ import pytest
 from jaxevo import models, tasks
 from jaxevo.core import Problem
 from jaxevo.core.population import (
-    CHUNK_FLOATS,
     add_in_turn,
     centered_ranks,
+    chunk_floats,
+    chunks_of,
     counted_up,
     default_chunk_size,
     evaluated_until,
@@ -116,12 +117,12 @@ def small_problem(batch_size=16):
 
 @pytest.mark.parametrize("num_members", [1, 7, 48, 250])
 @pytest.mark.parametrize("budget", [1, 3000, 10**9])
-def test_default_chunk_size_divides_and_fits(num_members, budget, monkeypatch):
-    monkeypatch.setitem(CHUNK_FLOATS, jax.default_backend(), budget)
+def test_default_chunk_size_divides_and_fits(num_members, budget):
     problem = small_problem()
     params = problem.init(jax.random.key(0))
     batch = problem.sample(jax.random.key(0), 0)
-    size = default_chunk_size(num_members, params, problem, batch)
+    with chunks_of(budget):
+        size = default_chunk_size(num_members, params, problem, batch)
     assert 1 <= size <= num_members and num_members % size == 0
     # 58 weights twice, and 16 rows of the units 8, 8, 2 and 8 of the four leaves
     cost = 2 * 58 + 16 * (8 + 8 + 8 + 2)
@@ -141,6 +142,28 @@ def test_members_of_many_weights_run_one_by_one():
     batch = problem.sample(jax.random.key(0), 0)
     assert default_chunk_size(64, params, problem, batch) > 1
     assert FullRank(model, "mix").chunk_size(64, params, problem, batch) == 1
+
+
+# red where chunks follow what else a GPU holds, or are of one size on all GPUs
+@pytest.mark.parametrize(
+    "memory, num_floats", [(8e9, 2**25), (60e9, 2**28), (60.4e9, 2**28), (float("inf"), 2**27)]
+)
+def test_chunks_follow_the_memory_of_the_device(monkeypatch, memory, num_floats):
+    monkeypatch.setattr("jaxevo.core.population.platform", lambda: "gpu")
+    monkeypatch.setattr("jaxevo.core.population.device_memory", lambda: memory)
+    assert chunk_floats() == num_floats
+
+
+# red where a program that was traced at one size of chunks is used again at another
+def test_chunks_that_are_told_are_no_others(monkeypatch):
+    seen = jax.jit(lambda x: x + chunk_floats())
+    monkeypatch.setattr("jaxevo.core.population.platform", lambda: "gpu")
+    monkeypatch.setattr("jaxevo.core.population.device_memory", lambda: 8e9)
+    assert seen(0) == 2**25
+    with chunks_of(7):
+        assert seen(0) == 7
+    with chunks_of(None):
+        assert seen(0) == 2**25
 
 
 def temp_bytes(population_size, shaping):

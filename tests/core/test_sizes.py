@@ -14,7 +14,6 @@ from jaxevo.core.sizes import (
     container_memory,
     num_bytes,
     platform,
-    precision,
     require_memory,
     total_memory,
 )
@@ -118,12 +117,3 @@ def test_the_platform_is_that_of_the_default_device(monkeypatch):
     assert platform() == "gpu"
     with jax.default_device(jax.devices("cpu")[0]):
         assert platform() == "cpu"
-
-
-# red where a result of a GPU is said to be float32, which jax does not take there by itself
-def test_the_precision_of_products_is_the_one_in_force(monkeypatch):
-    assert precision() == "float32"
-    with jax.default_matmul_precision("bfloat16"):
-        assert precision() == "bfloat16"
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert precision() == "default of gpu"

@@ -198,3 +198,10 @@ def test_cost_and_refusals():
         with pytest.raises(ValueError, match=f"EvolutionStrategy: {shown}"):
             EvolutionStrategy(**settings)
     assert EvolutionStrategy(population_size=5, antithetic=False).population_size == 5
+
+
+# red where --factors without --rank is ignored
+def test_factors_without_a_rank_are_refused():
+    with pytest.raises(ValueError, match=r"rank must be .* where factors is 'gaussian'"):
+        EvolutionStrategy(factors="gaussian")
+    assert EvolutionStrategy(factors="gaussian", rank=1).factors == "gaussian"

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from jaxevo.core import Cost, Problem, Resized, learner, pytree
+from jaxevo.core.population import chunk_floats, chunks_of
+from jaxevo.core.precision import NAMES
 from jaxevo.estimators import Backprop
 from jaxevo.learners import GradientLearner, Mutation, SafeMutation
 from jaxevo.models import mlp, recurrent
@@ -236,6 +238,38 @@ def test_another_run_is_not_resumed(tmp_path):
     more = Problem(sine(num_points=9), PROBLEM.model)
     with pytest.raises(ValueError, match=r"problem.task.train_inputs was 'float32\[8, 1\] sha256"):
         run(jax.random.key(0), LEARNER, more, num_steps=4, resume_from=tmp_path / "r")
+
+
+# red where a run goes on in chunks of another size, on a machine of another memory
+def test_a_resumed_run_has_the_chunks_it_began_with(tmp_path):
+    with chunks_of(5):
+        run(jax.random.key(0), LEARNER, PROBLEM, num_steps=2, folder=tmp_path / "r")
+    assert strict_json((tmp_path / "r/config.json").read_text())["run"]["chunk_floats"] == 5
+    seen = []
+    arguments = {"num_steps": 3, "resume_from": tmp_path / "r", "record_every": None}
+    see = lambda row: seen.append(chunk_floats())
+    run(jax.random.key(0), LEARNER, PROBLEM, on_record=see, **arguments)
+    assert seen == [5] and chunk_floats() != 5
+
+
+# red where a run rounds otherwise than it says, or goes on in another precision
+def test_a_run_notes_its_precision(tmp_path, monkeypatch):
+    arguments = {"num_steps": 2, "folder": tmp_path / "r"}
+    with pytest.raises(ValueError, match="precision on a cpu must be one of float32, got 'tf32'"):
+        run(jax.random.key(0), LEARNER, PROBLEM, precision="tf32", **arguments)
+    assert not (tmp_path / "r").exists()
+    monkeypatch.setitem(NAMES["cpu"], "tf32", "tensorfloat32")  # which a CPU ignores
+    run(jax.random.key(0), LEARNER, PROBLEM, precision="tf32", **arguments)
+    config = strict_json((tmp_path / "r/config.json").read_text())
+    assert config["run"]["precision"] == config["precision"] == "tf32"
+    arguments = {"num_steps": 3, "resume_from": tmp_path / "r"}
+    with pytest.raises(ValueError, match="precision was 'tf32', now 'float32'"):
+        run(jax.random.key(0), LEARNER, PROBLEM, precision="float32", **arguments)
+    resumed = run(jax.random.key(0), LEARNER, PROBLEM, **arguments)
+    assert resumed.summary["precision"] == "tf32"
+    train(jax.random.key(0), LEARNER, PROBLEM, num_steps=1, precision="float32")
+    with pytest.raises(ValueError, match="precision on a cpu must be one of float32, tf32, got 'b"):
+        train(jax.random.key(0), LEARNER, PROBLEM, num_steps=1, precision="bfloat16")
 
 
 def test_a_run_of_an_older_key_rule_is_shown_but_not_resumed(tmp_path):

@@ -45,6 +45,7 @@ from jaxevo.core.population import (
     within_core,
 )
 from jaxevo.core.showing import short_repr
+from jaxevo.core.sizes import platform
 from jaxevo.core.spreading import everywhere, over_runs
 from jaxevo.core.tree import tree_row, tree_size, tree_where
 from jaxevo.learners.mutation.operator import Experiences, Mutated, Mutation, sampled
@@ -262,12 +263,13 @@ class DeepGA:
             means = losses
         else:
             batches = jax.random.split(key, self.elite_evaluations)
+            at_once = self.elite_at_once(problem)
 
             def mean_loss(params):
                 def loss(key):
                     return problem.evaluate(params, problem.sample(key, step)).loss
 
-                return finite_or_inf(jax.lax.map(loss, batches).mean())
+                return finite_or_inf(jax.lax.map(loss, batches, batch_size=at_once).mean())
 
             candidates = jax.tree.map(lambda leaf: leaf[: self.elite_candidates], networks)
             num_candidates = len(jax.tree.leaves(candidates)[0])
@@ -275,6 +277,20 @@ class DeepGA:
         elite = jnp.argmin(means)
         rows = jax.lax.top_k(-losses.at[elite].set(-jnp.inf), self.num_parents)[1]
         return shortlist[rows], tree_row(networks, rows), means[elite]
+
+    def elite_at_once(self, problem: Problem) -> int | None:
+        """Batches that each candidate for the elite meets at once; None: one after another.
+
+        A CPU gains nothing by more than one (0.96 of the time on CartPole, for 1.3 of the time to
+        compile); other devices have too little to do.
+        """
+        if platform() == "cpu":
+            return None
+        batch = abstract_batch(problem)
+        num = self.elite_candidates * self.elite_evaluations
+        return max(
+            1, members_at_once(num, self.chunk_size, problem, batch) // self.elite_candidates
+        )
 
     # --------------------------------------------------------------------------------- children
 

@@ -93,8 +93,11 @@ def test_without_noise_the_children_are_the_parents():
     assert metrics["loss"] < 4  # a mean over 8 copies of the three
 
 
-def test_the_elite_is_the_best_over_several_batches():
+# a GPU takes the batches together: red where they are one there, or where it takes them in turn
+@pytest.mark.parametrize("on, at_once", [("cpu", None), ("gpu", 40)])
+def test_the_elite_is_the_best_over_several_batches(on, at_once, monkeypatch):
     """Of two candidates, the one that looks better on the generation's batch is worse on most."""
+    monkeypatch.setattr("jaxevo.learners.mutation.deep_ga.platform", lambda: on)
     inputs = np.concatenate([np.full(1, 1.0), np.full(9, -1.0)])[:, None]
     targets = np.concatenate([np.full(1, 1.0), np.full(9, -2.0)])[:, None]
     # the loss of w is (w - 1)^2 on a tenth of the examples, and (w - 2)^2 on the others
@@ -110,6 +113,7 @@ def test_the_elite_is_the_best_over_several_batches():
         state = learner.init(jax.random.key(seed), problem, networks)
         assert state.params["w"][0] == elite
         assert {1, 2} < set(state.params["w"].tolist())
+    assert learner.elite_at_once(problem) == at_once
 
 
 def test_an_elite_that_is_not_among_the_best_displaces_the_last_parent():
