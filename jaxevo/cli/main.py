@@ -4,6 +4,7 @@ The file of a command is imported when the command is called, and jax when it ne
 """
 
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -106,14 +107,17 @@ def command(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         print("jaxevo: interrupted", file=sys.stderr)
         return failed(128 + signal_of(error))
+    except Exception:
+        failed(1, traceback.format_exc())
+        raise
 
 
-def failed(code: int) -> int:
+def failed(code: int, text: str = "") -> int:
     """The code of a command that was broken off; one of several processes waits for no other."""
     if "jaxevo.training.hosts" in sys.modules:
         from jaxevo.training.hosts import abandon
 
-        abandon(code)
+        abandon(code, text)
     return code
 
 

@@ -81,6 +81,12 @@ def everywhere(tree: Any) -> Any:
     return _constrained(tree, Spec())
 
 
+def readable(tree: Any) -> Any:
+    """`tree` on every device, where these are of several processes: each of them can read it."""
+    mesh = _mesh.value
+    return everywhere(tree) if mesh is not None and mesh.is_multi_process else tree
+
+
 def _constrained(tree: Any, spec: Spec) -> Any:
     layout = NamedSharding(_mesh.value, spec)
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout), tree)

@@ -30,7 +30,7 @@ _DEVICES = _run(
     "devices",
     str | None,
     None,
-    "Use so many devices, or all; None: all accelerators of this process, or one CPU device.",
+    "Use so many devices, or all; None: all accelerators or one CPU; of several processes, all.",
 )
 
 DECIDING = (_MODEL, _PRESET, _CONFIG)

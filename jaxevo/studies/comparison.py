@@ -42,6 +42,7 @@ from jaxevo.training.checkpoint import write_whole
 from jaxevo.training.devices import Devices
 from jaxevo.training.driver import RunResult, run
 from jaxevo.training.folder import RunFolder, for_json, read_json
+from jaxevo.training.hosts import require_one_process
 from jaxevo.training.interrupt import EndedError
 from jaxevo.training.refusals import check_unchanged
 
@@ -163,6 +164,7 @@ def compare(
             raise ValueError("folder must be given where runs are launched elsewhere, got None")
     if (warning := few_seeds(num_seeds)) is not None:
         warnings.warn(warning, stacklevel=2)
+    require_one_process("a comparison")
     plan = Plan.of(key, entries, num_seeds)
     plan.devices = devices
     files = None

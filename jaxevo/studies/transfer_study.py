@@ -44,8 +44,9 @@ from jaxevo.studies.transfer_files import Transfer, write_transfer
 from jaxevo.studies.transfer_measures import by_criterion, summary
 from jaxevo.studies.transfer_phases import METHODS, CriteriaOn, Phase, Phases, usual_methods
 from jaxevo.training import checkpoint
-from jaxevo.training.devices import Devices, accelerators, mesh_of, placed
+from jaxevo.training.devices import Devices, mesh_of, placed, unnamed
 from jaxevo.training.folder import RunFolder, for_json, from_json
+from jaxevo.training.hosts import require_one_process
 from jaxevo.training.interrupt import stoppable
 from jaxevo.training.refusals import check_unchanged
 
@@ -157,13 +158,14 @@ def transfer(
         **for_json(described(learner, "learner.")),
         **for_json(described(sequences[0][0], "problem.")),
     }
+    require_one_process("a transfer study")
     files = None
     if resume_from is not None:
         files = RunFolder.open(resume_from)
         check_unchanged(files.config["run"], description)
     elif folder is not None:
         files = RunFolder.create(folder, {**(config or {}), "run": description})
-    mesh = mesh_of(accelerators() if devices is None else devices)
+    mesh = mesh_of(unnamed() if devices is None else devices)
     phases = Phases(
         key,
         learner,

@@ -28,10 +28,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from jaxevo.core.tree import leaf_name
 
 KEEP = 3  # newest checkpoints of a run that stay on disk
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint holds, in memory that no step will change.
+
+    Attributes:
+        arrays: the leaves by number, keys as their numbers.
+        shapes: dtype and shape of each leaf, by path.
+    """
+
+    arrays: dict[str, np.ndarray]
+    shapes: dict[str, str]
+
+    @classmethod
+    def of(cls, tree: Any) -> "Snapshot":
+        """A copy of a tree of arrays, of which some may be typed keys."""
+        arrays = jax.device_get(_stored(tree))
+        # on a CPU they are the memory of jax itself, which the next step may take
+        return cls({name: np.array(array) for name, array in arrays.items()}, shapes(tree))
 
 
 class Restored(NamedTuple):
@@ -56,12 +77,14 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     Args:
         folder: the folder of all the run's checkpoints.
         step: the step, which names the checkpoint.
-        tree: a tree of arrays, of which some may be typed keys.
+        tree: a tree of arrays, of which some may be typed keys; or a `Snapshot` of it, with which
+            this is fit for a thread.
         notes: plain JSON that is kept beside the arrays.
 
     Raises:
         OSError: the disk is full, cannot be written, or is gone. Earlier steps are untouched.
     """
+    found = tree if isinstance(tree, Snapshot) else Snapshot.of(tree)
     folder = folder.absolute()
     folder.mkdir(exist_ok=True)  # but not its parent: a run whose folder is gone says so
     path = folder / str(step)
@@ -72,7 +95,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
     mark.touch()
     _flush(folder)
     with _failing_plainly(path), _checkpointer() as checkpointer:
-        checkpointer.save(path, _stored(tree))
+        checkpointer.save(path, found.arrays)
         checkpointer.wait_until_finished()
 
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
@@ -84,7 +107,7 @@ def save(folder: pathlib.Path, step: int, tree: Any, notes: Mapping[str, Any]) -
         digests[file.relative_to(path).as_posix()] = [file.stat().st_size, digest]
     for directory in (*(d for d in path.rglob("*") if d.is_dir()), path, folder):
         _flush(directory)
-    manifest = {"step": step, "files": digests, "shapes": shapes(tree), "notes": dict(notes)}
+    manifest = {"step": step, "files": digests, "shapes": found.shapes, "notes": dict(notes)}
     manifest["keys"] = "data"
     text = json.dumps(manifest)
     write_whole(_manifest(folder, step), f"{sha256(text)}\n{text}\n")
@@ -114,38 +137,40 @@ def restore(folder: pathlib.Path, target: Any) -> Restored:
         FileNotFoundError: no step passed the checks; the error gives the reasons.
         ValueError: the newest good step holds other shapes than `target`.
     """
+    manifest, damaged = newest(folder)
+    return read(folder, manifest, target)._replace(damaged=damaged)
+
+
+def newest(folder: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+    """The manifest of the newest step whose files are unchanged, and what was moved aside.
+
+    Raises:
+        FileNotFoundError: as `restore`.
+    """
     folder = folder.absolute()
     _remove_unfinished(folder)
     damaged = _set_strays_aside(folder)
     for step in reversed(steps(folder)):
-        path = folder / str(step)
         try:
-            manifest = _checked(folder, step)
+            return checked(folder, step), damaged
         except (OSError, ValueError, KeyError, TypeError) as error:
             set_aside(_manifest(folder, step))
             place = set_aside(folder / str(step))
             damaged.append(f"step {step}: {error}" + (f"; moved to {place}" if place else ""))
-            continue
-        return _read(path, manifest, target)._replace(damaged=damaged)
     reasons = "; ".join(damaged) or "none was finished"
     raise FileNotFoundError(f"no checkpoint in {folder} can be used: {reasons}")
 
 
-def restore_step(folder: pathlib.Path, step: int, target: Any) -> Restored:
-    """One step, from which another process goes on, too: nothing is moved or removed.
+def read(folder: pathlib.Path, manifest: Mapping[str, Any], target: Any) -> Restored:
+    """A step whose files were checked, see `restore`; `damaged` is empty.
 
-    Raises:
-        OSError, ValueError: its files are not as they were saved, or hold other shapes.
+    Arrays that lie on devices of other processes, too, in `target` come on a device of this one.
     """
-    folder = folder.absolute()
-    return _read(folder / str(step), _checked(folder, step), target)
-
-
-def _read(path: pathlib.Path, manifest: Mapping[str, Any], target: Any) -> Restored:
-    """A step whose files were checked. Keys of a step of an earlier version are typed there."""
+    path = folder.absolute() / str(manifest["step"])
     wanted = target(manifest["notes"]) if callable(target) else target
     require_shapes(f"checkpoint {path}", manifest["shapes"], shapes(wanted))
-    plain = manifest.get("keys") == "data"
+    wanted = jax.tree.map(_as_own, wanted)
+    plain = manifest.get("keys") == "data"  # an earlier version's keys are typed there
     with _checkpointer() as checkpointer:
         stored = checkpointer.restore(path, _stored(wanted) if plain else _by_number(wanted))
     leaves, structure = jax.tree.flatten(wanted)
@@ -212,6 +237,14 @@ def _stored(tree: Any) -> dict[str, Any]:
         else leaf
         for name, leaf in _by_number(tree).items()
     }
+
+
+def _as_own(leaf: Any) -> Any:
+    """The shape of an array that spans processes, on a device of this one; else the leaf."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return leaf
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -285,8 +318,13 @@ def _manifest_of(folder: pathlib.Path, step: int, ending: str = ".json") -> dict
     return manifest
 
 
-def _checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
-    """The manifest of a step, whose files were compared with it."""
+def checked(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """The manifest of a step, whose files were compared with it.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: a file is not as it was saved.
+    """
+    folder = folder.absolute()
     path = folder / str(step)
     manifest = _manifest_of(folder, step)
     files = manifest["files"]

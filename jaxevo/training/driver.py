@@ -31,7 +31,7 @@ from jaxevo.core.pytrees import described, require_choice
 from jaxevo.core.sizes import num_bytes, require_memory
 from jaxevo.core.spreading import with_auto_axes
 from jaxevo.training.chunks import require_steps
-from jaxevo.training.devices import Devices, accelerators, mesh_of
+from jaxevo.training.devices import Devices, mesh_of, unnamed
 from jaxevo.training.display import Display
 from jaxevo.training.folder import RunFolder, for_json
 from jaxevo.training.host_loop import HostLoop, RunResult
@@ -46,6 +46,7 @@ from jaxevo.training.refusals import (
     checked_params,
     described_params,
 )
+from jaxevo.training.saving import Saver
 from jaxevo.training.sinks import Sink, running
 from jaxevo.training.watch import ON_NONFINITE, Watch
 
@@ -94,8 +95,8 @@ def run(
         target: held-out metrics that end the run once all are reached, by mean over seeds, such
             as `{"accuracy": 0.97}`; or `{"solved": 1}`, for a learner that counts evaluations
             until the task is solved, which ends it once that many of the seeds have solved it.
-        save_seconds: least time between two checkpoints, >= 0. The time is longer where a
-            checkpoint takes more than 1 % of it.
+        save_seconds: least time between two checkpoints, >= 0. A thread writes them. The time is
+            longer where training waits for them for 1 % of it, or the thread writes for 10 %.
         on_nonfinite: what is done once the network, or the losses of 10 steps in a row, are not
             finite; it is said once, and the summary shows it. "stop": the run ends where that
             holds for all seeds, and the last good network of such seeds is kept. "skip": a step
@@ -110,7 +111,8 @@ def run(
         progress: whether a bar is shown, or plain lines where there is no terminal.
         devices: a number of devices, "all", or a list of jax's devices, over which members are
             spread, or samples, or seeds where there are as many (`docs/devices.md`). None takes
-            all accelerators of this process, or one CPU device. A run may go on on others.
+            all accelerators, or one CPU device, or all devices of several processes. A run may go
+            on on others.
 
     Raises:
         ValueError: a bad number, devices that are not there, a precision that the device does not
@@ -148,7 +150,7 @@ def run(
         **for_json(described(problem, "problem.")),
     }
     hosts = Hosts.here()
-    mesh = mesh_of(accelerators() if devices is None else devices)
+    mesh = mesh_of(unnamed() if devices is None else devices)
     with contextlib.ExitStack() as stack:
         stack.enter_context(naming_sizes(learner, problem, num_seeds))
         interrupted = stack.enter_context(stoppable())
@@ -169,7 +171,9 @@ def run(
         if folder is not None and hosts.leads:
             own = {"run": description, "first_params": described_params(params)}
             files = RunFolder.create(folder, {**(config or {}), **own})
-        hosts.require_same("a run", description)
+        spread = mesh is not None and mesh.is_multi_process
+        named = [device.id for device in mesh.devices.flat] if spread else "its own"
+        hosts.require_same("a run", {**description, "devices": named})
         if files is not None and hosts.leads:
             stack.enter_context(files.held())
         on_records, on_starts = [on_record], [on_start]
@@ -201,6 +205,7 @@ def run(
             on_record=_one_after_another(on_records),
             interrupted=interrupted,
             started=started,
+            saver=stack.enter_context(Saver()),
         )
         if loop.files is not None and resume_from is None:
             loop.files.require_room(loop.summary["state_bytes"])
@@ -210,6 +215,7 @@ def run(
             loop.keep_good()
         if params is not None and not loop.step and loop.saved[0] is None:
             loop.save()  # which a key and settings do not tell
+            loop.saver.wait()
         _one_after_another(on_starts)(loop.summary)
         return loop.run()
 

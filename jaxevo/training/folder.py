@@ -165,12 +165,11 @@ class RunFolder:
             raise OSError(error.errno, error.strerror, str(path)) from None
         self.written.add(line, row)
 
-    def flush_rows(self) -> dict[str, Any]:
-        """Flushes the records to disk; returns what tells later whether they have changed."""
+    def flush_rows(self) -> None:
+        """Flushes the records to disk."""
         file = self.path / "metrics.jsonl"
         with file.open("ab") as handle:
             os.fsync(handle.fileno())
-        return self.written.notes()
 
     def replace_rows(self, rows: list[dict[str, Any]]) -> None:
         """Writes all records again."""
@@ -188,7 +187,7 @@ class RunFolder:
 
         Args:
             step: at which the checkpoint was taken.
-            saved: what `flush_rows` returned then; None for a run of an earlier version.
+            saved: what `written.notes` returned then; None for a run of an earlier version.
         """
         data = self.read_rows()
         if saved is None:

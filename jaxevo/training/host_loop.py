@@ -18,15 +18,18 @@ from jaxevo.core.tree import tree_size
 from jaxevo.core.words import lower_is_better
 from jaxevo.tasks import baselines
 from jaxevo.training import checkpoint
+from jaxevo.training.devices import local
 from jaxevo.training.folder import RunFolder, for_json, from_json
-from jaxevo.training.hosts import Hosts, first_signal, whole
+from jaxevo.training.hosts import Hosts, first_signal
 from jaxevo.training.interrupt import Interrupted
 from jaxevo.training.program import Program
 from jaxevo.training.refusals import SOLVED, check_first_params
+from jaxevo.training.saving import Saver
 from jaxevo.training.watch import Watch
 
 CHUNK_SECONDS = 0.25  # length of one jitted call: Ctrl-C and the display may wait so long
-SAVE_SHARE = 0.01  # share of the time that checkpoints may take
+SAVE_SHARE = 0.01  # share of the time that training may wait for checkpoints
+WRITE_SHARE = 0.1  # and that a thread may write them beside it
 
 
 @short_repr
@@ -74,7 +77,8 @@ class HostLoop:
         files: the run's folder, None where there is none or another process writes it.
         hosts: the processes of the run.
         started: when the run began, by `time.perf_counter`, less the seconds before a resume.
-        saved: the step of the last checkpoint, and when it was written.
+        saver: what writes checkpoints while training goes on.
+        saved: the step of the last checkpoint, and when it was begun.
         signal: which all processes agree to end by.
         good: the last good state, None where the policy has no use for it.
         recorded: the step of the last record.
@@ -92,6 +96,7 @@ class HostLoop:
     on_record: Callable[[dict[str, Any]], None]
     interrupted: Interrupted
     started: float
+    saver: Saver
     step: int = 0
     recorded: int = 0
     saved: tuple[int | None, float] = (None, 0.0)
@@ -129,13 +134,13 @@ class HostLoop:
 
         Process 0 chooses the checkpoint and mends the folder; the others read the same files.
         """
-        found = self.restored(files, params) if self.hosts.leads else None
-        place = self.hosts.told(None if found is None else found.step)
-        if place is not None and found is None:
-            found = checkpoint.restore_step(files.checkpoints, place, self.saved_like)
-        if found is None:
+        manifest, damaged = self.newest(files, params) if self.hosts.leads else (None, [])
+        step = self.hosts.told(manifest and manifest["step"])
+        if step is None:
             self.summary["damaged_files"] = files.damaged
             return
+        manifest = manifest or checkpoint.checked(files.checkpoints, step)
+        found = checkpoint.read(files.checkpoints, manifest, self.saved_like)
         if found.step > self.num_steps:
             raise ValueError(
                 f"num_steps must be >= {found.step}, as many as are done, got {self.num_steps}"
@@ -155,21 +160,21 @@ class HostLoop:
         self.summary |= {
             "resumed_at": found.step,
             "seconds_before": found.notes["seconds"],
-            "damaged_checkpoints": found.damaged,
+            "damaged_checkpoints": damaged,
             "damaged_files": files.damaged,
         }
 
-    def restored(self, files: RunFolder, params: Params | None) -> checkpoint.Restored | None:
-        """The newest checkpoint that is whole; None if none was finished."""
+    def newest(self, files: RunFolder, params: Params | None) -> tuple[Any, list[str]]:
+        """The newest manifest of a whole checkpoint, None without one; and what was damaged."""
         try:
-            return checkpoint.restore(files.checkpoints, self.saved_like)
+            return checkpoint.newest(files.checkpoints)
         except FileNotFoundError as error:
             try:
                 files.start_again()
             except FileNotFoundError:
                 raise error from None
             check_first_params(files.config.get("first_params"), params, needed=True)
-            return None
+            return None, []
 
     def saved_like(self, notes: Mapping[str, Any]) -> Any:
         tree = self.program.saved_like(notes)
@@ -178,17 +183,21 @@ class HostLoop:
     def run(self) -> RunResult:
         program, length, seconds = self.program, 1, 0.0
         self.saved = self.saved[0], time.perf_counter()
-        self.wait = self.save_seconds
+        blocked = 0.0
         while self.step < self.num_steps:
             since = self.step % self.record_every
             record_end = min(self.step - since + self.record_every, self.num_steps)
             # lengths double at most, so that one slow look at the clock does no harm
             wanted = length * CHUNK_SECONDS / max(seconds, 1e-6)
             length = max(1, int(min(wanted, 2 * length))) if seconds else 1
+            self.saver.look()
+            self.wait = max(
+                self.save_seconds, blocked / SAVE_SHARE, self.saver.seconds / WRITE_SHARE
+            )
             order = self.agreed(min(length, record_end - self.step))
             self.signal = order["signal"]
             if order["saves"] and self.savable():
-                self.wait = max(self.save_seconds, self.save() / SAVE_SHARE)
+                blocked = self.save()
             if order["ends"]:
                 break
             length = order["length"]
@@ -206,6 +215,7 @@ class HostLoop:
             "ends": self.watch.stops or self.reached(),
             "saves": self.files is not None
             and self.saved[0] != self.step
+            and not self.saver.busy
             and time.perf_counter() - self.saved[1] >= self.wait,
         }
 
@@ -292,23 +302,28 @@ class HostLoop:
         return True
 
     def save(self) -> float:
-        """A checkpoint; returns the seconds it took. All processes take part."""
+        """Begins a checkpoint; returns the seconds it took here. All processes take part."""
         started = time.perf_counter()
         good = self.watch.policy == "rollback" and not self.program.can_resize
         tree = self.program.saved()
         if good:
             tree = {"program": tree, "good": self.good}
-        tree = whole(tree)
-        if self.files is not None:
+        tree = local(tree)
+        if (files := self.files) is not None:
+            snapshot, step = checkpoint.Snapshot.of(tree), self.step
             notes = {
                 "seconds": started - self.started,
                 "size": self.program.size,
-                # flushed, so that no checkpoint is ahead of them
-                "records": self.files.flush_rows(),
+                "records": files.written.notes(),
                 "watch": self.watch.notes(),
                 "good": good,
             }
-            checkpoint.save(self.files.checkpoints, self.step, tree, notes)
+
+            def write():
+                files.flush_rows()  # so that no checkpoint is ahead of them
+                checkpoint.save(files.checkpoints, step, snapshot, notes)
+
+            self.saver.begin(write)
         self.saved = self.step, time.perf_counter()
         seconds = self.saved[1] - started
         self.summary["checkpoint_seconds"] += seconds
@@ -336,17 +351,18 @@ class HostLoop:
         if self.rows:
             last = self.rows[-1]
             self.summary |= {name: last[name] for name in last if name.startswith("held_out/")}
-        params, best = program.solution(), program.best_params()
-        final, best_whole = whole(params), whole(best)
+        params, best = local((program.solution(), program.best_params()))
+        problem = local(program.problem)
         if self.saved[0] != self.step:
             self.save()
+        self.saver.wait()
         if files is not None:
             self.rows = files.rows(self.step)
-            files.write_params("final", final)
+            files.write_params("final", params)
             if best is not None:
-                files.write_params("best", best_whole)
+                files.write_params("best", best)
             # what the pictures need beside the records
-            task = program.problem.task
+            task = problem.task
             self.summary["baselines"] = baselines(task)
             switches = task.switches if isinstance(task, OffersSwitches) else ()
             self.summary["switches"] = list(switches)
@@ -354,6 +370,4 @@ class HostLoop:
         if text:
             warnings.warn(text, stacklevel=3)
         path = None if files is None else files.path
-        return RunResult(
-            params, best, self.rows, program.state, program.problem, self.summary, path
-        )
+        return RunResult(params, best, self.rows, program.state, problem, self.summary, path)

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxevo.core import require_integer
+from jaxevo.core.streams import Patient
 from jaxevo.training.interrupt import end_process
 
 PEER_SECONDS = 30.0  # without a sign of life after which a process counts as lost
@@ -71,11 +71,25 @@ def join(
             f"distributed needs --coordinator HOST:PORT, --num-processes and --process-id where "
             f"jax finds no cluster ({error})"
         ) from None
+    sys.stdout = _without_c(sys.stdout)  # where Gloo tells of its connections
 
 
 def leads() -> bool:
     """Whether this process is the first, or the only one."""
     return jax.process_index() == 0
+
+
+def require_one_process(what: str) -> None:
+    """Refuses several processes for what trains more than one run.
+
+    Raises:
+        ValueError: naming what may have several.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{what} must run in one process, got {jax.process_count()}: several train one run, by "
+            "jaxevo.run, jaxevo.train or jaxevo.sweep"
+        )
 
 
 def end_quietly() -> None:
@@ -84,16 +98,25 @@ def end_quietly() -> None:
     jax answers so in a thread of its own, by a trace of its C++ code and abort(), and calls no
     function of Python's. So messages of C go nowhere, and abort() is met by a handler of C's.
     """
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.stderr = _without_c(sys.stderr)
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: _lost("process 0 is gone"))
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
     _kept.append(handler)
 
 
-def abandon(code: int) -> None:
+def _without_c(stream: Any) -> Any:
+    """A stream as Python writes it; what C writes there goes nowhere from now on."""
+    stream.flush()
+    number = stream.fileno()
+    ours = os.fdopen(os.dup(number), "w", buffering=1, errors="replace")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return Patient(ours)
+
+
+def abandon(code: int, text: str = "") -> None:
     """Ends a process that has failed, if it is one of several: jax would wait for the others."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stderr.write(text)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -205,6 +228,9 @@ has {word.get(found[0])!r:.60}, process 0 {words[0].get(found[0])!r:.60}"
             yield
             self.told()  # nobody leaves before all are done
         except BaseException as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "EXHAUSTED" not in str(error):
+                # arrays no longer cross: `watch` says who is gone, unless the fault is this one's
+                time.sleep(PEER_SECONDS + 3 * BEAT_SECONDS)
             over.set()
             text = " ".join(str(error).split()) or type(error).__name__
             with contextlib.suppress(Exception):
@@ -256,24 +282,6 @@ class _Pulse:
             if others:
                 who = 0 if hosts.index in silent else others[0]
                 _lost(f"process {who} has not answered for {PEER_SECONDS:.0f} s")
-
-
-def whole(tree: Any) -> Any:
-    """The arrays of `tree` as this process can write them, whatever devices they lie on.
-
-    Arrays that span processes are gathered by all of them together.
-    """
-    if jax.process_count() == 1:
-        return tree
-
-    def of(leaf):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            from jax.experimental import multihost_utils
-
-            return multihost_utils.process_allgather(leaf, tiled=True)
-        return np.asarray(leaf)
-
-    return jax.tree.map(of, tree)
 
 
 def first_signal(signals: Sequence[int | None]) -> int | None:

@@ -26,7 +26,7 @@ from jaxevo.core.precision import Precision, computing
 from jaxevo.core.pytrees import static_settings
 from jaxevo.core.showing import html_table, short, short_repr
 from jaxevo.core.sizes import check_fits
-from jaxevo.core.spreading import on_devices, over_runs
+from jaxevo.core.spreading import on_devices, over_runs, readable
 from jaxevo.core.words import COUNTS
 from jaxevo.training.chunks import one_step, require_steps, split_key, sums_like
 from jaxevo.training.devices import Devices, mesh_of, placed
@@ -86,7 +86,9 @@ def train(
             sums are held in float32, and parameters keep their dtype. None: as jax has it, see
             `jax.default_matmul_precision`. A CPU computes in float32 alone.
         devices: a number of devices, "all", or a list of jax's devices, over which members are
-            spread, or the samples of a batch (`docs/devices.md`); None takes one.
+            spread, or the samples of a batch (`docs/devices.md`); None takes one. Those of
+            several processes, which all make this call, leave each of them the whole result but
+            for the state, which stays where it is.
 
     Raises:
         ValueError: a number of steps is bad, there are no such devices, they know no such
@@ -140,7 +142,7 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
     first = (jnp.int32(0), state, history)
     (_, state, history), _ = jax.lax.scan(scan_body, first, length=num_steps)
     history = jax.tree.map(lambda h: h[:num_records], history)
-    return TrainResult(learner.solution(state, problem), history, state)
+    return TrainResult(*readable((learner.solution(state, problem), history)), state)
 
 
 def sweep(
@@ -202,7 +204,8 @@ def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, rec
             one, longest = over_runs(one, axes, num), None
         else:
             one = jax.vmap(one, in_axes=axes)
-    return one(keys, learner, problem)
+    result = one(keys, learner, problem)
+    return TrainResult(*readable(result[:2]), result.state)
 
 
 def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,20 +60,29 @@ def records(folder):
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_several_processes_leave_what_one_leaves(count, tmp_path):
-    """Red where each trains by itself and none writes, or two write into one folder."""
-    words = [*SMALL, "--steps", "2000", "--save-seconds", "0"]
-    ((_, errors, code),) = ends([start([*words, "--out", "one"], tmp_path)])
-    assert code == 0, errors
-    processes = start_together(count, [*words, "--out", "all"], tmp_path)
-    (out, _, _code), *others = found = ends(processes)
-    assert [end[2] for end in found] == [0] * count, found
-    assert out.splitlines()[-1] == "all" and all(end[:2] == ("", "") for end in others)
-    assert records(tmp_path / "all") == records(tmp_path / "one")
+def test_several_processes_share_a_run_that_goes_on_in_one(count, tmp_path):
+    """Red where each trains by itself, two write into one folder, or a layout cannot be left."""
+    words = ["train", "evolution-strategy", "sine", "--population-size", "6"]
+    words += ["--schedule", "constant", "--record-every", "10", "--quiet"]
+    first = start_together(count, [*words, "--steps", "20", "--out", "whole"], tmp_path)
+    others = start_together(count, [*words, "--steps", "10", "--out", "half"], tmp_path)
+    found = ends([*first, *others])
+    assert [end[2] for end in found] == [0] * 2 * count, found
+    (out, _, _), *quiet = found[:count]
+    assert out.splitlines() == ["whole"] and all(end[:2] == ("", "") for end in quiet), found
+    shutil.copytree(tmp_path / "half", tmp_path / "alone")
+    again = start_together(count, ["resume", "half", "--steps", "20", "--quiet"], tmp_path)
+    alone = start(["resume", "alone", "--steps", "20", "--quiet"], tmp_path)
+    found = ends([*again, alone])
+    assert [end[2] for end in found] == [0] * (count + 1), found
+    whole = records(tmp_path / "whole")
+    assert records(tmp_path / "half") == whole
     for name in ("params.safetensors", "best.safetensors"):
-        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    again = start_together(2, ["resume", "all", "--steps", "2000"], tmp_path)
-    assert [end[2] for end in ends(again)] == [0, 0]
+        assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["devices"] == count
+    for got, wanted in zip(records(tmp_path / "alone"), whole, strict=True):
+        assert got == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize(

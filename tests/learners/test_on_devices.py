@@ -1,70 +1,50 @@
-"""One step of every learner of the contract, from one state, on 1, 2 and 8 devices.
+"""One step of every learner of the contract, from one state, on 1, 2 and 8 devices, in 2 processes.
 
-`XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest -m devices -s` prints, for each
-learner, the largest difference, the bytes that cross devices in a step on 8 of them, as its
-compiled program says, and the share of one device's operations that each of 8 has.
+`tools/devices.py` makes the table that docs/devices.md shows.
 """
 
-import re
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from jaxevo.core.spreading import on_devices
-from jaxevo.training.devices import mesh_of, placed
-from tests.support.contract import TABLE, first_state
+from tests.support.contract import TABLE
 from tests.support.estimates import quick
+from tools.devices import crossing, difference, in_processes, plain, step_on
 
-# Adam divides by the size of a gradient, and single ones all but cancel here.
-DIVIDED = {"np": 1e-4}
-BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
-COLLECTIVE = re.compile(
-    r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
-)
+NAMES = quick(tuple(TABLE), "backprop", "metropolis", "safe-mutation-so")
 
 
-def crossing(text: str) -> int:
-    """Bytes of what all collectives of a compiled program return; in a loop they count once."""
-    total = 0
-    for shapes in COLLECTIVE.findall(text):
-        for kind, lengths in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            size = int(np.prod([int(n) for n in lengths.split(",") if n], dtype=np.int64))
-            total += size * BYTES.get(kind, 1)
-    return total
-
-
-def step_on(devices, name):
-    learner, problem, state = first_state(name)
-    mesh = mesh_of(devices)
-    arguments = placed(mesh, (jax.random.key(1), learner, state, problem))
-    with on_devices(mesh):
-        step = jax.jit(lambda key, learner, state, problem: learner.step(key, state, problem))
-        program = step.lower(*arguments).compile()
-    analysis = program.cost_analysis() or {}
-    return program(*arguments), analysis.get("flops", float("nan")), crossing(program.as_text())
-
-
-def difference(a, b) -> float:
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return float(np.max(np.abs(np.where(same, 0, a) - np.where(same, 0, b)), initial=0))
+def test_bytes_are_counted_in_every_round_of_a_loop():
+    text = """HloModule m
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+%body (p: (f32[3])) -> (f32[3]) {
+  %r = (f32[3]{0}, s32[]) all-reduce-start(%x, %y), to_apply=%add
+}
+ENTRY %main (p: f32[3]) -> f32[3] {
+  %w = (f32[3]) while(%t), body=%body, backend_config={"known_trip_count":{"n":"6"}}
+  ROOT %g = bf16[2,4]{1,0} all-gather(%z), dimensions={0}
+}"""
+    assert crossing(text) == 6 * 16 + 16
 
 
 @pytest.mark.devices
-@pytest.mark.parametrize("name", quick(tuple(TABLE), "backprop", "metropolis", "safe-mutation-so"))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_on_several_devices_is_that_on_one(name):
     """Red if a member draws by its device, a padding member counts, or sums lose a device."""
     if len(jax.devices()) < 8:
         pytest.skip("needs 8 devices")
-    wanted, flops, _ = step_on(1, name)
-    found = []
+    wanted = plain(step_on(1, name)[0])
     for devices in (2, 8):
-        got, share, crossed = step_on(devices, name)
-        pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
-        found.append(max(difference(*pair) for pair in pairs))
-    print(f"\n{name:38s} {found[0]:.1e} {found[1]:.1e} {crossed:9,d} bytes {share / flops:5.0%}")
-    assert max(found) <= DIVIDED.get(name, 1e-5)
+        assert difference(plain(step_on(devices, name)[0]), wanted) <= 1e-5
+
+
+@pytest.mark.devices
+@pytest.mark.parametrize(
+    "names",
+    [("evolution-strategy", "metropolis"), pytest.param(tuple(TABLE), marks=pytest.mark.slow)],
+)
+def test_a_step_in_two_processes_is_that_on_one_device(names, tmp_path):
+    """Red where members of another process are lost, or a process cannot read what it needs."""
+    for name, got in in_processes(names, tmp_path).items():
+        assert difference(got, plain(step_on(1, name)[0])) <= 1e-5, name

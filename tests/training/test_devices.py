@@ -87,6 +87,29 @@ def test_members_are_summed_and_kept_in_their_order(num):
 
 
 @eight
+def test_members_take_gradients_by_what_is_around_them():
+    """Red where jax refuses to mix a device's rows with arrays of the mesh in a derivative."""
+
+    def summed(around, members):
+        def fn(member):
+            def loss(scale):
+                return jnp.sum(jnp.where(member > 3, scale**3, scale) * member @ around["mix"])
+
+            gradient = jax.grad(loss)(around["scale"])
+            return gradient, jax.jvp(loss, (around["scale"],), (gradient,))[1]
+
+        return sum_members(fn, members, 2)
+
+    around = {"scale": jnp.array([1.0, 2.0]), "mix": jnp.array([0.5, -3.0])}
+    members = jnp.arange(12.0).reshape(6, 2)
+    wanted = jax.jit(summed)(around, members)
+    mesh = mesh_of(8)
+    with on_devices(mesh):
+        got = jax.jit(summed)(*placed(mesh, (around, members)))
+    chex.assert_trees_all_close(got, wanted, rtol=1e-6)
+
+
+@eight
 @pytest.mark.parametrize("num", [3, 8, 11])
 def test_runs_are_spread_where_each_device_has_one(num):
     def fn(run, shared, nothing):

@@ -1,11 +1,13 @@
 """Faults put into runs: one error where it belongs, nothing damaged, and the run goes on."""
 
+import errno
 import functools
 import gc
 import json
 import os
 import resource
 import shutil
+import threading
 from typing import Any
 
 import jax
@@ -63,6 +65,41 @@ def test_a_checkpoint_that_finds_no_room_is_one_error(tmp_path, largest_file, ca
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "1.json"]
     found = checkpoint.restore(tmp_path, jax.eval_shape(lambda: good))
     assert (found.step, found.damaged) == (1, [])
+
+
+def test_steps_are_taken_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
+    """Red where training waits for the disk, or what is written is a later step's state."""
+    begun, go_on, save = [], threading.Event(), checkpoint.save
+
+    def slow(folder, step, *rest):
+        begun.append(step)
+        assert go_on.wait(60)
+        save(folder, step, *rest)
+
+    def release(row):
+        if row["step"] == 15:
+            assert len(begun) == 1
+            go_on.set()
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    folder = tmp_path / "r"
+    go(num_steps=20, record_every=5, folder=folder, on_record=release, save_seconds=0)
+    assert begun[0] < 15 and begun[-1] == 20
+    monkeypatch.undo()
+    for later in begun[1:]:
+        checkpoint.set_aside(folder / "checkpoints" / f"{later}.json")
+    goes_on(folder, whole)
+
+
+def test_a_checkpoint_that_a_thread_cannot_write_ends_the_run(tmp_path, monkeypatch):
+    """Red where the error comes one save late, or is lost with the thread."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        go(num_steps=10**6, record_every=10, folder=tmp_path / "r", save_seconds=0)
 
 
 def test_records_that_find_no_room_end_the_run_at_once(tmp_path, whole):

@@ -2,11 +2,13 @@
 
 import concurrent.futures
 import threading
+from typing import NamedTuple
 
 import jax
 import pytest
 
 from jaxevo.training import hosts
+from jaxevo.training.devices import _first, local
 from jaxevo.training.hosts import Hosts, first_signal
 
 
@@ -140,4 +142,16 @@ def test_bad_words_are_refused_before_anything_starts(arguments, shown):
 def test_one_process_gathers_nothing():
     """Red where a run alone copies its state to the host at each checkpoint."""
     tree = {"key": jax.random.key(0), "x": jax.numpy.ones(3)}
-    assert hosts.whole(tree) is tree
+    assert local(tree) is tree
+
+
+@pytest.mark.parametrize(("num", "chosen"), [(2, [0, 4]), (4, [0, 1, 4, 5]), (3, [0, 1, 4])])
+def test_so_many_devices_are_those_of_all_processes(num, chosen):
+    """Red where the first process has them all, and the others wait for nothing."""
+
+    class Device(NamedTuple):
+        number: int
+        process_index: int
+
+    there = [Device(i, i // 4) for i in range(8)]
+    assert [device.number for device in _first(there, num)] == chosen
