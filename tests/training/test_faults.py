@@ -69,16 +69,18 @@ def test_a_checkpoint_that_finds_no_room_is_one_error(tmp_path, largest_file, ca
 
 def test_steps_are_taken_while_a_checkpoint_is_written(tmp_path, whole, monkeypatch):
     """Red where training waits for the disk, or what is written is a later step's state."""
-    begun, go_on, save = [], threading.Event(), checkpoint.save
+    begun, under_way, go_on = [], threading.Event(), threading.Event()
+    save = checkpoint.save
 
     def slow(folder, step, *rest):
         begun.append(step)
-        assert go_on.wait(60)
+        under_way.set()
+        assert go_on.wait(20)
         save(folder, step, *rest)
 
     def release(row):
         if row["step"] == 15:
-            assert len(begun) == 1
+            assert under_way.wait(10) and len(begun) == 1
             go_on.set()
 
     monkeypatch.setattr(checkpoint, "save", slow)
