@@ -13,6 +13,7 @@ import yaml
 
 from jaxevo.cli.runs import combination, requested
 from jaxevo.registry.commands import TRAIN
+from jaxevo.training.loop import _train
 from tests.support.documents import check_names
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -110,6 +111,20 @@ def fenced(language: str) -> list[str]:
     """All blocks of one language, whichever page they stand on."""
     texts = [path.read_text(encoding="utf-8") for path in PAGES]
     return [b for text in texts for b in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.e2e
+def test_the_search_by_optuna_compiles_once(optimised):
+    """Red where a name of Optuna's or ours has moved, or a value of a trial compiles again."""
+    pytest.importorskip("optuna")
+    (block,) = [block for block in fenced("text") if "optuna.create_study" in block]
+    for long, short in (("n_trials=50", "n_trials=3"), ("=200", "=2"), ("digits()", "sine()")):
+        assert long in block
+        block = block.replace(long, short)
+    before = _train._cache_size()
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(block, "clusters", "exec"), {})
+    assert _train._cache_size() == before + 1
 
 
 def test_scripts_and_manifests_of_the_pages_can_be_read():

@@ -145,9 +145,15 @@ def killed(
         kills += 1
 
 
-def main(num_kills: int, seed: int, names: list[str] | None = None) -> int:
-    """Kills so many times in all; the number of commands that ended otherwise, which is 0."""
-    rng = random.Random(seed)
+def main(
+    num_kills: int, seed: int, names: list[str] | None = None, minutes: float = float("inf")
+) -> int:
+    """Kills so many times in all, or begins no round after so many minutes.
+
+    Returns:
+        The number of commands that ended otherwise, which is 0.
+    """
+    rng, until = random.Random(seed), time.monotonic() + 60 * minutes
     total, rounds, differ = 0, 0, 0
     names = list(COMMANDS) if names is None else names
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,7 +177,7 @@ def main(num_kills: int, seed: int, names: list[str] | None = None) -> int:
             word = "equal" if same else "DIFFERENT"
             print(f"{name}: {kills} kills of {seconds:.1f} s, {len(expected)} files {word}")
             sys.stdout.flush()
-            if total >= num_kills:
+            if total >= num_kills or time.monotonic() > until:
                 break
     print(f"{total} kills in {rounds} rounds of {len(whole)} commands, {differ} ended otherwise")
     return differ
@@ -180,7 +186,8 @@ def main(num_kills: int, seed: int, names: list[str] | None = None) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(COMMANDS))
     given = parser.parse_args()
-    sys.exit(main(given.kills, given.seed, given.only) > 0)
+    sys.exit(main(given.kills, given.seed, given.only, given.minutes) > 0)

@@ -3,6 +3,8 @@
 The file of a command is imported when the command is called, and jax when it needs jax.
 """
 
+import faulthandler
+import signal
 import sys
 import traceback
 import warnings
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It is 0, 2 after a mistake of one clear line, 3 where a loss or network is no longer finite,
     or 128 and the number of the signal that ended the command.
     """
+    if hasattr(signal, "SIGQUIT"):  # asks a command that hangs where it is
+        faulthandler.register(signal.SIGQUIT, file=2)
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"jaxevo: {message}\n"
     try:

@@ -13,6 +13,7 @@ that does not answer for `PEER_SECONDS` ends the others, as no step can be taken
 import contextlib
 import ctypes
 import dataclasses
+import faulthandler
 import itertools
 import json
 import os
@@ -99,6 +100,8 @@ def end_quietly() -> None:
     function of Python's. So messages of C go nowhere, and abort() is met by a handler of C's.
     """
     sys.stderr = _without_c(sys.stderr)
+    if hasattr(signal, "SIGQUIT"):
+        faulthandler.register(signal.SIGQUIT, file=sys.stderr.fileno())
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: _lost("process 0 is gone"))
     ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
     _kept.append(handler)

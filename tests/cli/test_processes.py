@@ -133,12 +133,15 @@ SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]
     "name", [n if n == "SIGHUP" else pytest.param(n, marks=pytest.mark.slow) for n in SIGNALS]
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(name, tmp_path):
-    """Red where SIGUSR1 or SIGHUP ends the process and loses what it has done."""
+    """Red where SIGUSR1 or SIGHUP ends the process and loses what it has done; or SIGQUIT does."""
     number = getattr(signal, name)
     process = start([*SMALL, *LONG, "--out", "r"], tmp_path)
     wait_for(tmp_path / "r" / "metrics.jsonl", [process])
+    process.send_signal(signal.SIGQUIT)
+    time.sleep(0.5)
     process.send_signal(number)
     (end,) = ends([process])
+    assert "(most recent call first)" in end[1] and "host_loop.py" in end[1], end
     assert end[2] == 128 + number, end
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["interrupted"], summary["signal"]) == (True, number)
