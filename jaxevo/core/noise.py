@@ -74,7 +74,7 @@ def rademacher(
     size = 1
     for length in shape:
         size *= length
-    words = _bits(key, (-(-size // 32), 1))
+    words = _kept(_bits(key, (-(-size // 32), 1)), key)
     signs = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
     return (signs.reshape(-1)[:size].reshape(shape).astype(dtype) * 2 - 1).astype(dtype)
 
@@ -107,6 +107,16 @@ def _avalanche(x: UInt32[Array, "..."], late: Any = 0) -> UInt32[Array, "..."]:
     x = x ^ late
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
+
+
+def _kept(words: UInt32[Array, "..."], key: Key[Array, ""]) -> UInt32[Array, "..."]:
+    """`words`, divided by a one that the compiler cannot know.
+
+    XLA makes cheap values again wherever they are used: a hash for each of its 32 signs, and that
+    in every gate that reads them. A quotient of integers is dear to it, and is made once and kept.
+    """
+    first = jax.random.key_data(key).reshape(-1)[0].astype(jnp.uint32)
+    return words // jnp.minimum(first | 1, 1)
 
 
 def _bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt32[Array, "..."]:

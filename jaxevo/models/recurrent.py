@@ -26,10 +26,11 @@ ReadoutInit = Literal["zeros", "uniform"]
 
 
 class RecurrentLinear(nnx.Module):
-    """a = x W + h R + b: one pre-activation for each unit, so one node for a hook to reach.
+    """a = x W + h R + b: one pre-activation, so one node for a hook, for each unit and gate.
 
-    Two products are cheaper than one of x and h joined, which copies both at every step. A is H,
-    but for a hook that calls the layer with kernels of other widths.
+    Two products are cheaper than one of x and h joined, which copies both at every step. Gates
+    stand side by side, each with first weights of its own. A is H times their number, but for a
+    hook that calls the layer with kernels of other widths.
     """
 
     def __init__(
@@ -39,12 +40,17 @@ class RecurrentLinear(nnx.Module):
         input_init: Callable,
         recurrent_init: Callable,
         bias: bool = True,
+        num_gates: int = 1,
         *,
         rngs: nnx.Rngs,
     ):
-        self.input_kernel = nnx.Param(input_init(rngs.params(), (num_inputs, num_units)))
-        self.recurrent_kernel = nnx.Param(recurrent_init(rngs.params(), (num_units, num_units)))
-        self.bias = nnx.Param(jnp.zeros(num_units)) if bias else None
+        def kernel(init, rows):
+            gates = [init(rngs.params(), (rows, num_units)) for _ in range(num_gates)]
+            return nnx.Param(jnp.concatenate(gates, axis=1))
+
+        self.input_kernel = kernel(input_init, num_inputs)
+        self.recurrent_kernel = kernel(recurrent_init, num_units)
+        self.bias = nnx.Param(jnp.zeros(num_gates * num_units)) if bias else None
 
     def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B A"]:
         recurrent = h @ self.recurrent_kernel[...]
@@ -86,10 +92,37 @@ class FusedCell(nnx.Module):
         return jnp.zeros((*input_shape[:-1], self.hidden_features))
 
 
+class FusedLSTMCell(nnx.Module):
+    """Long short-term memory, c' = f c + i g, h' = o tanh(c'), with all gates in one layer.
+
+    i, f, g and o stand in this order. Each gate starts as in flax: R orthogonal, W normal with
+    variance 1 / inputs, b zero.
+    """
+
+    def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs):
+        orthogonal, lecun = jax.nn.initializers.orthogonal(), jax.nn.initializers.lecun_normal()
+        self.linear = RecurrentLinear(
+            in_features, hidden_features, lecun, orthogonal, num_gates=4, rngs=rngs
+        )
+        self.hidden_features = hidden_features
+
+    def __call__(
+        self, carry: tuple[Array, Array], x: Float[Array, "*B I"]
+    ) -> tuple[tuple[Array, Array], Array]:
+        c, h = carry
+        i, f, g, o = jnp.split(self.linear(x, h), 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), h
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> tuple:
+        return (jnp.zeros((*input_shape[:-1], self.hidden_features)),) * 2
+
+
 CELLS: dict[str, Callable[..., nnx.Module]] = {
     "rnn": FusedCell,
     "gru": nnx.GRUCell,
-    "lstm": nnx.LSTMCell,
+    "lstm": FusedLSTMCell,
     "simple": nnx.SimpleCell,
     "elman": ElmanCell,
 }
@@ -155,8 +188,9 @@ def recurrent(
     Args:
         input_shape: (I,), the shape of one time step.
         num_outputs: linear outputs at every step.
-        cell: "rnn" is our fused cell, with one node per unit. "gru", "lstm" and "simple" are
-            flax's. "elman" is PyTorch's: it has two biases, and all weights start uniform.
+        cell: "rnn" is our fused cell, with one node per unit, and "lstm" has one per unit and
+            gate. "gru" and "simple" are flax's. "elman" is PyTorch's: it has two biases, and all
+            weights start uniform.
         hidden_sizes: The stacked cells have these units.
         activation: The fused cell has this activation.
         radius: The fused cell's recurrent matrix has this spectral radius, > 0. The matrix starts

@@ -12,9 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxevo.core import Model, Params, has_carry
+from jaxevo.core.population import fitting, sum_members
+from jaxevo.core.sizes import platform
 
 Head = Callable[[Array], Array]
 Reduction = Literal["sum", "mean"]
+PASS_FLOATS = 2**19  # 2 MB, the cache that a core of a CPU has for itself
 
 
 def identity(outputs: Array) -> Array:
@@ -78,3 +81,22 @@ def num_counted(mask: Any) -> Any:
 
 def as_tuple(inputs: Any) -> tuple:
     return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def over_outputs(
+    squares: Callable[[Array], dict[str, Array]], outputs: Array, size: int, in_time: int = 0
+) -> dict[str, Array]:
+    """The sum of `squares`, `size` floats each, over one-hot cotangents of the outputs.
+
+    A CPU takes one after another, which is as fast and holds no more than one gradient. In time it
+    takes as many as fit its cache: every step of a pass has a price of its own.
+
+    Args:
+        in_time: pre-activations that a pass through time differentiates; 0 without time.
+    """
+    cotangents = jnp.eye(outputs.shape[-1], dtype=outputs.dtype)
+    if platform() != "cpu":
+        at_once = fitting(len(cotangents), size + outputs.size)
+    else:
+        at_once = fitting(len(cotangents), size + in_time, PASS_FLOATS) if in_time else 1
+    return sum_members(lambda cotangent: (squares(cotangent), ()), cotangents, at_once)[0]

@@ -31,7 +31,6 @@ from jaxtyping import Array, Bool, Float
 
 from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.population import add_at_once, fitting, sum_members
-from jaxevo.core.sizes import platform
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import named_leaves, nested, tree_size
 from jaxevo.views import nodes
@@ -44,6 +43,7 @@ from jaxevo.views.experiences import (
     identity,
     in_one_row,
     num_counted,
+    over_outputs,
     responses,
 )
 from jaxevo.views.nodes import HiddenLayer, Layer
@@ -83,12 +83,12 @@ def sum_sensitivity(
     """
     trained = trained_leaves(model, params)
     batch = _batch(model, inputs, mask)
-    outputs, gradient = _pullback(model, params, batch, head, named_leaves(trained))
+    outputs, gradient, in_time = _pullback(model, params, batch, head, named_leaves(trained))
 
     def squares(cotangent):
         return jax.tree.map(_squared, gradient(batch.everywhere(cotangent)))
 
-    found = _over_outputs(squares, outputs, tree_size(trained))
+    found = over_outputs(squares, outputs, tree_size(trained), in_time)
     return _roots(found, trained, 1 if reduction == "sum" else num_counted(batch.mask))
 
 
@@ -119,7 +119,7 @@ def so_sensitivity(
         return responses(model, _replaced(params, leaves), batch.inputs, head)
 
     _, tangents = jax.jvp(answers, (leaves,), (directions,))
-    _, gradient = _pullback(model, params, batch, head, leaves)
+    _, gradient, _ = _pullback(model, params, batch, head, leaves)
     product = gradient(counted(tangents, batch.mask))
     factor = 2 / num_counted(batch.mask)
     return _roots(jax.tree.map(lambda h: jnp.abs(factor * _wide(h)), product), trained)
@@ -161,7 +161,7 @@ def abs_sensitivity(
         return jax.tree.map(_squared, sums)
 
     if layers.outputs is not None:
-        found |= _over_outputs(squares, layers.outputs, tree_size(trained))
+        found |= over_outputs(squares, layers.outputs, tree_size(trained))
     return _roots(found, trained, num_counted(batch.mask))
 
 
@@ -188,11 +188,14 @@ def _batch(model: Model, inputs: Any, mask: Any) -> _Batch:
 
 def _pullback(
     model: Model, params: Params, batch: _Batch, head: Head, leaves: ByPath
-) -> tuple[Array, Callable[[Array], ByPath]]:
+) -> tuple[Array, Callable[[Array], ByPath], int]:
     """Responses, and their gradients with respect to `leaves` as a function of cotangents.
 
     Where there is time, the gradient of a layer's weights is one product over all steps. The sum
     of one product for each step, as differentiation would have it, takes twice as long.
+
+    Returns:
+        Responses, the function, and how many pre-activations it differentiates; 0 without time.
     """
     layers = _Layers(model, params, batch, head, leaves) if batch.axis else None
     rest = leaves if layers is None else layers.left
@@ -204,7 +207,7 @@ def _pullback(
         (found,) = pullback(cotangents)
         return found if layers is None else found | layers.sums(cotangents)
 
-    return outputs, gradient
+    return outputs, gradient, 0 if layers is None else layers.num_signals
 
 
 class _Layers:
@@ -222,6 +225,7 @@ class _Layers:
         others: all other layers, whose gradients are made for each experience.
         left: trained leaves by path that no layer accounts for.
         outputs: responses to the batch; None where there is no such layer.
+        num_signals: the number of pre-activations, of all layers, steps and experiences.
         seen: what each layer was given, A, by layer.
     """
 
@@ -247,7 +251,7 @@ class _Layers:
             and _is_product(layer, self.leaves, as_tuple(shapes[layer]))
         ]
         self.others = [layer for layer in layers if layer not in self.products]
-        self.outputs = None
+        self.outputs, self.num_signals = None, 0
         if not layers:
             return
 
@@ -259,6 +263,7 @@ class _Layers:
             layer: jnp.zeros((batch.num, *preactivations[layer].shape), preactivations[layer].dtype)
             for layer in layers
         }
+        self.num_signals = tree_size(taps)
         self.outputs, self.pullback, self.seen = jax.vjp(answers, taps, has_aux=True)
 
     def signals(self, cotangents: Float[Array, "*time I K"]) -> dict[Layer, Array]:
@@ -399,17 +404,6 @@ def _squares_by_jacobian(
     members = jax.tree.map(lambda x: jnp.moveaxis(x, batch.axis, 0), (batch.inputs, batch.mask))
     sums, _ = sum_members(absolute, members, size, add_at_once)
     return jax.tree.map(lambda total: _squared(total).sum(0), sums)
-
-
-def _over_outputs(squares: Callable[[Array], ByPath], outputs: Array, size: int) -> ByPath:
-    """The sum of `squares`, `size` floats each, over one-hot cotangents of the outputs.
-
-    A CPU takes one after another, which is as fast and holds no more than one gradient.
-    """
-    cotangents = jnp.eye(outputs.shape[-1], dtype=outputs.dtype)
-    cpu = platform() == "cpu"
-    at_once = 1 if cpu else fitting(len(cotangents), size + outputs.size)
-    return sum_members(lambda cotangent: (squares(cotangent), ()), cotangents, at_once)[0]
 
 
 def _paths(layer: Layer) -> tuple[str, ...]:

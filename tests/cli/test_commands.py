@@ -148,7 +148,7 @@ def test_settings_reach_learner_task_and_model(in_empty_folder):
     assert settings["truncation"] == 2
     assert settings["task_seed"] == 3
     params = load_params("mine")
-    assert params["cells"]["1"]["hi"]["kernel"].shape == (2, 4, 4)
+    assert params["cells"]["1"]["linear"]["recurrent_kernel"].shape == (2, 4, 16)
     assert params["readout"]["kernel"].shape == (2, 4, 1)
 
 

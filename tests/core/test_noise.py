@@ -188,6 +188,19 @@ def test_positions_of_a_matrix_are_those_of_the_row():
     np.testing.assert_array_equal(noise.normal(key, (3,)), flat[:3])
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads a program for CPUs")
+def test_the_hash_of_32_signs_is_made_once():
+    """Hashed for each sign in each gate that reads it, noise was half of a recurrent step."""
+
+    def gates(key, x):
+        r, z, n = jnp.split(x + noise.rademacher(key, x.shape), 3, axis=-1)
+        return jnp.tanh(r) * n + z * jnp.tanh(z)
+
+    program = jax.jit(gates).lower(jax.random.key(0), jnp.ones((32, 96))).compile().as_text()
+    hashing = [part for part in program.split("\n\n") if "u32[96,1]" in part and " xor(" in part]
+    assert hashing and not any("tanh(" in part for part in hashing)
+
+
 def test_threefry_is_jax_random():
     key = jax.random.key(2)
     drawn = noise.normal(key, (4, 3), source="threefry")

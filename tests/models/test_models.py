@@ -155,6 +155,39 @@ def test_recurrent_weights_start_orthogonal_times_radius_and_the_read_out_at_zer
     assert not any(np.any(leaf) for leaf in (cell["bias"], *params["readout"].values()))
 
 
+def test_the_lstm_is_that_of_flax_with_its_gates_side_by_side():
+    """Gates in another order, or a carry (h, c), would be another network."""
+    ours, theirs = (
+        recurrent((3,), 2, cell="lstm", hidden_sizes=(4,)),
+        from_nnx(nnx.LSTMCell, in_features=3, hidden_features=4),
+    )
+    params = random_params(theirs)
+
+    def joined(names, leaf):
+        return jnp.concatenate([params[name][leaf] for name in names], axis=-1)
+
+    kernels = (
+        joined(("ii", "if_", "ig", "io"), "kernel"),
+        joined(("hi", "hf", "hg", "ho"), "kernel"),
+    )
+    bias = joined(("hi", "hf", "hg", "ho"), "bias")
+    cell = {"input_kernel": kernels[0], "recurrent_kernel": kernels[1], "bias": bias}
+    carry, x = (normal((6, 4), 1), normal((6, 4), 2)), normal((6, 3))
+    want, _ = theirs.apply(params, carry, x)
+    whole = random_params(ours) | {"cells": {"0": {"linear": cell}}}
+    ((got,), _) = ours.apply(whole, (carry,), x)
+    for mine, flax in zip(got, want, strict=True):
+        np.testing.assert_allclose(mine, flax, rtol=1e-5, atol=1e-6)
+
+
+def test_gates_start_orthogonal_each_with_weights_of_its_own():
+    params = recurrent((3,), 2, cell="lstm", hidden_sizes=(5,)).init(KEY)
+    gates = np.split(np.asarray(params["cells"]["0"]["linear"]["recurrent_kernel"]), 4, axis=1)
+    for r in gates:
+        np.testing.assert_allclose(r @ r.T, np.eye(5), atol=1e-5)
+    assert not np.allclose(gates[0], gates[1])
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

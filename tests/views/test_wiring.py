@@ -1,5 +1,7 @@
 """How layers hang together, on networks whose wiring can be told by eye."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -86,17 +88,25 @@ def lstm_layers(prefix, rename=lambda name: name):
 
 def test_lstm():
     found, kernels = wires(recurrent((INPUTS,), OUTPUTS, cell="lstm", hidden_sizes=(5,)))
-    layers = lstm_layers("cells/0/", lambda name: {"if": "if_"}.get(name, name))
-    assert found == layers | {"readout": readout("carry/1")}
-    assert kernels == {f"cells/0/h{gate}/kernel": 5 for gate in "ifgo"}
+    assert found == {
+        "cells/0/linear": hidden("input/0 carry/1", NOW, BEFORE),
+        "readout": readout("carry/1"),
+    }
+    assert kernels == {"cells/0/linear/recurrent_kernel": 5}  # four square ones, [5, 20]
 
 
 def test_stacked_lstm_cells():
     found, kernels = wires(recurrent((INPUTS,), OUTPUTS, cell="lstm", hidden_sizes=(5, 4)))
-    assert found["cells/1/ii"] == hidden("carry/1", NOW, twin="cells/1/hi")
-    assert found["cells/1/hi"] == hidden("carry/3", BEFORE)
+    assert found["cells/1/linear"] == hidden("carry/1 carry/3", NOW, BEFORE)
     assert found["readout"] == readout("carry/3")
-    assert len(found) == 17 and len(kernels) == 8
+    assert len(found) == 3 and len(kernels) == 2
+
+
+def test_lstm_of_nnx_has_a_pair_of_twins_for_each_gate():
+    found, kernels = wires(from_nnx(functools.partial(LSTM, nnx.LSTMCell)))
+    layers = lstm_layers("cell/", lambda name: {"if": "if_"}.get(name, name))
+    assert found == layers | {"readout": readout("carry/1")}
+    assert kernels == {f"cell/h{gate}/kernel": 5 for gate in "ifgo"}
 
 
 class LinenLSTM(linen.Module):
@@ -129,9 +139,9 @@ class Step(nnx.Module):
         return jnp.zeros((*input_shape[:-1], 5))
 
 
-class OptimizedLSTM(nnx.Module):
-    def __init__(self, rngs):
-        self.cell = nnx.OptimizedLSTMCell(INPUTS, 5, rngs=rngs)
+class LSTM(nnx.Module):
+    def __init__(self, cell, rngs):
+        self.cell = cell(INPUTS, 5, rngs=rngs)
         self.readout = nnx.Linear(5, OUTPUTS, rngs=rngs)
 
     def __call__(self, carry, x):
@@ -143,7 +153,7 @@ class OptimizedLSTM(nnx.Module):
 
 
 def test_optimized_lstm_of_nnx_joins_all_gates_in_two_twins():
-    found, kernels = wires(from_nnx(OptimizedLSTM))
+    found, kernels = wires(from_nnx(functools.partial(LSTM, nnx.OptimizedLSTMCell)))
     assert found == {
         "cell/dense_h": hidden("carry/1", BEFORE),
         "cell/dense_i": hidden("input/0", NOW, twin="cell/dense_h"),
