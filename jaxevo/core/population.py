@@ -24,6 +24,7 @@ from jaxevo.core import (
     Evaluation,
     Params,
     Problem,
+    Sequence,
     Supervised,
 )
 from jaxevo.core.noise import fold_in
@@ -66,9 +67,13 @@ def default_chunk_size(num_members: int, params: Params, problem: Problem, batch
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
     A member is counted as two copies of its weights (the noise and the moved weights) and its
-    activity.
+    activity. Networks in time read their weights at every step: on a CPU those of a chunk stay in
+    the cache of one core.
     """
-    return fitting(num_members, 2 * tree_size(params) + activity_floats(params, problem, batch))
+    in_core = isinstance(problem, Sequence) and platform() == "cpu"
+    room = min(CORE_FLOATS, chunk_floats()) if in_core else None
+    floats = 2 * tree_size(params) + activity_floats(params, problem, batch)
+    return fitting(num_members, floats, room)
 
 
 def within_core(num: int, num_weights: int) -> int:

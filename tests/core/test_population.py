@@ -144,6 +144,19 @@ def test_members_of_many_weights_run_one_by_one():
     assert FullRank(model, "mix").chunk_size(64, params, problem, batch) == 1
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the cache is a CPU core's")
+def test_the_weights_of_networks_in_time_stay_in_the_cache():
+    """Red where 256 of them share a chunk: each step then reads 5 MB of weights from memory."""
+    series = np.ones((9, 1, 16))
+    problem = Problem(tasks.stream(series, series[..., :1]), models.recurrent((16,), 1))
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    batch = problem.sample(jax.random.key(0), 0)
+    # 5,249 weights twice, and the units 64, 64, 64, 64 and 1 of the five leaves
+    assert default_chunk_size(256, params, problem, batch) == 16
+    with chunks_of(50_000):
+        assert default_chunk_size(256, params, problem, batch) == 4
+
+
 # red where chunks follow what else a GPU holds, or are of one size on all GPUs
 @pytest.mark.parametrize(
     "memory, num_floats", [(8e9, 2**25), (60e9, 2**28), (60.4e9, 2**28), (float("inf"), 2**27)]
