@@ -29,6 +29,7 @@ LONG_UNITS, LONG_ROUNDS = 64, 3  # of the one long sequence
 
 
 class Size(NamedTuple):
+    cell: str
     num_members: int  # N networks, each with its own weights
     num_units: int  # H
     batch_size: int  # B sequences, the same for all members
@@ -38,10 +39,14 @@ class Size(NamedTuple):
 
 def sizes(args: argparse.Namespace) -> list[Size]:
     if args.quick:
-        return [Size(1, 128, 32, (50, 200), 10_000)]
+        return [Size("rnn", 1, 128, 32, (50, 200), 10_000)]
     if timing.on_gpu():
-        return [Size(1024, 256, batch_size, (50, 200), 100_000) for batch_size in (1, 32)]
-    return [Size(1, 128, 32, (50, 200, 500, 1000, 2000), 100_000)]
+        return [Size("rnn", 1024, 256, batch_size, (50, 200), 100_000) for batch_size in (1, 32)]
+    return [
+        Size("rnn", 1, 128, 32, (50, 200, 500, 1000, 2000), 100_000),
+        Size("gru", 1, 128, 32, (200, 1000), 10_000),
+        Size("lstm", 1, 128, 32, (200, 1000), 10_000),
+    ]
 
 
 class Case(NamedTuple):
@@ -51,11 +56,13 @@ class Case(NamedTuple):
     keys: jax.Array  # [N]
 
 
-def make_case(num_members: int, num_units: int, batch_size: int, length: int, dtype: Any) -> Case:
+def make_case(
+    cell: str, num_members: int, num_units: int, batch_size: int, length: int, dtype: Any
+) -> Case:
     key_inputs, key_params, key_members = jax.random.split(jax.random.key(SEED), 3)
     inputs = jax.random.normal(key_inputs, (length, batch_size, NUM_INPUTS), dtype)
     task = Stream(train_inputs=inputs, train_targets=inputs[..., :1])
-    problem = Problem(task, recurrent((NUM_INPUTS,), 1, hidden_sizes=(num_units,)))
+    problem = Problem(task, recurrent((NUM_INPUTS,), 1, cell=cell, hidden_sizes=(num_units,)))
     params = jax.vmap(problem.init)(jax.random.split(key_params, num_members))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     batch = problem.sample(key_inputs, 0)
@@ -123,7 +130,7 @@ def updates(case: Case) -> Iterator[Program]:
 
 def population(num_members: int, num_units: int, length: int, dtype: Any) -> Iterator[Program]:
     """A generation of one sequence each, and one network on as many sequences: the floor."""
-    case = make_case(1, num_units, 1, length, dtype)
+    case = make_case("rnn", 1, num_units, 1, length, dtype)
     params = jax.tree.map(lambda leaf: leaf[0], case.params)
     rows = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, num_members, 1), case.problem.task)
     rows = Problem(rows, case.problem.model)
@@ -198,9 +205,14 @@ def main(arguments=None) -> None:
     blocks.append({"settings": settings, "rows": rows})
     for size in sizes(args):
         temps: dict[str, dict[int, int | None]] = {}
-        shown = {"N": size.num_members, "B": size.batch_size, "H": size.num_units}
+        shown = {
+            "cell": size.cell,
+            "N": size.num_members,
+            "B": size.batch_size,
+            "H": size.num_units,
+        }
         for length in size.lengths:
-            case = make_case(*size[:3], length, dtype)
+            case = make_case(*size[:4], length, dtype)
             num_weights = tree_size(case.params) // size.num_members
             settings = timing.header(args, **shown, D=num_weights, T=length)
             timings = measure(list(programs(case)), args)
@@ -215,8 +227,9 @@ def main(arguments=None) -> None:
         blocks.append({"settings": settings, "rows": rows})
 
     args.rounds = min(args.rounds, LONG_ROUNDS)
-    case = make_case(1, LONG_UNITS, 1, size.long, dtype)
-    settings = timing.header(args, D=tree_size(case.params), N=1, B=1, T=size.long, H=LONG_UNITS)
+    length = sizes(args)[0].long
+    case = make_case("rnn", 1, LONG_UNITS, 1, length, dtype)
+    settings = timing.header(args, D=tree_size(case.params), N=1, B=1, T=length, H=LONG_UNITS)
     rows = rows_of(measure(list(updates(case)), args), "s/update", 1, ("BPTT",))
     timing.table(rows)
     timing.write(args, [*blocks, {"settings": settings, "rows": rows}])

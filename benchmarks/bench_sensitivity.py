@@ -2,6 +2,7 @@
 
 Summed (SM-G-SUM), absolute (SM-G-ABS) and second-order (SM-G-SO) sensitivities of a population,
 each network on experiences of its own, beside the Jacobian over experiences that defines them.
+Recurrent networks have whole sequences for experiences.
 """
 
 import argparse
@@ -14,16 +15,24 @@ import jax.numpy as jnp
 import timing
 from timing import SEED, Program
 
-from jaxevo.core import Model, Params
+from jaxevo.core import Model, Params, has_carry
 from jaxevo.core.tree import tree_size
-from jaxevo.models import convnet, mlp
+from jaxevo.models import convnet, mlp, recurrent
 from jaxevo.views.sensitivity import abs_sensitivity, responses, so_sensitivity, sum_sensitivity
 
 NUM_OUTPUTS = 10
 NETWORKS = {  # by their layers: a network, and the shape of its inputs
     "64-256-256-10": (mlp((64,), NUM_OUTPUTS, hidden_sizes=(256, 256), activation="relu"), (64,)),
     "16x16x1-16-32-10": (convnet((16, 16, 1), NUM_OUTPUTS), (16, 16, 1)),
+} | {
+    f"16-{units}-10, {cell}": (
+        recurrent((16,), NUM_OUTPUTS, cell=cell, hidden_sizes=(units,), readout="uniform"),
+        (num_steps, 16),
+    )
+    for units, num_steps in ((16, 10), (64, 50))
+    for cell in ("rnn", "gru", "lstm")
 }
+QUICK = ("64-256-256-10", "16x16x1-16-32-10", "16-16-10, lstm")
 MOST_BYTES = 2e9  # a program that needs more is compiled and not run
 
 
@@ -61,14 +70,20 @@ def programs(model: Model, input_shape: tuple, size: Size, dtype: Any) -> Iterat
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), jax.vmap(model.init)(keys))
     shape = (*size, *input_shape)
     inputs = jax.random.normal(jax.random.key(SEED + 1), shape, dtype)
+    if has_carry(model):
+        inputs = jnp.moveaxis(inputs, 2, 1)  # time stands before the experiences
     variants = {
         "forward": lambda p, x: responses(model, p, x),
         "SUM": lambda p, x: sum_sensitivity(model, p, x),
         "ABS": lambda p, x: abs_sensitivity(model, p, x),
         "SO": lambda p, x: so_sensitivity(model, p, x, p),
+    }
+    jacobians = {
         "ABS, jacrev": lambda p, x: by_jacobian(model, p, x),
         "ABS, jacrev, scanned": lambda p, x: by_scanned_jacobian(model, p, x),
     }
+    if not has_carry(model):
+        variants |= jacobians
     for name, one in variants.items():
         yield timing.compiled(name, jax.vmap(one), params, inputs)
 
@@ -84,7 +99,8 @@ def difference(found: Params, reference: Params) -> float:
 def main(arguments=None) -> None:
     args = timing.options(__doc__, arguments)
     blocks = []
-    for layers, size in itertools.product(NETWORKS, sizes(args)):
+    networks = QUICK if args.quick else NETWORKS
+    for layers, size in itertools.product(networks, sizes(args)):
         model, input_shape = NETWORKS[layers]
         found = list(programs(model, input_shape, size, timing.dtype(args)))
         fits = [p for p in found if (p.temp_bytes or 0) < MOST_BYTES]
@@ -94,11 +110,13 @@ def main(arguments=None) -> None:
             D=num_weights,
             N=size.num_members,
             B=size.num_experiences,
+            T=input_shape[0] if has_carry(model) else None,
             layers=layers,
         )
         timed = {t.program.name: t for t in timing.measure(fits, args)}
         jacobian = size.num_members * size.num_experiences * num_weights * 4
-        reference = timed["ABS, jacrev, scanned"].program.call()
+        defined = timed.get("ABS, jacrev, scanned")
+        reference = defined.program.call() if defined else None
         rows = []
         for program in found:
             t = timed.get(program.name)
@@ -110,7 +128,7 @@ def main(arguments=None) -> None:
                     "temp / experiences x weights": (program.temp_bytes or 0) / jacobian,
                     "differs": (
                         difference(program.call(), reference)
-                        if t and program.name.startswith("ABS")
+                        if t and reference is not None and program.name.startswith("ABS")
                         else None
                     ),
                 }

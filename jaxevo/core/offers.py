@@ -121,3 +121,11 @@ class FitsParams(Protocol):
 
     def fitted(self, params: Any) -> Any:
         """The model at the size of `params`, which may come from a file."""
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A step module whose first layer can read the inputs of many time steps at once."""
+
+    def ahead(self, params: Any, *inputs: Any) -> tuple | None:
+        """What `apply` takes in place of these inputs, [K, B, ...] each; None: not with these."""

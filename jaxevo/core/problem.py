@@ -20,6 +20,7 @@ from jaxevo.core.episodes import Episode, rollouts, rollouts_until_all_end
 from jaxevo.core.kinds import door_of, named
 from jaxevo.core.offers import (
     KeepsStatistics,
+    LooksAhead,
     OffersLossDifferences,
     OffersOutcome,
     OffersStepDifferences,
@@ -188,11 +189,15 @@ class Sequence(Supervised):
     def unroll(
         self, params: Params, carry: Carry, batch: Batch, *, apply: Apply | None = None
     ) -> tuple[Carry, Any]:
-        """Runs the model over the batch from `carry`; the last carry and the outputs, [T, B]."""
+        """Runs the model over the batch from `carry`; the last carry and the outputs, [T, B].
+
+        The model itself may read inputs by blocks of steps, which suits passes forward only.
+        """
+        inputs = self.inputs(batch)
+        if apply is None and isinstance(self.model, LooksAhead):
+            return _looking_ahead(self.model, params, carry, inputs)
         step = apply or self.model.apply
-        return jax.lax.scan(
-            lambda carry, inputs: step(params, carry, *inputs), carry, self.inputs(batch)
-        )
+        return jax.lax.scan(lambda carry, inputs: step(params, carry, *inputs), carry, inputs)
 
     def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
         """Outputs from the initial carry, [T, B, K]."""
@@ -217,6 +222,33 @@ class Sequence(Supervised):
     def evaluate(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Evaluation:
         evaluation = super().evaluate(params, batch, apply=apply)
         return evaluation._replace(mask=self.weights(batch) > 0)
+
+
+BLOCK = 25  # steps whose inputs are read at once: memory does not grow with time
+
+
+def _looking_ahead(model: Any, params: Params, carry: Carry, inputs: tuple) -> tuple[Carry, Any]:
+    """The model over time, by blocks of steps where its first layer can read those at once."""
+
+    def block(carry, inputs):
+        ahead = model.ahead(params, *inputs)
+        seen = inputs if ahead is None else ahead
+        return jax.lax.scan(lambda carry, now: model.apply(params, carry, *now), carry, seen)
+
+    num_steps = len(jax.tree.leaves(inputs)[0])
+    parts = lambda start, stop: jax.tree.map(lambda x: x[start:stop], inputs)
+    if jax.eval_shape(lambda: model.ahead(params, *parts(0, BLOCK))) is None:
+        return block(carry, inputs)
+    num_blocks, rest = divmod(num_steps, BLOCK)
+    whole = jax.tree.map(
+        lambda x: x.reshape(num_blocks, BLOCK, *x.shape[1:]), parts(0, num_steps - rest)
+    )
+    carry, outputs = jax.lax.scan(block, carry, whole)
+    outputs = jax.tree.map(lambda x: x.reshape(num_steps - rest, *x.shape[2:]), outputs)
+    if rest:
+        carry, last = block(carry, parts(num_steps - rest, num_steps))
+        outputs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
+    return carry, outputs
 
 
 @pytree(kw_only=False)

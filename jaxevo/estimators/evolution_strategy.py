@@ -112,7 +112,8 @@ class EvolutionStrategy:
         def losses_along(direction: Any) -> Float[Array, " S"]:
             def loss(sign):
                 member, apply = directions.member(params, direction, sign * self.sigma)
-                return problem.evaluate(member, batch, apply=apply).loss
+                itself = self.rank is None  # a network that is not hooked may look ahead in time
+                return problem.evaluate(member, batch, apply=None if itself else apply).loss
 
             return directions.over_signs(loss, signs)
 

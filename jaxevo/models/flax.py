@@ -210,6 +210,11 @@ class NNXModel:
         offer = getattr(self.constructor, "examples_last", None)
         return offer(self) if offer is not None and type(self) is NNXModel else None
 
+    def ahead(self, params: Params, *inputs: Any) -> tuple | None:
+        """`jaxevo.core.offers.LooksAhead` says what this is; the module class decides."""
+        offer = getattr(self.constructor, "inputs_ahead", None)
+        return None if offer is None else offer(self.module(params), *inputs)
+
 
 def from_nnx(
     constructor: Callable[..., nnx.Module],

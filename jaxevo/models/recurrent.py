@@ -2,8 +2,9 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,17 @@ from jaxevo.models.layers import (
 )
 
 ReadoutInit = Literal["zeros", "uniform"]
+
+
+# One row of inputs at a time reads W at each step. Measured on a CPU: products of many steps pay
+# where rows are few and W is no trifle.
+FEW_ROWS, MANY_WEIGHTS = 8, 512
+
+
+class Ahead(NamedTuple):
+    """x W, known before its time: a `RecurrentLinear` takes it in place of x."""
+
+    product: Float[Array, "*B A"]
 
 
 class RecurrentLinear(nnx.Module):
@@ -52,11 +64,14 @@ class RecurrentLinear(nnx.Module):
         self.recurrent_kernel = kernel(recurrent_init, num_units)
         self.bias = nnx.Param(jnp.zeros(num_gates * num_units)) if bias else None
 
-    def __call__(self, x: Float[Array, "*B I"], h: Float[Array, "*B H"]) -> Float[Array, "*B A"]:
+    def __call__(
+        self, x: Float[Array, "*B I"] | Ahead, h: Float[Array, "*B H"]
+    ) -> Float[Array, "*B A"]:
         recurrent = h @ self.recurrent_kernel[...]
         if self.bias is not None:
             recurrent += jnp.broadcast_to(self.bias[...], recurrent.shape)
-        return x @ self.input_kernel[...] + recurrent
+        product = x.product if isinstance(x, Ahead) else x @ self.input_kernel[...]
+        return product + recurrent
 
 
 register_layer(RecurrentLinear, kind="dense", kernels=("input_kernel", "recurrent_kernel"))
@@ -155,6 +170,16 @@ class RecurrentNet(nnx.Module):
         linear = functools.partial(uniform_linear, use_bias=bias)
         linear = zero_linear if readout == "zeros" else linear
         self.readout = linear(sizes[-1], num_outputs, rngs=rngs)
+
+    def inputs_ahead(self, x: Float[Array, "K *B I"]) -> tuple | None:
+        """`jaxevo.core.offers.LooksAhead` says what this is. LSTM gates are slower by it."""
+        first = self.cells[0]
+        if type(self) is not RecurrentNet or type(first) is not FusedCell:
+            return None
+        kernel = first.linear.input_kernel[...]
+        if math.prod(x.shape[1:-1]) > FEW_ROWS or kernel.size < MANY_WEIGHTS:
+            return None
+        return (Ahead(x @ kernel),)
 
     def __call__(self, carry: tuple, x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
         after = []
