@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxevo.core import (
     Batch,
     Evaluation,
+    Metrics,
     Params,
     Problem,
     Sequence,
@@ -30,7 +31,7 @@ from jaxevo.core import (
 from jaxevo.core.noise import fold_in
 from jaxevo.core.offers import OffersGoal
 from jaxevo.core.sizes import device_memory, platform
-from jaxevo.core.spreading import AXIS, lengthened, num_devices, on_each, shortened
+from jaxevo.core.spreading import AXIS, everywhere, lengthened, num_devices, on_each, shortened
 from jaxevo.core.tree import tree_size, tree_where, tree_zeros
 from jaxevo.core.words import lower_is_better
 
@@ -306,6 +307,62 @@ def finite_or_inf(losses: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def finite_mean(values: Float[Array, "*shape"], finite: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """The mean of the finite values; NaN where there is none."""
     return jnp.sum(jnp.where(finite, values, 0)) / jnp.sum(finite)
+
+
+def spread_of(losses: Float[Array, " N"]) -> Metrics:
+    """How the losses of a population lie, each a number in units of the loss.
+
+    Returns:
+        `best_loss` is the lowest, `median_loss` the median, and `loss_spread` the distance between
+        the quartiles. Losses that are not finite do not count. Without a finite one the best is
+        infinite, and the others are NaN.
+    """
+    best, median, spread = quartiles(everywhere(losses))
+    return {"best_loss": best, "median_loss": median, "loss_spread": spread}
+
+
+def quartiles(values: Float[Array, " N"]) -> Float[Array, "3"]:
+    """The lowest, the median, and the distance between the quartiles, of the finite values.
+
+    A quartile is the value that has a quarter of the others, rounded down, on its outer side.
+    """
+    last = jnp.isfinite(values).sum() - 1
+    ranks = jnp.stack([last // 4, last // 2, last - last // 2, last - last // 4])
+    lower, below, above, upper = jax.lax.platform_dependent(
+        finite_or_inf(values), ranks, cpu=of_ranks, default=lambda x, ranks: jnp.sort(x)[ranks]
+    )
+    return jnp.stack([finite_or_inf(values).min(), below + (above - below) / 2, upper - lower])
+
+
+def of_ranks(values: Float[Array, " N"], ranks: Int[Array, " R"]) -> Float[Array, " R"]:
+    """The values that so many others are below, [R], for ranks from 0 to N - 1.
+
+    Floats are ordered as integers of the same bits, those of negative ones turned around. The
+    integer is found bit by bit, from the first. A CPU takes three times as long for a sort.
+    """
+    dtype = values.dtype
+    values = values.astype(jnp.promote_types(dtype, jnp.float32))
+    kind = jnp.int32 if values.dtype == jnp.float32 else jnp.int64
+    num_bits, least, most = jnp.iinfo(kind).bits, jnp.iinfo(kind).min, jnp.iinfo(kind).max
+    turned = lambda bits: jnp.where(bits < 0, bits ^ most, bits)
+    numbers = turned(jax.lax.bitcast_convert_type(values, kind))
+
+    def with_bit(i, found):
+        larger = found + (jnp.ones((), kind) << (num_bits - 1 - i))  # the first wraps around to 0
+        few = (numbers[None] < larger[:, None]).sum(1) <= ranks
+        return jnp.where(few, larger, found)
+
+    found = jax.lax.fori_loop(0, num_bits, with_bit, jnp.full(ranks.shape, least, kind))
+    return jax.lax.bitcast_convert_type(turned(found), values.dtype).astype(dtype)
+
+
+def share_of_parents(parents: Int[Array, " M"], num: int) -> Float[Array, ""]:
+    """How many of `num` possible parents M networks descend from, as a share of the most, M or num.
+
+    It is the diversity of a generation: 1 where each network has a parent of its own.
+    """
+    has_child = jnp.zeros(num, bool).at[parents].set(True)
+    return has_child.sum() / min(num, len(parents))
 
 
 def initial_population(

@@ -17,6 +17,8 @@ Direction = Literal["falls", "rises"]
 DIRECTIONS: dict[str, Direction] = {
     "loss": "falls",
     "best_loss": "falls",
+    "median_loss": "falls",
+    "median_fitness": "rises",
     "mse": "falls",
     "error_bits": "falls",
     "num_nonfinite": "falls",
@@ -37,6 +39,9 @@ RANGES: dict[str, Range] = {
     "mse": (0.0, math.inf),
     "error_bits": (0.0, math.inf),
     "num_nonfinite": (0.0, math.inf),
+    "loss_spread": (0.0, math.inf),
+    "fitness_spread": (0.0, math.inf),
+    "diversity": (0.0, 1.0),
     "episode_length": (0.0, math.inf),
     "accuracy": (0.0, 1.0),
     "solved": (0.0, 1.0),

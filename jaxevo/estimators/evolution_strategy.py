@@ -31,7 +31,13 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
-from jaxevo.core.population import centered_ranks, finite_mean, map_members, sum_members
+from jaxevo.core.population import (
+    centered_ranks,
+    finite_mean,
+    map_members,
+    spread_of,
+    sum_members,
+)
 from jaxevo.core.spreading import everywhere
 from jaxevo.core.tree import tree_fill_zeros, tree_floats
 from jaxevo.views.directions import Factors, FullRank, LowRank, low_rank
@@ -146,7 +152,7 @@ class EvolutionStrategy:
         gradient = scaled(1 / (self.population_size * self.sigma), total)
         finite = jnp.isfinite(losses)
         metrics = {
-            "best_loss": jnp.min(jnp.where(finite, losses, jnp.inf)),
+            **spread_of(losses.reshape(-1)),
             "num_nonfinite": jnp.sum(~finite),
         }
         gradient = tree_fill_zeros(gradient, params)

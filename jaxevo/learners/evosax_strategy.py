@@ -35,7 +35,13 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import keys_of
-from jaxevo.core.population import default_chunk_size, finite_mean, leading_axis, map_members
+from jaxevo.core.population import (
+    default_chunk_size,
+    finite_mean,
+    leading_axis,
+    map_members,
+    spread_of,
+)
 from jaxevo.core.pytrees import normalised
 from jaxevo.core.showing import short_repr
 from jaxevo.core.spreading import everywhere
@@ -217,7 +223,7 @@ class EvosaxStrategy:
         new = tree_where(jnp.any(finite) & ~broken, new, state)._replace(step=state.step + 1)
         metrics = {
             "loss": finite_mean(losses, finite),
-            "best_loss": jnp.min(jnp.where(finite, losses, jnp.inf)),
+            **spread_of(losses),
             "num_nonfinite": jnp.sum(~finite) + broken,
         }
         return new, metrics

@@ -29,6 +29,7 @@ UNITS = {
     "error_bits": "wrong entries per sequence",
     "spectral_radius": "of the recurrent weights",
     "solved": "fraction",
+    "diversity": "share of parents",
 }
 CLOCKS = {
     "step": "training steps",

@@ -327,6 +327,7 @@ class HostLoop:
         self.saved = self.step, time.perf_counter()
         seconds = self.saved[1] - started
         self.summary["checkpoint_seconds"] += seconds
+        self.summary |= {"saved_step": self.step, "saved_seconds": self.saved[1] - self.started}
         return seconds
 
     def finish(self) -> RunResult:

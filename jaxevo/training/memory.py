@@ -1,6 +1,8 @@
 """What a step takes of a device's memory, and one line where there is too little of it."""
 
 import contextlib
+import os
+import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 
 from jaxevo.core import Learner, Problem, Resizes, check_requirements
 from jaxevo.core.pytrees import static_settings
-from jaxevo.core.sizes import num_bytes, total_memory
+from jaxevo.core.sizes import num_bytes, platform, total_memory
 from jaxevo.training.chunks import run_chunk, zero_sums
 
 # Settings that make a step smaller, the ones that change no result first.
@@ -47,6 +49,23 @@ def estimate_memory(learner: Learner, problem: Problem) -> int:
         raise NotImplementedError(f"{jax.default_backend()} does not state a program's memory")
     results = found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes + results + found.temp_size_in_bytes
+
+
+def memory_in_use() -> int | None:
+    """Bytes that this process holds now, on the fullest accelerator where it runs on any.
+
+    None where the system does not tell.
+    """
+    if platform() != "cpu":
+        found = [device.memory_stats() or {} for device in jax.local_devices()]
+        return max(
+            (stats["bytes_in_use"] for stats in found if "bytes_in_use" in stats), default=None
+        )
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 @contextlib.contextmanager

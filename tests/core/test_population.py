@@ -20,6 +20,9 @@ from jaxevo.core.population import (
     finite_mean,
     map_few,
     map_members,
+    quartiles,
+    share_of_parents,
+    spread_of,
     sum_members,
     within_core,
 )
@@ -44,6 +47,33 @@ def test_chunks_change_nothing(chunk_size):
     assert total["count"] == 66 and total["count"].dtype == jnp.int32
     np.testing.assert_allclose(kept, MEMBERS["w"][:, 0] * MEMBERS["i"], rtol=1e-5)
     np.testing.assert_allclose(products, kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 32, 251])
+@pytest.mark.parametrize("form", [jnp.float32, jnp.bfloat16])
+def test_quartiles_are_those_of_the_sorted_finite_values(num, form):
+    """Red if bits of negative floats are ordered as they are, or a non-finite value counts."""
+    values = np.random.default_rng(num).normal(size=num).round(1)
+    odd = np.array([np.nan, np.inf, -np.inf])
+    given = jnp.asarray(np.concatenate([odd, values]), form)
+    ordered = np.sort(np.asarray(given[3:], np.float32))
+    quarter = (num - 1) // 4
+    expected = [ordered[0], np.median(ordered), ordered[num - 1 - quarter] - ordered[quarter]]
+    found = jax.jit(quartiles)(given)
+    assert found.dtype == form
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=1e-2, atol=1e-6)
+
+
+def test_a_population_without_a_finite_loss_has_no_median():
+    found = spread_of(jnp.array([jnp.nan, jnp.inf]))
+    assert np.isinf(found["best_loss"])
+    assert np.isnan(found["median_loss"]) and np.isnan(found["loss_spread"])
+
+
+def test_diversity_counts_different_parents():
+    """Red if a parent of several children counts for each of them."""
+    assert share_of_parents(jnp.array([3, 3, 0, 3]), 10) == 0.5
+    assert share_of_parents(jnp.array([0, 1, 2, 0, 1, 2]), 3) == 1
 
 
 def reference_ranks(losses):

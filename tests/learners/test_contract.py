@@ -78,6 +78,10 @@ def test_step_keeps_structure_shapes_and_dtypes_and_compiles_once(name):
         chex.assert_trees_all_equal_shapes_and_dtypes(state, before)
         assert state.step == i + 1
         assert {"loss", "num_nonfinite"} <= set(metrics)
+        if getattr(learner, "population_size", 1) > 1:  # a learner says how its population lies
+            of = "fitness" if "fitness" in metrics else "loss"
+            assert {f"median_{of}", f"{of}_spread"} <= set(metrics)
+            assert metrics[f"{of}_spread"] >= 0
     assert state.step.dtype == jnp.int32
 
 

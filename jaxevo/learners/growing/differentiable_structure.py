@@ -47,7 +47,7 @@ from jaxevo.core.descent import (
 )
 from jaxevo.core.kinds import is_of_kind, is_placeholder
 from jaxevo.core.noise import fold_in
-from jaxevo.core.population import finite_mean, initial_population
+from jaxevo.core.population import finite_mean, initial_population, spread_of
 from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import (
     named_leaves,
@@ -265,6 +265,8 @@ class DifferentiableStructure:
         members, metrics = over_members(one, self, (indices, Member(*state[:-1])))
         finite = metrics.pop("finite")
         means = {name: finite_mean(value.astype(float), finite) for name, value in metrics.items()}
+        if self.population_size > 1:
+            means |= spread_of(metrics["loss"])
         metrics = means | members.ledger.counts.metrics | {"num_nonfinite": jnp.sum(~finite)}
         return _joined(members, state.step + 1), metrics
 

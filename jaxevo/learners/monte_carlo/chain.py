@@ -29,6 +29,7 @@ from jaxevo.core.population import (
     initial_population,
     map_members,
     members_at_once,
+    spread_of,
 )
 from jaxevo.core.trainable import trained_leaves
 from jaxevo.core.tree import tree_row, tree_where
@@ -209,7 +210,7 @@ def attempt_metrics(losses: Float[Array, " N"], info: AttemptInfo) -> Metrics:
     """Metrics of the losses after an attempt, and of its outcome."""
     return {
         "loss": finite_mean(losses, jnp.isfinite(losses)),
-        "best_loss": jnp.min(finite_or_inf(losses)),
+        **spread_of(losses),
         "acceptance": jnp.mean(info.accepted),
         "ties": jnp.mean(info.tied),
         "num_nonfinite": jnp.sum(~info.finite),

@@ -27,7 +27,7 @@ from jaxevo.core import (
     static,
 )
 from jaxevo.core.noise import Source, fold_in
-from jaxevo.core.population import initial_population, map_members, members_at_once
+from jaxevo.core.population import initial_population, map_members, members_at_once, spread_of
 from jaxevo.core.showing import short_repr
 from jaxevo.core.tree import tree_masked
 from jaxevo.learners.monte_carlo.chain import batch_seed, chain_batch, standard_normal
@@ -118,6 +118,7 @@ class Langevin:
         params, (losses, acceptance) = map_members(move, members, chunk_size)
         metrics = {
             "loss": losses.mean(),
+            **spread_of(losses),
             "acceptance": acceptance.mean(),
             "ties": jnp.zeros((), losses.dtype),
             "num_nonfinite": jnp.sum(~jnp.isfinite(losses)),

@@ -41,7 +41,9 @@ from jaxevo.core.population import (
     initial_population,
     map_members,
     members_at_once,
+    share_of_parents,
     solves,
+    spread_of,
     within_core,
 )
 from jaxevo.core.showing import short_repr
@@ -213,8 +215,9 @@ class DeepGA:
         new = new._replace(solved_at=jnp.minimum(state.solved_at, solved_at), step=state.step + 1)
         metrics = {
             "loss": finite_mean(losses, finite),
-            "best_loss": losses.min(),
+            **spread_of(losses),
             "elite_loss": elite_loss,
+            "diversity": share_of_parents(parent_of[chosen], self.num_parents),
             "num_nonfinite": jnp.sum(~finite),
             "evaluations": evaluations,
             "solved": jnp.isfinite(new.solved_at),

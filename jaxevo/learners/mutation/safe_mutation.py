@@ -37,7 +37,9 @@ from jaxevo.core.population import (
     initial_population,
     map_members,
     members_at_once,
+    share_of_parents,
     solves,
+    spread_of,
 )
 from jaxevo.core.showing import short_repr
 from jaxevo.core.spreading import everywhere
@@ -223,13 +225,16 @@ class SafeMutation:
         )
         metrics = {
             "loss": finite_mean(children.loss, finite),
-            "best_loss": new.losses.min(),
+            **spread_of(new.losses),
             "num_nonfinite": jnp.sum(~finite),
             "evaluations": evaluations,
             "solved": jnp.isfinite(new.solved_at),
         }
-        searches = self.operator.variant == "rescale"
-        return new, metrics | ({"converged": converged} if searches else {})
+        if self.generational:
+            metrics["diversity"] = share_of_parents(parents, self.population_size)
+        if self.operator.variant == "rescale":
+            metrics["converged"] = converged
+        return new, metrics
 
     def solution(self, state: SafeMutationState, problem: Problem) -> Params:
         return tree_row(state.params, jnp.argmin(state.losses))

@@ -39,7 +39,7 @@ from jaxevo.core.descent import (
     settle_optimizer,
 )
 from jaxevo.core.noise import keys_of
-from jaxevo.core.population import counted_up
+from jaxevo.core.population import counted_up, quartiles
 from jaxevo.core.showing import short_repr
 from jaxevo.core.sizes import platform
 from jaxevo.core.tree import tree_masked
@@ -170,10 +170,14 @@ class PathNet:
             new, num_nonfinite = jax.lax.cond(
                 state.done, lambda state: (state, jnp.int32(0)), generation, state
             )
+        # Paths that are new have no fitness yet, and do not count.
+        _, median, spread = quartiles(new.fitness)
         use = module_use(new.population, network.num_modules)
         metrics = {
             "loss": new.loss,
             "fitness": new.best,
+            "median_fitness": median,
+            "fitness_spread": spread,
             "distance": distance(new.population, network.num_modules),
             "entropy": use_entropy(use).mean(),
             "frozen": new.shared.params["frozen"].mean(),
