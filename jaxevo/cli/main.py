@@ -39,6 +39,7 @@ commands:
   doctor                        versions, devices, memory, caches
 
   --import MODULE (any command)  a module that registers learners, tasks or models of your own
+  --install-completion [SHELL]   the tab key completes names and options in bash, zsh or fish
 
   jaxevo train evolution-strategy digits
   jaxevo compare mackey-glass --learners bptt,evolution-strategy --seeds 3
@@ -62,6 +63,11 @@ COMMANDS = {
     "report": "jaxevo.cli.report.command:report",
     "cite": "jaxevo.cli.cite:cite",
     "doctor": "jaxevo.cli.inspect:doctor",
+}
+
+OPTIONS = {
+    "--install-completion": "jaxevo.cli.completion:install",
+    "--complete": "jaxevo.cli.completion:complete",  # which the shell asks
 }
 
 
@@ -101,6 +107,8 @@ def command(arguments: Sequence[str] | None) -> int:
             print(f"jaxevo {__version__}")
             return 0
         name, *rest = words
+        if name in OPTIONS:
+            return registry.load(OPTIONS[name])(rest)
         if name not in COMMANDS:
             near = nearest(name, COMMANDS)
             mistake(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")

@@ -23,7 +23,7 @@ from jaxevo.cli.runs import (
     stored_run,
     wants_help,
 )
-from jaxevo.registry.commands import FOLDER, HOSTS, TRAIN
+from jaxevo.registry.commands import RESUME, TRAIN
 
 TRAIN_USAGE = """usage: jaxevo train LEARNER TASK [OPTIONS]
 
@@ -82,9 +82,7 @@ def train(words: list[str]) -> int:
 
 def resume(words: list[str]) -> int:
     """`jaxevo resume FOLDER` of a run; `jaxevo.cli.main` knows a transfer study."""
-    fixed = ("out", "record_every", "precision")
-    offered = [setting for setting in (*FOLDER, *HOSTS) if setting.name not in fixed]
-    (steps,) = (setting for setting in TRAIN if setting.name == "steps")
+    steps, *offered = RESUME
     if asks_help(words):
         about_it = "Goes on with a run that was stopped; --steps makes it longer."
         print(help_text([steps, *offered], usage="jaxevo resume FOLDER", about=about_it))

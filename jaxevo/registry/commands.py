@@ -91,6 +91,13 @@ TRAIN = (
     _CONFIG,
 )
 
+RESUME = tuple(
+    setting
+    for setting in TRAIN
+    if setting.name == "steps"
+    or (setting in (*FOLDER, *HOSTS) and setting.name not in ("out", "record_every", "precision"))
+)
+
 SWEEP = (
     _run(
         "over",
