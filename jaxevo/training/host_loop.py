@@ -231,14 +231,13 @@ class HostLoop:
         return self.hosts.agreed(word, decide)
 
     def record(self, since_last: int) -> None:
-        metrics, share = self.program.take_metrics(since_last)
+        found = self.program.record(since_last)
         self.recorded = self.step
-        self.watch.look(share, self.program.sound(), since_last)
-        held_out = self.program.evaluate()
+        self.watch.look(found.share, found.sound, since_last)
         self.program.fit()
         row = {"step": self.step, "seconds": time.perf_counter() - self.started}
-        row |= metrics | held_out
-        self.advise(metrics)
+        row |= found.metrics | found.held_out
+        self.advise(found.metrics)
         self.summary.setdefault("seconds_to_first_record", row["seconds"])
         if self.keeps_last:
             self.rows.clear()

@@ -1,14 +1,15 @@
 """The compiled pieces of one run, and the state that they advance.
 
 All that a run does again and again is compiled once, before the first step. There are two such
-programs: a chunk of any number of steps, and the evaluation of a record. Runs of the same structure
-share compiled programs.
+programs: a chunk of any number of steps, and what a record holds. They are compiled side by side
+with the one that makes the first networks. Runs of the same structure share compiled programs.
 """
 
 import collections
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,22 @@ from jaxevo.training.loop import warn_of_retrace
 OF_RECORDS = {"step", "seconds"}  # what a record holds beside metrics
 
 
+class Record(NamedTuple):
+    """What a record holds, on the host.
+
+    Attributes:
+        metrics: means since the last record, of counts the last, by name.
+        share: the share of these steps whose loss was finite, for each seed.
+        sound: whether the solution is finite, for each seed.
+        held_out: metrics of the solution on the test split, by name; {} without one.
+    """
+
+    metrics: dict[str, Any]
+    share: Any
+    sound: np.ndarray
+    held_out: dict[str, Any]
+
+
 class Program:
     """One learner on one problem, over all seeds: state, sums of metrics, best network so far.
 
@@ -58,29 +75,34 @@ class Program:
         axis = 0 if params is not None and _one_for_each(params, problem, num_seeds) else None
         axes = (0, None, None, axis)
         self.whole = whole = None if mesh is None else replicated(mesh)
-        first = self._call(_first, axes, keys, params, out=(whole, None, whole, whole))
-        self.key_run, self.state, self.sums, self.best = first
-        self.zeros = self.sums
+        self.known: tuple[Any, Any] = None, None  # a state, and whether its solution is finite
         self.can_resize = isinstance(learner, Resizes)
         self.test = placed(mesh, problem.held_out())
+        arguments, out = (keys, learner, problem, params), (whole, None, whole, whole)
+        first = self._begun(_first, axes, arguments, out=out)
+        if mesh is None:  # else the first program chooses the layouts that the others keep to
+            self._begin(*first.shapes)
+        self.key_run, self.state, self.sums, self.best = self._finished(first)(*arguments)
         self._compile()
+
+    def _begin(self, key_run: Any, state: Any, sums: Any, best: Any) -> tuple[Any, Any]:
+        """Begins the programs of a chunk and of a record, whose arguments may be abstract."""
+        arguments = (key_run, self.learner, self.problem, state, sums, np.int32(1))
+        donate = () if self.can_resize else (3, 4)
+        self.out = layouts(state), layouts(sums)
+        axes = (0, None, None, 0, 0, None)
+        chunk = self._begun(self.run_chunk, axes, arguments, donate, self.out)
+        arguments = (self.learner, self.problem, self.test, state, best)
+        axes, out = (None, None, None, 0, 0), (self.whole, layouts(best))
+        return chunk, self._begun(_recorded, axes, arguments, out=out)
 
     def _compile(self) -> None:
         """Compiles the programs of a chunk and of a record."""
-        arguments = (self.key_run, self.learner, self.problem, self.state, self.sums, np.int32(1))
-        donate = () if self.can_resize else (3, 4)
-        axes = (0, None, None, 0, 0, None)
         self.zeros = jax.tree.map(jnp.zeros_like, self.sums)
         self.sizes += 1
-        self.out = layouts(self.state), layouts(self.sums)
-        self.chunk = self._compiled(self.run_chunk, axes, arguments, donate, self.out)
+        chunk, recorder = self._begin(self.key_run, self.state, self.sums, self.best)
+        self.chunk, self.recorder = self._finished(chunk), self._finished(recorder)
         self.temp_bytes = getattr(self.chunk.memory_analysis(), "temp_size_in_bytes", None)
-        arguments = (self.learner, self.problem, self.state)
-        self.is_sound = self._compiled(_sound, (None, None, 0), arguments)
-        if self.test is not None:
-            arguments = (self.learner, self.problem, self.test, self.state, self.best)
-            axes, out = (None, None, None, 0, 0), (self.whole, layouts(self.best))
-            self.evaluator = self._compiled(_held_out, axes, arguments, out=out)
 
     def advance(self, num_steps: int) -> tuple[float, int]:
         """Takes a chunk of steps. Returns its seconds and the number of steps that were done.
@@ -98,6 +120,7 @@ class Program:
         decide which numbers a run leaves.
         """
         started = time.perf_counter()
+        self.known = None, None
         before = (self.state, self.sums)
         done, left = 0, num_steps
         overflow = self._chunk(num_steps)
@@ -153,13 +176,27 @@ class Program:
         self._compile()
         return True
 
-    def take_metrics(self, num_steps: int) -> tuple[dict[str, Any], Any]:
+    def record(self, num_steps: int) -> Record:
+        """What `num_steps` steps have led to; their sums begin again, and the best network is kept.
+
+        One program makes what a record holds, and all of it comes to the host at once.
+        """
+        found, self.best = self.recorder(
+            self.learner, self.problem, self.test, self.state, self.best
+        )
+        sums, found = jax.device_get((self.sums, found))
+        self.sums = laid_out(_copied(self.zeros), self.out[1])
+        self.known = self.state, found["sound"]
+        metrics, share = self._means(sums, num_steps)
+        held_out = {f"held_out/{name}": _plain(m) for name, m in found["held_out"].items()}
+        return Record(metrics, share, found["sound"], held_out)
+
+    def _means(self, sums: dict[str, Any], num_steps: int) -> tuple[dict[str, Any], Any]:
         """Means of the metrics, and the share of steps whose loss was finite.
 
-        Where such steps are skipped, the means are over the others.
+        Where such steps are skipped, the means are over the others. The host divides: a division
+        by jax would be compiled.
         """
-        sums = jax.device_get(self.sums)  # divided here: a division by jax would be compiled
-        self.sums = laid_out(_copied(self.zeros), self.out[1])
         finite = sums.pop(FINITE, None)
         share = 1.0 if finite is None else np.asarray(finite, np.float64) / num_steps
 
@@ -176,8 +213,12 @@ class Program:
         return {name: _plain(mean(name, total)) for name, total in sums.items()}, share
 
     def sound(self) -> np.ndarray:
-        """Whether the solution is finite, for each seed."""
-        return np.asarray(self.is_sound(self.learner, self.problem, self.state))
+        """Whether the solution is finite, for each seed; a record has found it out already."""
+        state, sound = self.known
+        if state is not self.state:
+            sound = np.asarray(self._call(_sound, (None, None, 0), self.state))
+            self.known = self.state, sound
+        return sound
 
     def copied(self) -> Any:
         """The state, kept from the next chunk, which takes its memory."""
@@ -196,14 +237,6 @@ class Program:
         """
         if jax.tree.map(jnp.shape, good) == jax.tree.map(jnp.shape, self.state):
             self.state = self.merged(with_step(good, self.state.step), ~which)
-
-    def evaluate(self) -> dict[str, Any]:
-        if self.test is None:
-            return {}
-        metrics, self.best = self.evaluator(
-            self.learner, self.problem, self.test, self.state, self.best
-        )
-        return {f"held_out/{name}": _plain(value) for name, value in metrics.items()}
 
     def solution(self) -> Params:
         return self._call(_solution, (None, None, 0), self.state)
@@ -234,21 +267,21 @@ class Program:
         self.sums = laid_out(tree["sums"], self.out[1])
         self.best = laid_out(tree["best"], layouts(self.best))
 
-    def _call(self, fn: Callable, axes: tuple, *arguments: Any, out: Any = None) -> Any:
-        """Calls `fn(learner, problem, ...)` over seeds. `_first` takes its key before these."""
-        place = 1 if fn is _first else 0
-        arguments = (*arguments[:place], self.learner, self.problem, *arguments[place:])
-        return self._compiled(fn, axes, arguments, out=out)(*arguments)
+    def _call(self, fn: Callable, axes: tuple, *arguments: Any) -> Any:
+        """Calls `fn(learner, problem, ...)` over seeds."""
+        arguments = (self.learner, self.problem, *arguments)
+        return self._finished(self._begun(fn, axes, arguments))(*arguments)
 
     def _over_seeds(self, fn: Callable, axes: tuple) -> Callable:
         return fn if self.num_seeds is None else over_runs(fn, axes, self.num_seeds)
 
-    def _compiled(
+    def _begun(
         self, fn: Callable, axes: tuple, arguments: tuple, donate: tuple = (), out: Any = None
-    ) -> Any:
-        """`fn` over seeds, compiled for these arguments. The same request compiles once.
+    ) -> "_Compilation":
+        """`fn` over seeds, being compiled for these arguments. The same request compiles once.
 
         Args:
+            arguments: may be abstract.
             out: the layout of what `fn` returns, a prefix of its tree; None leaves it open.
         """
         leaves = jax.tree.leaves(arguments)
@@ -260,9 +293,10 @@ class Program:
         lies += tuple(jax.tree.leaves(out))
         request = (fn, self.many and axes, donate, jax.tree.structure(arguments), shapes, setup)
         request += (lies, jax.tree.structure(out))
-        if request in executables:
+        begun = executables.get(request)
+        if begun is not None and begun.error is None:  # a try after an error may find more memory
             executables.move_to_end(request)
-            return executables[request]
+            return begun
         if fn is self.run_chunk:
             warn_of_retrace(self.learner, self.problem)
         started = time.perf_counter()
@@ -270,13 +304,48 @@ class Program:
             program = self._over_seeds(fn, axes)
             program = jax.jit(program, donate_argnums=donate, out_shardings=out)
             lowered = program.lower(*arguments)
+            shapes_out = program.eval_shape(*arguments)
         options = DRAWN_ONCE if fn is _first and _only_draws(lowered) else None
-        executables[request] = compiled = lowered.compile(compiler_options=options)
+        executables[request] = begun = _Compilation(lowered, options, shapes_out)
+        begun.start()
         self.compile_seconds += time.perf_counter() - started
         self.compiles += 1
         if len(executables) > 64:
             executables.popitem(last=False)
-        return compiled
+        return begun
+
+    def _finished(self, begun: "_Compilation") -> Any:
+        """The compiled program; the time that is waited for it counts as compilation."""
+        started = time.perf_counter()
+        begun.join()
+        self.compile_seconds += time.perf_counter() - started
+        if begun.error is not None:
+            raise begun.error
+        return begun.program
+
+
+class _Compilation(threading.Thread):
+    """A program that is compiled in a thread, while others are traced and compiled.
+
+    Attributes:
+        shapes: what the program returns, as abstract arrays.
+        program: the compiled program, once the thread has ended.
+        error: why there is none.
+    """
+
+    def __init__(self, lowered: Any, options: dict[str, Any] | None, shapes: Any):
+        super().__init__()
+        self.shapes = shapes
+        self.program: Any = None
+        self.error: Exception | None = None
+        self._lowered, self._options = [lowered], options
+
+    def run(self) -> None:
+        try:
+            # taken away, so that its memory is free afterwards
+            self.program = self._lowered.pop().compile(compiler_options=self._options)
+        except Exception as error:
+            self.error = error
 
 
 # How the draw of the first networks is compiled for a CPU, which runs it once: in a quarter of the
@@ -297,7 +366,7 @@ _SETUP = (
     "jax_disable_most_optimizations",
     "jax_platforms",
 )
-# The compiled programs of this process; the one that was used last stands at the end.
+# The compilations of this process; the one that was used last stands at the end.
 executables: collections.OrderedDict[Any, Any] = collections.OrderedDict()
 
 
@@ -345,14 +414,17 @@ def _sound(learner, problem, state):
     return tree_finite(learner.solution(state, problem))
 
 
-def _held_out(learner, problem, test, state, best):
-    """Metrics of the solution on the test split, and the best network up to now."""
+def _recorded(learner, problem, test, state, best):
+    """Whether the solution is finite, its metrics on the test split, and the best network yet."""
     params = learner.solution(state, problem)
+    found = {"sound": tree_finite(params), "held_out": {}}
+    if test is None:
+        return found, best
     evaluation = test.evaluate(params, test.sample(jax.random.key(0), jnp.int32(0)))
     loss = evaluation.loss.astype(best["loss"].dtype)
     better = loss < best["loss"]
     best = tree_where(better, {"params": params, "loss": loss}, best)
-    return {"loss": evaluation.loss} | evaluation.metrics, best
+    return found | {"held_out": {"loss": evaluation.loss} | evaluation.metrics}, best
 
 
 def _one_for_each(params: Params, problem: Problem, num_seeds: int | None) -> bool:

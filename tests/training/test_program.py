@@ -1,4 +1,7 @@
-"""When a growing learner changes its size."""
+"""When a growing learner changes its size, and how programs are compiled."""
+
+import collections
+import threading
 
 import jax
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 
 from jaxevo import registry
 from jaxevo.core import Problem, Resized, learner
+from jaxevo.training import program as programs
 from jaxevo.training.program import Program, _first, _only_draws
 from tests.training.test_driver import Anything, Growing, WeightsModel
 
@@ -61,6 +65,33 @@ def test_how_the_first_networks_are_compiled_changes_no_bit(learner, optimised):
     jax.tree.map(np.testing.assert_array_equal, key_data(program.state), key_data(plain))
     lowered = jax.jit(_first).lower(key, *parts, None)
     assert _only_draws(lowered) == (learner == "backprop" and jax.default_backend() == "cpu")
+
+
+# red where one program waits for another, which doubles the time to the first record
+def test_programs_are_compiled_side_by_side(monkeypatch):
+    monkeypatch.setattr(programs, "executables", collections.OrderedDict())
+    begun, run = threading.Barrier(3), programs._Compilation.run
+
+    def together(self):
+        begun.wait(30)
+        run(self)
+
+    monkeypatch.setattr(programs._Compilation, "run", together)
+    built = registry.build("backprop", "sine", num_steps=10)
+    program = Program(jax.random.key(0), built.learner, built.problem, None, None)
+    assert program.compiles == 3
+    assert np.isfinite(program.record(1).held_out["held_out/loss"])
+
+
+# red where an error of a compiler's thread is lost, or kept for a later try
+def test_an_error_of_the_compiler_is_raised_and_forgotten(monkeypatch):
+    monkeypatch.setattr(programs, "executables", collections.OrderedDict())
+    arguments = (jax.random.key(0), Growing(), Problem(Anything(), WeightsModel(2)), None, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(programs._Compilation, "run", lambda self: setattr(self, "error", OSError()))
+        with pytest.raises(OSError):
+            Program(*arguments)
+    assert Program(*arguments).advance(1)[1] == 1
 
 
 def key_data(state):
