@@ -170,10 +170,11 @@ def in_processes(names: Sequence[str], folder: pathlib.Path, count: int = 2) -> 
 
 def part(folder: pathlib.Path, address: str, count: int, index: int) -> None:
     """One of the processes of `in_processes`."""
-    import jax
     import numpy as np
 
-    jax.distributed.initialize(address, count, index)
+    from jaxevo.training.hosts import join
+
+    join(address, count, index)
     for i, name in enumerate(json.loads((folder / "names.json").read_text())):
         with np.load(folder / f"state-{i}.npz") as file:
             leaves = [file[key] for key in file.files]

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from jaxevo import registry
-from jaxevo.cli.launchers import launcher
+from jaxevo.cli.launchers import launched
 from jaxevo.cli.options import learner_list, mistake, parse, parse_known
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
@@ -131,19 +131,6 @@ def compared(
         drawn(write_report, [folder])
     print(folder)
     return 0
-
-
-def launched(text: str | None, devices: str | None) -> Any:
-    """What hands the runs of learners to a launcher; None where all are trained here."""
-    if text is None:
-        return None
-    launch = launcher(text)
-    where = [] if devices is None else ["--devices", devices]
-
-    def hand_over(names: list[str], folder: pathlib.Path) -> None:
-        launch([["resume", str(folder), "--only", name, *where] for name in names], folder)
-
-    return hand_over
 
 
 def trained_alone(values: dict[str, Any], builders: dict[str, Any], folder: str) -> int:

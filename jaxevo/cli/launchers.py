@@ -65,6 +65,19 @@ def launcher(text: str | None) -> Callable[[Sequence[Job], pathlib.Path], list[i
     return lambda jobs, folder: LAUNCHERS[name](jobs, folder, **settings)
 
 
+def launched(text: str | None, devices: str | None) -> Any:
+    """What hands the parts of a study to the launcher of that name; None where all are run here."""
+    if text is None:
+        return None
+    launch = launcher(text)
+    where = [] if devices is None else ["--devices", devices]
+
+    def hand_over(names: Sequence[str | int], folder: pathlib.Path) -> None:
+        launch([["resume", str(folder), "--only", str(name), *where] for name in names], folder)
+
+    return hand_over
+
+
 def _value(text: str) -> Any:
     """A number where a word is one."""
     for kind in (int, float):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxevo import registry
+from jaxevo.cli.launchers import launched
 from jaxevo.cli.options import learner_list, mistake, parse
 from jaxevo.cli.report.command import write as write_report
 from jaxevo.cli.runs import (
@@ -59,6 +60,13 @@ def transfer(words: list[str], resume_from: str | None = None, asked: Any = None
     config = {"transfer": {"learner": learner, "task": task} | own | settings}
     config |= origins({"learner": learner, "task": task, "model": values["model"]})
     sequences = sequences_of(built, values, settings)
+    if values["only"] is not None:
+        if resume_from is None:
+            mistake("only is for a study that waits: jaxevo resume FOLDER --only NUMBER")
+        from jaxevo.studies.transfer_apart import place_of
+
+        place = place_of(resume_from, values["only"])
+        return studied(built, values, sequences, {}, place | {"only": values["only"]})
     if resume_from is not None:
         return studied(built, values, sequences, config, {"resume_from": resume_from})
     with new_folder(values["out"], f"transfer-{learner}-{task}") as folder:
@@ -98,9 +106,10 @@ def studied(
         config=config,
         on_chunk=on_chunk,
         devices=devices_of(values["devices"]),
+        launch=launched(values["launcher"], values["devices"]),
         **place,
     )
-    if study.folder is not None and not study.interrupted:
+    if study.folder is not None and not study.interrupted and values["only"] is None:
         drawn(draw_transfer, study.folder)
     if study.table:
         learner, task = built.settings["learner"], built.settings["task"]

@@ -175,6 +175,8 @@ TRANSFER = (
         None,
         "So many replicates run side by side; None: all, or one on a CPU.",
     ),
+    _LAUNCHER,
+    _run("only", int | None, None, "Train this replicate of a study that waits for it, from 0."),
     _DEVICES,
     _MODEL,
     _PRESET,

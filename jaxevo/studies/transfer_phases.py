@@ -61,6 +61,15 @@ class Phase(NamedTuple):
     task: int  # 0 is the first of a sequence
 
 
+def phases_of(methods: Sequence[str], num_tasks: int) -> list[Phase]:
+    """The phases of a study, in their order."""
+    return [
+        Phase(method, task)
+        for method in methods
+        for task in range(0 if method == "pathnet" else 1, num_tasks)
+    ]
+
+
 class Phases:
     """All phases of a study, and the states of the current phase.
 
@@ -85,27 +94,23 @@ class Phases:
         criteria: Sequence[float],
         criteria_on: CriteriaOn,
         mesh: Any = None,
+        only: int | None = None,
     ):
         num_tasks = len(sequences[0])
         self.network = network_of(sequences[0][0])
         key, learner, sequences = placed(mesh, (key, learner, [list(tasks) for tasks in sequences]))
         self.learner, self.num_seeds, self.max_generations = learner, num_seeds, max_generations
-        self.num_replicates = len(sequences) * num_seeds
+        self.numbers = list(range(len(sequences) * num_seeds)) if only is None else [only]
+        self.num_replicates = len(self.numbers)
         on_cpu = platform() == "cpu"
         self.chunk_size = chunk_size or (1 if on_cpu else self.num_replicates)
-        replicated = [sequence for sequence in sequences for _ in range(num_seeds)]
+        replicated = [sequences[number // num_seeds] for number in self.numbers]
         self.problems = [
             replicates.Replicates.of([sequence[task] for sequence in replicated])
             for task in range(num_tasks)
         ]
-        self.keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(
-            jnp.arange(self.num_replicates)
-        )
-        self.phases = [
-            Phase(method, task)
-            for method in methods
-            for task in range(0 if method == "pathnet" else 1, num_tasks)
-        ]
+        self.keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.array(self.numbers))
+        self.phases = phases_of(methods, num_tasks)
         self.thresholds = thresholds or (learner.threshold,) * num_tasks
         self.criteria = tuple(criteria)
         self.criteria_on: CriteriaOn = criteria_on
@@ -235,13 +240,13 @@ class Phases:
         known = self.known_criteria(phase.task)
         reached = np.asarray(self.states["reached"])
         rows = []
-        for i in range(self.num_replicates):
+        for i, number in enumerate(self.numbers):
             path = uses[i, phase.task]
             row = {
                 "method": phase.method,
                 "task": phase.task,
-                "sequence": i // self.num_seeds,
-                "seed": i % self.num_seeds,
+                "sequence": number // self.num_seeds,
+                "seed": number % self.num_seeds,
                 "generations": int(state.generations[i]),
                 "batches": int(state.generations[i]) * paths * num_batches,
                 "paths_per_generation": paths,

@@ -17,6 +17,7 @@ criterion. The phases run one after the other (`transfer_phases`), with checkpoi
 """
 
 import contextlib
+import functools
 import pathlib
 import time
 import warnings
@@ -40,9 +41,17 @@ from jaxevo.core.noise import KEY_RULE
 from jaxevo.core.pytrees import described
 from jaxevo.core.spreading import on_devices
 from jaxevo.learners.pathnet.learner import PathNet, network_of
+from jaxevo.studies.transfer_apart import PARTS, together, trained_apart
 from jaxevo.studies.transfer_files import Transfer, write_transfer
 from jaxevo.studies.transfer_measures import by_criterion, summary
-from jaxevo.studies.transfer_phases import METHODS, CriteriaOn, Phase, Phases, usual_methods
+from jaxevo.studies.transfer_phases import (
+    METHODS,
+    CriteriaOn,
+    Phase,
+    Phases,
+    phases_of,
+    usual_methods,
+)
 from jaxevo.training import checkpoint
 from jaxevo.training.devices import Devices, mesh_of, placed, unnamed
 from jaxevo.training.folder import RunFolder, for_json, from_json
@@ -73,6 +82,8 @@ def transfer(
     save_seconds: float = 60.0,
     on_chunk: Callable[[Phase, int, int], None] | None = None,
     devices: Devices | None = None,
+    only: int | None = None,
+    launch: Callable[[list[int], pathlib.Path], None] | None = None,
 ) -> Transfer:
     """Trains `learner` and its controls on sequences of tasks, paired by sequence and seed.
 
@@ -105,6 +116,10 @@ def transfer(
         on_chunk: called with the phase, the generation, and the number of replicates that are
             still training.
         devices: as for `run`; replicates are spread over them.
+        only: trains this replicate alone, sequence * `num_seeds` + seed, as it is among the others.
+        launch: called with the replicates that are not done, by number, and the study's folder. It
+            hands them to whoever trains them, each by `transfer(only=...)` in the place that
+            `transfer_apart.place_of` names. What nobody has trained is trained here.
 
     Raises:
         ValueError: a bad number, sequences of different length, more tasks than the network has
@@ -155,16 +170,38 @@ def transfer(
         "criteria_on": criteria_on,
         "record_every": record_every,
         "num_sequences": len(sequences),
+        **({} if only is None else {"only": only}),
         **for_json(described(learner, "learner.")),
         **for_json(described(sequences[0][0], "problem.")),
     }
     require_one_process("a transfer study")
+    num_replicates = len(sequences) * num_seeds
+    rule = f"from 0 to {num_replicates - 1}, one of the replicates"
+    require("only", rule, only, lambda i: i is None or 0 <= i < num_replicates)
+    if launch is not None and folder is None and resume_from is None:
+        raise ValueError("folder must be given where replicates are launched elsewhere, got None")
     files = None
     if resume_from is not None:
         files = RunFolder.open(resume_from)
         check_unchanged(files.config["run"], description)
     elif folder is not None:
         files = RunFolder.create(folder, {**(config or {}), "run": description})
+    is_apart = resume_from is not None and (pathlib.Path(resume_from) / PARTS).is_dir()
+    if files is not None and only is None and (launch is not None or is_apart):
+        if any(files.checkpoints.glob("*.json")):
+            raise ValueError("launch must be None where all replicates have begun together here")
+        train_one = functools.partial(
+            transfer, key, learner, sequences, **numbers, methods=methods, thresholds=thresholds,
+            criteria=criteria, criteria_on=criteria_on, save_seconds=save_seconds,
+            on_chunk=on_chunk, devices=devices,
+        )  # fmt: skip
+        (files.path / PARTS).mkdir(exist_ok=True)
+        with files.held():
+            parts = trained_apart(files.path, num_replicates, train_one, launch)
+            phases = phases_of(methods, len(sequences[0]))
+            study = together(parts, phases, record_every, files.path)
+            write_transfer(study, files.path)
+        return study
     mesh = mesh_of(unnamed() if devices is None else devices)
     phases = Phases(
         key,
@@ -178,6 +215,7 @@ def transfer(
         criteria,
         criteria_on,
         mesh,
+        only,
     )
     study = _Study(phases, record_every, files, save_seconds, on_chunk)
     with contextlib.ExitStack() as stack:

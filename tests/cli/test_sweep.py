@@ -147,6 +147,17 @@ def test_a_comparison_hands_its_learners_to_a_launcher(tmp_path):
     assert len(list((tmp_path / "b" / "jobs").glob("*_result.pkl"))) == 2  # both were jobs
 
 
+@pytest.mark.e2e
+@pytest.mark.slow  # tests/studies/test_transfer_apart.py trains replicates apart in CI
+def test_a_transfer_study_hands_its_replicates_to_a_launcher(tmp_path):
+    pytest.importorskip("submitit")
+    words = "transfer pathnet binary-digits --pairs 2 --max-generations 2 --controls independent"
+    launcher = ["--launcher", "submitit[cluster=local;timeout_min=5]"]
+    here = jaxevo(words.split(), tmp_path / "a")
+    assert jaxevo([*words.split(), *launcher], tmp_path / "b") == here
+    assert len(list((tmp_path / "b" / "jobs").glob("*_result.pkl"))) == 2
+
+
 def test_a_job_that_is_queued_again_goes_on(tmp_path, monkeypatch):
     """Red where a preempted job trains into a folder that has files, which is refused."""
     asked = []
