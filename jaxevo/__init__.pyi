@@ -113,6 +113,9 @@ from .learners import (
     Penalty as Penalty,
 )
 from .learners import (
+    PopulationBasedTraining as PopulationBasedTraining,
+)
+from .learners import (
     SafeMutation as SafeMutation,
 )
 from .learners import (

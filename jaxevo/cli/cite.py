@@ -99,6 +99,13 @@ PAPERS = {
         "neural networks for reinforcement learning",
         {"eprint": "1712.06567", "year": "2017"},
     ),
+    "jaderberg2017": (
+        "Jaderberg, Max and Dalibard, Valentin and Osindero, Simon and Czarnecki, Wojciech M. and "
+        "Donahue, Jeff and Razavi, Ali and Vinyals, Oriol and Green, Tim and Dunning, Iain and "
+        "Simonyan, Karen and Fernando, Chrisantha and Kavukcuoglu, Koray",
+        "Population based training of neural networks",
+        {"eprint": "1711.09846", "year": "2017"},
+    ),
     "miconi2016": (
         "Miconi, Thomas",
         "Neural networks with differentiable structure",
@@ -113,6 +120,7 @@ CITED = {
     "bptt-truncated": ("williams1990",),
     "evolution-strategy": ("salimans2017",),
     "evosax:": ("lange2022",),
+    "pbt:": ("jaderberg2017",),
     "anp": ("fernandez2024", "dalm2023"),
     "np": ("fernandez2024",),
     "inp": ("dalm2023",),
@@ -151,6 +159,9 @@ def cite(words: list[str]) -> int:
 
 def papers_of(learner: str) -> tuple[str, ...]:
     """The keys of a learner's papers; none for a learner of somebody's own."""
+    kind, _, inner = learner.partition(":")
+    if kind == "pbt":
+        return (*CITED["pbt:"], *cited(inner))
     known = [name for name in CITED if learner.startswith(name)]
     return CITED[max(known, key=len)] if known else ()
 

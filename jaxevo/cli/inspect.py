@@ -40,6 +40,7 @@ def list_names(words: list[str]) -> int:
         for entry in entries.values():
             table.add_row(kind, entry.name, entry.summary)
     table.add_row("learner", "evosax:NAME", "any strategy of evosax, such as evosax:SNES")
+    table.add_row("learner", "pbt:LEARNER", "population-based training of a learner, as pbt:anp")
     for name, library in registry.LIBRARIES.items():
         names = f"{', '.join(library.names)}: pip install 'jaxevo[{library.extra}]'"
         table.add_row("task", f"{name}:NAME", escape(names))

@@ -150,7 +150,7 @@ def need_folder(command: str, words: Sequence[str], text: str) -> str:
 
 
 def names_by_kind() -> dict[str, str]:
-    learners = ", ".join((*registry.LEARNERS, "evosax:NAME"))
+    learners = ", ".join((*registry.LEARNERS, "evosax:NAME", "pbt:LEARNER"))
     tasks = ", ".join((*registry.TASKS, *(f"{library}:NAME" for library in registry.LIBRARIES)))
     return {"learners": learners, "tasks": tasks}
 

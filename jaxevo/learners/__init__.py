@@ -36,6 +36,11 @@ from jaxevo.learners.pathnet import (
     Reinitialization,
     Rounds,
 )
+from jaxevo.learners.population_based import (
+    Lineage,
+    PopulationBasedState,
+    PopulationBasedTraining,
+)
 
 __all__ = [
     "AdaptiveMonteCarlo",
@@ -54,6 +59,7 @@ __all__ = [
     "Langevin",
     "LangevinState",
     "LineSearch",
+    "Lineage",
     "Metropolis",
     "MetropolisState",
     "Mutation",
@@ -61,6 +67,8 @@ __all__ = [
     "PathNet",
     "PathNetState",
     "Penalty",
+    "PopulationBasedState",
+    "PopulationBasedTraining",
     "Reinitialization",
     "Rounds",
     "SafeMutation",

@@ -10,6 +10,7 @@ from jaxevo.plotting import correspondence, episodes, mutations, pathways, struc
 from jaxevo.plotting.curves import alignment, comparison, curve
 from jaxevo.plotting.folders import draw_comparison, draw_run, draw_transfer
 from jaxevo.plotting.networks import can_forecast, confusion, forecast, weights
+from jaxevo.plotting.populations import lineage
 from jaxevo.plotting.style import Picture, save
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "draw_transfer",
     "episodes",
     "forecast",
+    "lineage",
     "mutations",
     "pathways",
     "save",

@@ -4,6 +4,7 @@ The names stand in `jaxevo.registry.learners`, `tasks` and `models`. Importing t
 only the standard library: a name's class is loaded when its settings are listed.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -51,15 +52,27 @@ def lookup(kind: str, name: str, table: Mapping[str, Named]) -> Named:
 
 
 def find_learner(name: str) -> Named:
-    """The entry of a learner; `evosax:<Name>` is any evosax strategy."""
-    kind, _, strategy = name.partition(":")
-    if kind == "evosax" and strategy:
+    """The entry of a learner.
+
+    `evosax:<Name>` is any evosax strategy, `pbt:<learner>` population-based training of a learner.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "evosax" and rest:
         return Named(
             name,
             "jaxevo.learners.evosax_strategy:EvosaxStrategy",
-            f"{strategy} of evosax",
+            f"{rest} of evosax",
             preset={"steps": 600},
-            fixed={"strategy": strategy},
+            fixed={"strategy": rest},
+        )
+    if kind == "pbt" and rest:
+        inner = find_learner(rest)
+        return dataclasses.replace(
+            inner,
+            name=f"pbt:{inner.name}",
+            home="jaxevo.learners.population_based:PopulationBasedTraining",
+            summary=f"population-based training of {inner.name}: {inner.summary}",
+            inner=inner,
         )
     return lookup("learner", ALIASES.get(name, name), LEARNERS)
 
@@ -169,6 +182,10 @@ def _parts(learner: str, task: str, model: str, preset: str | None = None) -> di
 
 def _learner_part(entry: Named, preset: str | None) -> Part:
     """A learner with the estimator or the learner inside it that its entry or its preset names."""
+    if entry.inner is not None:
+        part = class_part(entry.home, "learner")
+        inner = _learner_part(entry.inner, preset)
+        return dataclasses.replace(part, parts={**part.parts, "learner": inner})
     estimator = find_preset(entry, preset).estimator or entry.estimator
     inside = {"estimator": estimator, "learner": entry.learner}
     named = tuple((field, home) for field, home in inside.items() if home is not None)
@@ -176,16 +193,19 @@ def _learner_part(entry: Named, preset: str | None) -> Part:
 
 
 def _named(parts: Mapping[str, Part]) -> list[Setting]:
-    """All settings of some parts; one that shares its name is called after its owner, too."""
+    """All settings of some parts; one that shares its name is called after its owner, too.
+
+    Within one owner, one of a part inside is called after that part, and the owner's own is not.
+    """
     found = [setting for part in parts.values() for setting in flat(part)]
     by_owner = [(setting.owner, setting.name) for setting in found]
-    names = [setting.name for setting in found]
     unique = []
     for setting in found:
         name = setting.name
+        owners = {owner for owner, other in by_owner if other == name}
         if by_owner.count((setting.owner, name)) > 1 and len(setting.path) > 1:
             name = "_".join(setting.path[-2:])
-        elif name in RUN_SETTINGS or names.count(name) > 1:
+        elif name in RUN_SETTINGS or len(owners) > 1:
             name = f"{setting.owner}_{name}"
         unique.append(setting._replace(name=name))
     return unique
@@ -207,8 +227,15 @@ def _changed(
 
     A preset is written for one combination: the learner's or task's own model, the learner's own
     estimator. With another model or estimator its values go to the settings of the same argument,
-    if there are any.
+    if there are any. A learner over another one has what the other's presets change.
     """
+    if (inner := find_learner(learner).inner) is not None:
+        own = _named(_parts(inner.name, task, model, preset))
+        changed = _changed(inner.name, task, model, preset, own)
+        return {
+            (owner, ("learner", *path) if owner == "learner" else path): value
+            for (owner, path), value in changed.items()
+        }
     places = {(setting.owner, setting.path) for setting in settings}
     same = {(setting.owner, setting.argument): setting.path for setting in settings}
     changed = {}

@@ -80,6 +80,7 @@ class Named:
         model: A task is best learned by the network of this name; a learner needs it.
         peers: A comparison on a task takes these learners where nobody names others.
         source: The package or module that brings it is this one; "" is jaxevo itself.
+        inner: A learner over learners trains the learner of this entry, whose presets count.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Named:
     model: str = ""
     peers: str = ""
     source: str = ""
+    inner: "Named | None" = None
 
 
 def by_name(*entries: Named) -> dict[str, Named]:

@@ -29,6 +29,7 @@ from jaxevo.learners import (
     Metropolis,
     Mutation,
     PathNet,
+    PopulationBasedTraining,
     Rounds,
     SafeMutation,
     StructuredLearner,
@@ -129,6 +130,14 @@ TABLE = {
     ),
     "inp": (
         GradientLearner(estimator=NodePerturbation(rule="inp", num_draws=2), learning_rate=0.05),
+        feed_forward,
+    ),
+    "pbt:backprop": (
+        PopulationBasedTraining(
+            learner=GradientLearner(estimator=Backprop(), learning_rate=0.05),
+            population_size=4,
+            interval=2,
+        ),
         feed_forward,
     ),
     "anp, feedback": (
