@@ -161,7 +161,7 @@ def papers_of(learner: str) -> tuple[str, ...]:
     """The keys of a learner's papers; none for a learner of somebody's own."""
     kind, _, inner = learner.partition(":")
     if kind == "pbt":
-        return (*CITED["pbt:"], *cited(inner))
+        return (*CITED["pbt:"], *papers_of(inner))
     known = [name for name in CITED if learner.startswith(name)]
     return CITED[max(known, key=len)] if known else ()
 

@@ -1,4 +1,4 @@
-"""The picture of a population-based training: numbers and scores of members, and who copied whom."""
+"""The picture of a population-based training: numbers and scores, and who copied whom."""
 
 from typing import Any
 
