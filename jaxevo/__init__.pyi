@@ -43,6 +43,12 @@ from .core.problem import (
 from .core.protocols import (
     Cost as Cost,
 )
+from .core.transforms import (
+    activated_gradients as activated_gradients,
+)
+from .core.transforms import (
+    powered_gradients as powered_gradients,
+)
 from .estimators import (
     ActorCritic as ActorCritic,
 )

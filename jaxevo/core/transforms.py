@@ -1,6 +1,6 @@
 """What stands before and after an optimiser of optax: bounds of gradients, factors of updates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,9 +8,57 @@ import jax.numpy as jnp
 import optax
 
 from jaxevo.core.protocols import Params
-from jaxevo.core.pytrees import Scalar
+from jaxevo.core.pytrees import Scalar, checked, require
 from jaxevo.core.tree import named_leaves, tree_in_dtypes
 from jaxevo.core.words import nearest
+
+Transform = optax.GradientTransformation
+
+
+@checked
+def activated_gradients(scale: Scalar = 1.0, steepness: Scalar = 10.0) -> Transform:
+    """Each component g of a gradient becomes `scale * arctan(steepness * g)`.
+
+    Small components grow by `scale * steepness`, and none is longer than `scale * pi / 2`. It
+    stands before an optimiser: `optax.chain(jaxevo.activated_gradients(), optax.sgd(0.1))`.
+
+    Args:
+        scale: a, > 0.
+        steepness: b, > 0.
+
+    Raises:
+        ValueError: a number is not above 0.
+
+    Source: Liu et al. (2021), Activated gradients for deep neural networks, arXiv 2107.04228.
+    """
+    require("scale", "> 0", scale, lambda a: a > 0)
+    require("steepness", "> 0", steepness, lambda b: b > 0)
+    return _of_each_component(lambda g: scale * jnp.arctan(steepness * g))
+
+
+@checked
+def powered_gradients(power: Scalar = 0.5) -> Transform:
+    """Each component g of a gradient becomes `sign(g) |g|^power`.
+
+    It stands before an optimiser: `optax.chain(jaxevo.powered_gradients(0.7), optax.sgd(0.01))`.
+
+    Args:
+        power: H, in (0, 1]; towards 0 only signs are left, and 1 leaves gradients as they are.
+
+    Raises:
+        ValueError: the power is not in (0, 1].
+
+    Source: Zhou et al. (2020), pbSGD: powered stochastic gradient descent methods for accelerated
+    non-convex optimization, IJCAI.
+    """
+    require("power", "in (0, 1]", power, lambda h: (h > 0) & (h <= 1))
+    return _of_each_component(lambda g: jnp.sign(g) * jnp.abs(g) ** power)
+
+
+def _of_each_component(fn: Callable[[Any], Any]) -> Transform:
+    return optax.stateless(
+        lambda updates, params=None: tree_in_dtypes(jax.tree.map(fn, updates), updates)
+    )
 
 
 class UnknownPath(ValueError):
