@@ -346,8 +346,9 @@ def path_of(name: str, known: Mapping[str, Any]) -> str:
     """
     plain = [p for p, leaf in known.items() if jnp.ndim(leaf) == 0]
     found = [p for p in plain if p == name or p.endswith(f"/{name}")]
-    # a schedule's number is its first value
+    # a schedule's number is its first value; "feedback_rate" is that of the feedback
     found = found or [p for p in plain if f"/{p}".endswith(f"/{name}/initial_value")]
+    found = found or [p for p in plain if p.replace("/", "_").endswith(f"_{name}")]
     if len(found) != 1:
         what = "none of that name" if not found else f"several: {', '.join(found)}"
         names = [p.removesuffix("/initial_value").split("/")[-1] for p in plain]

@@ -228,6 +228,9 @@ def test_a_range_that_nobody_gave_is_as_wide_as_the_learner_allows():
     pbt = PopulationBasedTraining(learner=pathological, tuned=("gamma", "learning_rate"))
     assert pbt.ranges["gamma"] == pytest.approx((0.09, 1.0))  # 9 is no discount
     assert pbt.paths()["learning_rate"] == "learning_rate/initial_value"
+    guessing = registry.build("anp", "mackey-glass").learner
+    pbt = PopulationBasedTraining(learner=guessing, tuned=("feedback_rate",))
+    assert pbt.paths()["feedback_rate"] == "estimator/feedback/rate"
 
 
 @pytest.mark.parametrize(
