@@ -126,9 +126,13 @@ class PopulationBasedTraining:
     def __post_init__(self):
         require(
             "learner",
-            "a learner, such as GradientLearner(estimator=...), whose networks keep their size",
+            "a learner, such as GradientLearner(estimator=...), whose networks keep their size, and "
+            "no population of learners itself",
             self.learner,
-            lambda inner: isinstance(inner, Learner) and not isinstance(inner, Resizes),
+            lambda inner: (
+                isinstance(inner, Learner)
+                and not isinstance(inner, (Resizes, PopulationBasedTraining))
+            ),
         )
         for name in ("population_size", "interval", "num_remembered"):
             require_integer(name, 1, getattr(self, name))

@@ -238,6 +238,7 @@ def test_a_range_that_nobody_gave_is_as_wide_as_the_learner_allows():
     [
         ({"learner": 3}, "learner must be a learner"),
         ({"learner": DifferentiableStructure()}, "networks keep their size"),
+        ({"learner": PopulationBasedTraining(learner=SGD)}, "no population of learners itself"),
         ({"tuned": ()}, "tuned must be at least one name"),
         ({"tuned": ("sigmo",)}, "none of that name"),
         ({"tuned": ("rate", "rate")}, "tuned must be different names"),
