@@ -126,7 +126,7 @@ class PopulationBasedTraining:
     def __post_init__(self):
         require(
             "learner",
-            "a learner, such as GradientLearner(estimator=...), whose networks keep their size, and "
+            "a learner whose networks keep their size, such as GradientLearner(estimator=...), and "
             "no population of learners itself",
             self.learner,
             lambda inner: (
