@@ -44,10 +44,10 @@ from jaxevo.core.population import (
     finite_or_inf,
     initial_population,
     map_members,
-    one_by_one,
 )
 from jaxevo.core.pytrees import normalised
 from jaxevo.core.showing import short_repr
+from jaxevo.core.spreading import num_devices
 from jaxevo.core.tree import named_leaves
 from jaxevo.core.words import nearest
 
@@ -106,8 +106,8 @@ class PopulationBasedTraining:
         score: Members are ranked by their mean "training" loss since the last round, or by their
             loss on "held_out" data, which then are no longer unseen.
         num_remembered: R, the number of rounds that the lineage remembers, >= 1.
-        chunk_size: So many members step at once; None: all. On a CPU one follows another, so that
-            each is, bit for bit, the learner alone.
+        chunk_size: So many members step at once; None: all. On a single CPU device one follows
+            another, so that each is, bit for bit, the learner alone.
     """
 
     learner: Any
@@ -244,14 +244,14 @@ class PopulationBasedTraining:
     def parents(self, key: Key[Array, ""], scores: Float[Array, " N"]) -> Int[Array, " N"]:
         """The member that each place holds a copy of; its own number where it stays."""
         num = self.population_size
-        own = jnp.arange(num)
+        own = jnp.arange(num, dtype=jnp.int32)
         if self.exploit == "truncation":
             num_replaced = min(math.ceil(self.fraction * num), num // 2)
             order = jnp.argsort(scores)
             best = jax.random.randint(key, (num_replaced,), 0, max(num_replaced, 1))
             worst = order[num - num_replaced :]
-            return own.at[worst].set(order[best])
-        rivals = (own + jax.random.randint(key, (num,), 1, max(num, 2))) % num
+            return own.at[worst].set(order[best].astype(own.dtype))
+        rivals = (own + jax.random.randint(key, (num,), 1, max(num, 2), own.dtype)) % num
         return jnp.where(scores[rivals] < scores, rivals, own)
 
     # ------------------------------------------------------------------------------ the numbers
@@ -322,7 +322,16 @@ class PopulationBasedTraining:
     def _of_each(self, fn: Callable[..., Any], *members: Any) -> Any:
         """What `fn` returns for each member, of arguments with leading axes [N]."""
         chunk_size = min(self.chunk_size or self.population_size, self.population_size)
-        return map_members(lambda member: one_by_one(fn)(*member), members, chunk_size)
+
+        def of_all(members):
+            return map_members(lambda member: fn(*member), members, chunk_size)
+
+        def in_turn(members):
+            return jax.lax.map(lambda member: fn(*member), members)
+
+        if num_devices() > 1:
+            return of_all(members)
+        return jax.lax.platform_dependent(members, cpu=in_turn, default=of_all)
 
     def _reported(self, metrics: Metrics, leader: Int[Array, ""]) -> Metrics:
         found = {name: values[leader] for name, values in metrics.items()}

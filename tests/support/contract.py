@@ -267,4 +267,6 @@ class GrowingFunctions(FunctionModel):
 
 def networks(learner, state):
     """All networks of a state, or the one that it has."""
+    if isinstance(learner, PopulationBasedTraining):
+        return state.members.params
     return learner.members(state) if isinstance(learner, Population) else state.params
