@@ -245,7 +245,7 @@ def test_untrainable_leaves_keep_their_bits(name):
     [
         name
         for name in OF_ANY_NETWORK  # events go on where only a learner inside counts failures
-        if not any(word in name for word in ("DifferentialEvolution", "adaptive", "growing"))
+        if not any(word in name for word in ("DifferentialEvolution", "adaptive", "growing", "pbt"))
     ],
 )
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
