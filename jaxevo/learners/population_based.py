@@ -44,6 +44,7 @@ from jaxevo.core.population import (
     finite_or_inf,
     initial_population,
     map_members,
+    spread_of,
 )
 from jaxevo.core.pytrees import normalised
 from jaxevo.core.showing import short_repr
@@ -86,8 +87,8 @@ class PopulationBasedTraining:
     """Many runs of a learner, the best of which are copied over the worst, with changed numbers.
 
     A metric of the learner is that of the leading member, the best of the last round. So are
-    `leader_<name>`, the numbers that it has. `mean_loss` is the mean over members. The solution is
-    the leading member's.
+    `leader_<name>`, the numbers that it has; `best_loss`, `median_loss` and `loss_spread` are of
+    all members. The solution is the leading member's.
 
     Attributes:
         learner: any learner whose networks keep their size.
@@ -335,9 +336,7 @@ class PopulationBasedTraining:
 
     def _reported(self, metrics: Metrics, leader: Int[Array, ""]) -> Metrics:
         found = {name: values[leader] for name, values in metrics.items()}
-        finite = jnp.isfinite(metrics["loss"])
-        mean = jnp.sum(jnp.where(finite, metrics["loss"], 0)) / jnp.sum(finite)
-        found |= {"mean_loss": mean}
+        found |= spread_of(metrics["loss"])
         if "num_nonfinite" in metrics:
             found["num_nonfinite"] = metrics["num_nonfinite"].sum()
         if "evaluations" in metrics:  # those of all members; the count stays at its largest
