@@ -55,7 +55,7 @@ class Optimizer:
     weight_decay: Scalar | None = None
     rate_factors: Mapping[str, Scalar] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         not_negative = lambda number: (number >= 0) & (number < float("inf"))
         require("clip_norm", "> 0", self.clip_norm, lambda c: c > 0)
         require("weight_decay", "finite and >= 0", self.weight_decay, not_negative)
@@ -161,7 +161,7 @@ class CosineDecay:
     num_steps: Scalar
     final_fraction: Scalar = 0.02
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             "initial_value",
             "finite and > 0",

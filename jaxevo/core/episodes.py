@@ -84,7 +84,9 @@ def rollouts_until_all_end(
     return Episode(None, observations, None, rewards, alive, final)
 
 
-def _started(problem: Any, params: Params, keys: Key[Array, " B"], apply: Apply | None) -> tuple:
+def _started(
+    problem: Any, params: Params, keys: Key[Array, " B"], apply: Apply | None
+) -> tuple[Any, ...]:
     """The first loop state of B episodes, (env_state, observation, carry, alive), a step, keys.
 
     step(loop, keys of one time step) returns the next loop state and an `Episode`'s fields.
@@ -120,7 +122,9 @@ def _any_member(flags: Bool[Array, "..."]) -> Bool[Array, ""]:
 
 
 @_any_member.def_vmap
-def _any_member_of_all(axis_size: int, batched: list[bool], flags: Bool[Array, "N ..."]) -> tuple:
+def _any_member_of_all(
+    axis_size: int, batched: list[bool], flags: Bool[Array, "N ..."]
+) -> tuple[Any, ...]:
     return _any_member(flags), False
 
 

@@ -9,7 +9,7 @@ currency and lower is better: a reward enters as `loss = -return`, in its task.
 import dataclasses
 import functools
 import inspect
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import chex
 import jax
@@ -66,13 +66,14 @@ class Problem:
     task: Any
     model: Any = static()
 
-    def __new__(cls, task=None, model=None, **settings):
+    def __new__(cls, task: Any = None, model: Any = None, **settings: Any) -> Self:
+        kind: Any = cls
         if cls is Problem:
             kinds = ((SequenceTask, Sequence), (SupervisedTask, Supervised), (ControlTask, Control))
-            cls = next((kind for ability, kind in kinds if isinstance(task, ability)), Problem)
-        return object.__new__(cls)
+            kind = next((kind for ability, kind in kinds if isinstance(task, ability)), Problem)
+        return object.__new__(kind)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.task) is object or self.task is None:  # a placeholder of a transformation
             return
         if not isinstance(self.task, Task) or isinstance(self.task, (type, Problem)):
@@ -138,7 +139,7 @@ class Problem:
 class Supervised(Problem):
     """A problem with a loss for each sample, [B], or each sample at each time step, [T, B]."""
 
-    def inputs(self, batch: Batch) -> tuple:
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return self.task.inputs(batch)
 
     def outputs(self, params: Params, batch: Batch, *, apply: Apply | None = None) -> Any:
@@ -227,7 +228,9 @@ class Sequence(Supervised):
 BLOCK = 25  # steps whose inputs are read at once: memory does not grow with time
 
 
-def _looking_ahead(model: Any, params: Params, carry: Carry, inputs: tuple) -> tuple[Carry, Any]:
+def _looking_ahead(
+    model: Any, params: Params, carry: Carry, inputs: tuple[Any, ...]
+) -> tuple[Carry, Any]:
     """The model over time, by blocks of steps where its first layer can read those at once."""
 
     def block(carry, inputs):
@@ -263,7 +266,7 @@ class Control(Problem):
         env_state, observation = self.task.reset(key)
         return env_state, _numbers(observation)
 
-    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple:
+    def transition(self, key: Key[Array, ""], env_state: Any, action: Any) -> tuple[Any, ...]:
         """Returns (env_state, observation, reward, terminated, truncated)."""
         env_state, observation, *rest = self.task.transition(key, env_state, action)
         return env_state, _numbers(observation), *rest

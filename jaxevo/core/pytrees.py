@@ -74,7 +74,7 @@ def _registered(cls: type[T], *, kw_only: bool) -> type[T]:
     inherited = getattr(cls, "_validate", lambda self: None)
     validate = cls._validate = cls.__dict__.get("__post_init__", inherited)  # type: ignore
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields:
             value = getattr(self, field.name)
             if field.metadata.get("static"):

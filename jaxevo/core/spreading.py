@@ -39,7 +39,13 @@ def num_devices() -> int:
     return 1 if _mesh.value is None else _mesh.value.size
 
 
-def on_each(fn: Callable[..., Any], arguments: tuple, specs: tuple, *, sums: bool = False) -> Any:
+def on_each(
+    fn: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    specs: tuple[Any, ...],
+    *,
+    sums: bool = False,
+) -> Any:
     """What `fn` returns on every device for its own rows of the arguments, one after another.
 
     Within `fn` nothing is spread. What it reads beside its arguments becomes an argument, which
@@ -118,7 +124,7 @@ def spread_axis(tree: Any, axis: int = 0) -> Any:
     return _constrained(tree, Spec(*[None] * axis, AXIS))
 
 
-def over_runs(fn: Callable[..., Any], in_axes: tuple, num: int) -> Callable[..., Any]:
+def over_runs(fn: Callable[..., Any], in_axes: tuple[Any, ...], num: int) -> Callable[..., Any]:
     """`vmap(fn, in_axes)` over `num` runs, which are spread if each device has one or more.
 
     Fewer runs stay together, and the members of each are spread.

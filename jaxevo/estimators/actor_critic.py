@@ -84,7 +84,7 @@ class ActorCritic:
     entropy_weight: Scalar = 0.01
     requires = Control
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("horizon", 1, self.horizon)
         require_integer("num_environments", 1, self.num_environments)
         for name in ("discount", "trace"):

@@ -54,7 +54,7 @@ class Backprop:
     checkpoint: int | None = static(default=None)
     requires = Supervised
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = lambda k: (k >= 1) & (np.floor(k) == k)
         require("truncation", "a whole number >= 1", self.truncation, whole)
         require_integer("checkpoint", 1, self.checkpoint)

@@ -80,7 +80,7 @@ class EvolutionStrategy:
     rank: int | None = static(default=None)
     factors: Factors = static(default="rademacher")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("population_size", 2, self.population_size)
         if self.antithetic:

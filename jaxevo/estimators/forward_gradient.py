@@ -47,7 +47,7 @@ class ForwardGradient:
     noise: Source = static(default="mix")
     requires = Supervised
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("num_draws", 1, self.num_draws)
 
     def init(self, key: Key[Array, ""], params: Params, problem: Supervised) -> Carry:

@@ -110,7 +110,7 @@ class WeightPerturbation:
     rank: int | None = static(default=None)
     requires = Supervised
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("gamma", "in [0, 1]", self.gamma, lambda g: (g >= 0) & (g <= 1))
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)
@@ -137,7 +137,7 @@ class WeightPerturbation:
         draws: WeightNoise,
         params: Params,
         states: Trajectories,
-        units: tuple,
+        units: tuple[Any, ...],
     ) -> tuple[Trajectories, Params, Metrics]:
         """A window under one noise, which is multiplied by the sum of the loss differences."""
 
@@ -268,7 +268,7 @@ class WeightPerturbation:
             return scale * (self.sigma if self.noise_scale == "inverse_sigma" else 1)
         return scale / (1 if self.noise_scale == "inverse_sigma" else self.sigma)
 
-    def draw(self, key: Any, params: Params, draws: WeightNoise) -> tuple:
+    def draw(self, key: Any, params: Params, draws: WeightNoise) -> tuple[Any, ...]:
         """Unit noise for what can be learned, with a leading axis [K].
 
         Each trajectory that has its own has an entry: "two_noisy" has two, other methods one.
@@ -282,7 +282,7 @@ class WeightPerturbation:
         draws: WeightNoise,
         params: Params,
         states: Trajectories,
-        units: tuple,
+        units: tuple[Any, ...],
         t: Any,
     ) -> tuple[Trajectories, Float[Array, " K"], Metrics]:
         """One step of both trajectories: the new states, the loss differences and the metrics.
@@ -411,18 +411,18 @@ class WeightPerturbation:
         return Cost(num_runs(self.method, self.num_draws), 0, samples)
 
 
-def _signed(units: tuple) -> list[tuple[float, Any]]:
+def _signed(units: tuple[Any, ...]) -> list[tuple[float, Any]]:
     """Each trajectory's noise with its sign in their difference."""
     return list(zip((1.0, -1.0), units, strict=False))
 
 
-def _difference(units: tuple) -> Params:
+def _difference(units: tuple[Any, ...]) -> Params:
     """The difference of the two trajectories' noise, in units of its standard deviation."""
     return units[0] if len(units) == 1 else jax.tree.map(jnp.subtract, *units)
 
 
 def _along(
-    draws: WeightNoise, differences: Float[Array, " K"], units: tuple, params: Params
+    draws: WeightNoise, differences: Float[Array, " K"], units: tuple[Any, ...], params: Params
 ) -> Params:
     """The difference of the noise times the loss differences, summed over draws."""
     if isinstance(draws, FullRankNoise):

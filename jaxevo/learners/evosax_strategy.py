@@ -98,7 +98,7 @@ class EvosaxStrategy:
     allow_pickle: bool = static(default=False)
     chunk_size: int | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("population_size", ">= 2", self.population_size, lambda n: n >= 2)
         require("num_populations", ">= 1", self.num_populations, lambda n: n >= 1)
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))

@@ -75,7 +75,7 @@ class GradientLearner:
 
     default_learning_rate = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("max_spectral_radius", "> 0", self.max_spectral_radius, lambda r: r > 0)
         settle_optimizer(self)
 

@@ -210,7 +210,7 @@ def _joined(x: Array, axis: int, shared: int) -> Array:
     return x.reshape(*x.shape[:place], -1, *x.shape[place + 2 :])
 
 
-def _widened(settings: _Settings, pair: tuple, num: int) -> _Settings:
+def _widened(settings: _Settings, pair: tuple[Any, ...], num: int) -> _Settings:
     x, kernel = list(settings.x_shape), list(settings.kernel_shape)
     if pair == ("x", "y"):
         x[0] *= num

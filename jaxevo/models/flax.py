@@ -93,7 +93,7 @@ class NNXModel:
     head: Head | None = None
 
     @functools.cached_property
-    def _built(self) -> tuple:
+    def _built(self) -> tuple[Any, ...]:
         """The user's graph, one whose layers call the hook, and abstract state.
 
         Convolutions of both are those that are quick in loops, unless the user chose others.
@@ -173,7 +173,7 @@ class NNXModel:
             if name in self._kept and value is not before[name]:
                 raise ValueError(f"{self._name} changes {name} when it is called: {NO_CHANGES}")
 
-    def _refuse_draws(self, params: Params, inputs: tuple) -> None:
+    def _refuse_draws(self, params: Params, inputs: tuple[Any, ...]) -> None:
         """Refuses a network whose outputs depend on its random streams."""
         if not any(isinstance(value, nnx.RngState) for _, value in self._built[2]):
             return
@@ -275,7 +275,7 @@ def _refuse_hidden_arrays(name: str, module: nnx.Module, state: Any) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _random_streams(model: NNXModel, structure: Any, leaves: tuple) -> tuple[str, ...]:
+def _random_streams(model: NNXModel, structure: Any, leaves: tuple[Any, ...]) -> tuple[str, ...]:
     """Paths of the random streams on which a network's outputs depend; nothing is computed."""
     params, inputs = jax.tree.unflatten(structure, leaves)
     random = {
@@ -421,7 +421,7 @@ def trained_parts(mask: Mask, is_trained: Callable[[str], bool]) -> Mask:
     return jax.tree.unflatten(jax.tree.structure(mask), kept)
 
 
-def _join(path: tuple) -> str:
+def _join(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
 
 

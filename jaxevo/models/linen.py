@@ -68,12 +68,12 @@ class LinenModel:
             dict(self.network.init({"params": key}, *arguments, **dict(self.keywords)))
         )
 
-    def _arguments(self) -> tuple:
+    def _arguments(self) -> tuple[Any, ...]:
         inputs = self._inputs()
         carry = self._carry((1,))
         return inputs if carry is None else (carry, *inputs)
 
-    def _inputs(self) -> tuple:
+    def _inputs(self) -> tuple[Any, ...]:
         """One example of zeros for each input of the network."""
 
         def zeros(shape):

@@ -408,7 +408,7 @@ def add_modules(layers: Params, gathered: Params, targets: Int[Array, "L S"]) ->
     }
 
 
-def _at(leaf: Array, index: Int[Array, " S"]) -> tuple:
+def _at(leaf: Array, index: Int[Array, " S"]) -> tuple[Any, ...]:
     return (*(slice(None),) * module_axis(leaf), index)
 
 
@@ -429,13 +429,13 @@ def _readout_spec() -> nodes.LayerSpec:
     return nodes.LayerSpec("readout", "dense", ("readout/kernel",), "readout/bias", _multiply)
 
 
-def _multiply(kernels: tuple, bias: Any, inputs: tuple) -> Array:
+def _multiply(kernels: tuple[Any, ...], bias: Any, inputs: tuple[Any, ...]) -> Array:
     """x W of all modules side by side, [B, S * out]."""
     (kernel,), (x,) = kernels, inputs
     return _shifted(x @ kernel.reshape(kernel.shape[0], -1), bias)
 
 
-def _convolve(stride: int, kernels: tuple, bias: Any, inputs: tuple) -> Array:
+def _convolve(stride: int, kernels: tuple[Any, ...], bias: Any, inputs: tuple[Any, ...]) -> Array:
     (kernel,), (x,) = kernels, inputs
     kernel = kernel.reshape(*kernel.shape[:3], -1)
     layout = ("NHWC", "HWIO", "NHWC")

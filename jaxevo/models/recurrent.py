@@ -130,7 +130,7 @@ class FusedLSTMCell(nnx.Module):
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (c, h), h
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> tuple:
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None) -> tuple[Any, ...]:
         return (jnp.zeros((*input_shape[:-1], self.hidden_features)),) * 2
 
 
@@ -181,14 +181,14 @@ class RecurrentNet(nnx.Module):
             return None
         return (Ahead(x @ kernel),)
 
-    def __call__(self, carry: tuple, x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
+    def __call__(self, carry: tuple[Any, ...], x: Float[Array, "*B I"]) -> tuple[tuple, Array]:
         after = []
         for cell, state in zip(self.cells, carry, strict=True):
             state, x = cell(state, x)
             after.append(state)
         return tuple(after), self.readout(x)
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs) -> tuple:
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs) -> tuple[Any, ...]:
         return tuple(
             getattr(cell, "initialize_carry")(input_shape, rngs=rngs)  # noqa: B009
             for cell in self.cells

@@ -65,7 +65,7 @@ class Environment:
     max_steps: int = static()
     num_episodes: int = static(default=8)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("max_steps", 1, self.max_steps)
         require_integer("num_episodes", 1, self.num_episodes)
         require(
@@ -92,7 +92,7 @@ class Environment:
             observation = observation[jnp.array(self.observed)]
         return observation if self.scales is None else observation * self.scales
 
-    def transition(self, key: Key[Array, ""], env_state: Running, action: Any) -> tuple:
+    def transition(self, key: Key[Array, ""], env_state: Running, action: Any) -> tuple[Any, ...]:
         environment = gymnax_environment(self.name)
         observation, state, reward, terminated, _ = environment.step_env(
             key, env_state.state, action, self.settings

@@ -49,7 +49,7 @@ class Copying(TimedTask):
     delay: int = static(default=3)
     batch_size: int = static(default=64)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("length", 1), ("delay", 0), ("batch_size", 1), ("num_outputs", 4)):
             require_integer(name, least, getattr(self, name))
 

@@ -49,11 +49,11 @@ class ExampleTask:
     num_outputs: int = static(default=1)
     scale: Scalar = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
         require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
 
-    def inputs(self, batch: ExampleBatch) -> tuple:
+    def inputs(self, batch: ExampleBatch) -> tuple[Any, ...]:
         return batch.inputs if isinstance(batch.inputs, tuple) else (batch.inputs,)
 
     def losses(self, outputs: Any, batch: ExampleBatch) -> Float[Array, " B"]:
@@ -95,7 +95,7 @@ class Examples(ExampleTask):
     test_inputs: Any = None
     test_targets: Data | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for inputs in jax.tree.leaves(self.train_inputs):
             check_aligned("train", inputs, self.train_targets, 1)
@@ -279,7 +279,7 @@ def as_numbers(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(dtype)
 
 
-def held_out_pair(test: tuple, check: Callable[..., T]) -> T:
+def held_out_pair(test: tuple[Any, ...], check: Callable[..., T]) -> T:
     """What `check` returns of the arrays to hold out; its refusals say that these are meant."""
     try:
         return check(*test)
@@ -350,7 +350,7 @@ def check_aligned(name: str, inputs: Any, targets: Any, num_axes: int) -> None:
         )
 
 
-def check_splits(train: tuple, test: tuple, axis: int = 0) -> None:
+def check_splits(train: tuple[Any, ...], test: tuple[Any, ...], axis: int = 0) -> None:
     """Refuses held-out (inputs, targets) that are not of the kind of the training arrays."""
     if jax.tree.structure(train) != jax.tree.structure(test):
         raise ValueError("test inputs must be as many as the training inputs, with their names")

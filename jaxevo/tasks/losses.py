@@ -137,7 +137,7 @@ def _minus(x: tuple[Array, Array], y: tuple[Array, Array]) -> Float[Array, "..."
     return (x[0] - y[0]) + (x[1] - y[1])
 
 
-def _at_label_of_both(pair: tuple[Array, Array], labels: Int[Data, "*batch"]) -> tuple:
+def _at_label_of_both(pair: tuple[Array, Array], labels: Int[Data, "*batch"]) -> tuple[Any, ...]:
     return tuple(_at_label(part, labels)[..., None] for part in pair)
 
 

@@ -93,7 +93,7 @@ class Maze:
     episode_steps: int = static(default=400)
     action_repeat: int = static(default=3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("goal_radius", ">= 0", self.goal_radius, lambda radius: radius >= 0)
         require_integer("episode_steps", 1, self.episode_steps)
         require_integer("action_repeat", 1, self.action_repeat)
@@ -123,7 +123,7 @@ class Maze:
     def act(self, key: Any, output: Float[Array, "2"]) -> tuple[Array, Array]:
         return jnp.clip(output, 0, 1).astype(jnp.float32), jnp.float32(0)
 
-    def transition(self, key: Any, env_state: Robot, action: Float[Array, "2"]) -> tuple:
+    def transition(self, key: Any, env_state: Robot, action: Float[Array, "2"]) -> tuple[Any, ...]:
         robot = env_state
         for _ in range(self.action_repeat):
             robot = tree_where(robot.time < self.episode_steps, self.advance(robot, action), robot)

@@ -55,7 +55,7 @@ class PixelSequences(TimedTask):
     threshold: Scalar | None = None
     loss_at: LossAt = static(default="every_step")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("batch_size", 1, self.batch_size)
         require(
             "loss_at",

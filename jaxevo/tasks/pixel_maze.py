@@ -62,7 +62,7 @@ class PixelMaze:
     start: Data
     max_steps: int = static(default=40)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("max_steps", 1, self.max_steps)
 
     num_outputs = len(MOVES)
@@ -90,7 +90,7 @@ class PixelMaze:
     def act(self, key: Any, output: Float[Array, " K"]) -> tuple[Array, Array]:
         return output.argmax(-1), jnp.float32(0)
 
-    def transition(self, key: Any, env_state: Walker, action: Int[Array, ""]) -> tuple:
+    def transition(self, key: Any, env_state: Walker, action: Int[Array, ""]) -> tuple[Any, ...]:
         wanted = env_state.place + jnp.array(MOVES, env_state.place.dtype)[action]
         place = jnp.where(self.walls[wanted[0], wanted[1]], env_state.place, wanted)
         here = jnp.zeros_like(self.walls).at[place[0], place[1]].set(True)

@@ -51,7 +51,7 @@ class BraxEnvironment:
 
     stochastic = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("max_steps", 1, self.max_steps)
         require_integer("num_episodes", 1, self.num_episodes)
 
@@ -65,7 +65,9 @@ class BraxEnvironment:
         state = made(self.name, self.backend).reset(key)
         return Moving(state, jnp.int32(0), jnp.array(False)), state.obs
 
-    def transition(self, key: Any, env_state: Moving, action: Float[Array, " A"]) -> tuple:
+    def transition(
+        self, key: Any, env_state: Moving, action: Float[Array, " A"]
+    ) -> tuple[Any, ...]:
         state = made(self.name, self.backend).step(env_state.state, action)
         terminated, time = state.done > 0, env_state.time + 1
         truncated = time >= self.max_steps

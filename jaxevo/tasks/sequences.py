@@ -65,7 +65,7 @@ class TimedTask:
     num_outputs: int = static(default=1)
     scale: Scalar = 1.0
 
-    def inputs(self, batch: SequenceBatch) -> tuple:
+    def inputs(self, batch: SequenceBatch) -> tuple[Any, ...]:
         return (batch.inputs,)
 
     def losses(self, outputs: Any, batch: SequenceBatch) -> Float[Array, "T B"]:
@@ -123,7 +123,7 @@ class Stream(TimedTask):
     window: int | None = static(default=None)
     num_skipped: int = static(default=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
         check_aligned("train", self.train_inputs, self.train_targets, 2)
         check_aligned("test", self.test_inputs, self.test_targets, 2)
@@ -205,7 +205,7 @@ class SequenceSet(TimedTask):
     test_mask: Data | None = None
     batch_size: int | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("loss", f"one of {tuple(LOSSES)}", self.loss, lambda name: name in LOSSES)
         require("batch_size", "an integer >= 1", self.batch_size, lambda n: n >= 1 and n % 1 == 0)
 

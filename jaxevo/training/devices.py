@@ -17,7 +17,7 @@ from jaxevo.core import require
 from jaxevo.core.sizes import platform
 from jaxevo.core.spreading import AXIS, with_auto_axes
 
-Devices = int | Literal["all"] | Sequence[jax.Device]
+Devices = int | Literal["all"] | Sequence[Any]  # jax.Device, which jax does not type
 
 
 def mesh_of(devices: Devices | None) -> Mesh | None:

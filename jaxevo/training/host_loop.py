@@ -106,7 +106,7 @@ class HostLoop:
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         learner, problem = self.program.learner, self.program.problem
         self.summary |= {
             "precision": precision_in_force(),

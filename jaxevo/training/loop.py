@@ -234,7 +234,7 @@ def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
     return jax.tree.unflatten(structure, stacked), tuple(None if s else 0 for s in shared)
 
 
-def _same(leaves: tuple) -> bool:
+def _same(leaves: tuple[Any, ...]) -> bool:
     """Whether all leaves are the same array, or equal numbers."""
     first = leaves[0]
     return all(leaf is first or (jnp.ndim(leaf) == 0 and leaf == first) for leaf in leaves)

@@ -324,7 +324,9 @@ def _factorable(problem: Problem, params: Params, batch: Batch) -> list[str]:
     return [path for path, fits in whole.items() if fits and path not in other]
 
 
-def _look(model: Model, whole: dict[str, bool], params: Params, inputs: tuple) -> list[str]:
+def _look(
+    model: Model, whole: dict[str, bool], params: Params, inputs: tuple[Any, ...]
+) -> list[str]:
     """Fills `whole`, by kernel: whether its uses so far can be factored.
 
     Returns:
@@ -381,7 +383,7 @@ def moving(value: Array, rate: Array, step: Float[Array, ""]) -> Array:
 
 
 @moving.defjvp
-def _moving_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _moving_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     value, rate, _ = primals
     along_value, _, along_step = tangents
     return value, along_value + jnp.asarray(along_step, value.dtype) * rate

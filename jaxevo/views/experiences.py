@@ -79,7 +79,7 @@ def num_counted(mask: Any) -> Any:
     return jnp.maximum(mask.reshape(-1, mask.shape[-1]).any(0).sum(), 1)
 
 
-def as_tuple(inputs: Any) -> tuple:
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 

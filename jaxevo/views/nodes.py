@@ -132,7 +132,9 @@ def _placed(spec: LayerSpec) -> LayerSpec:
     )
 
 
-def call_layer(spec: LayerSpec, kernels: tuple, bias: Any, inputs: tuple) -> Array:
+def call_layer(
+    spec: LayerSpec, kernels: tuple[Any, ...], bias: Any, inputs: tuple[Any, ...]
+) -> Array:
     """Runs one layer under the hook in force. Only the doors of `jaxevo.models` call it."""
     view = _view.get()
     if view is None:

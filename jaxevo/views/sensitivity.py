@@ -322,7 +322,11 @@ class _Layers:
 
 
 def _one_experience(
-    model: Model, params: Params, head: Head, inputs: tuple, taps: Mapping[str, Array] | None
+    model: Model,
+    params: Params,
+    head: Head,
+    inputs: tuple[Any, ...],
+    taps: Mapping[str, Array] | None,
 ) -> tuple[Array, dict[Layer, Any], dict[Layer, Array]]:
     """One experience through a network, a tap added to each pre-activation.
 
@@ -331,7 +335,7 @@ def _one_experience(
         of length 1 where the network has its batch, after time.
     """
 
-    def run(taps, *inputs) -> tuple:
+    def run(taps, *inputs) -> tuple[Any, ...]:
         def hook(layer, inputs, linear):
             tap = None if taps is None else taps.get(layer)
             return linear(inputs) if tap is None else linear(inputs) + tap
@@ -352,7 +356,7 @@ def _one_experience(
     return jax.lax.scan(step, carry, (inputs, taps))[1]
 
 
-def _is_product(layer: Layer, leaves: ByPath, given: tuple) -> bool:
+def _is_product(layer: Layer, leaves: ByPath, given: tuple[Any, ...]) -> bool:
     """Whether a layer is, in one experience, a row times each kernel, plus a bias.
 
     The layer's own program tells: a subclass of a dense layer may do more to its kernel.

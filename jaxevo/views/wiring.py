@@ -87,7 +87,7 @@ def recurrent_kernels(layers: list[LayerWiring], params: Params) -> dict[str, in
     return found
 
 
-def _shapes_of(params: Params, inputs: tuple) -> tuple:
+def _shapes_of(params: Params, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as something that can be hashed; dtypes of a trace hang on enable_x64, too."""
     leaves, structure = jax.tree.flatten((params, inputs))
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
@@ -95,13 +95,17 @@ def _shapes_of(params: Params, inputs: tuple) -> tuple:
 
 
 @functools.lru_cache(maxsize=256)
-def _uncovered(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[str, ...]:
+def _uncovered(
+    model: Model, structure: Any, shapes: tuple[Any, ...], _x64: bool
+) -> tuple[str, ...]:
     params, inputs = jax.tree.unflatten(structure, shapes)
     return tuple(nodes.uncovered(model, params, *inputs))
 
 
 @functools.lru_cache(maxsize=256)
-def _wiring(model: Model, structure: Any, shapes: tuple, _x64: bool) -> tuple[LayerWiring, ...]:
+def _wiring(
+    model: Model, structure: Any, shapes: tuple[Any, ...], _x64: bool
+) -> tuple[LayerWiring, ...]:
     params, inputs = jax.tree.unflatten(structure, shapes)
     preactivations = jax.eval_shape(
         lambda *args: nodes.apply(model, *args, uncovered="allow")[2], params, *inputs

@@ -107,7 +107,7 @@ def _chapter(path: pathlib.Path) -> Chapter:
 # ------------------------------------------------------------------------------- kinds of folders
 
 
-def _run(path: pathlib.Path, config: Mapping[str, Any]) -> tuple:
+def _run(path: pathlib.Path, config: Mapping[str, Any]) -> tuple[Any, ...]:
     from jaxevo.cli.tables import summary_table
 
     settings = config.get("settings", {})
@@ -133,7 +133,7 @@ def _run(path: pathlib.Path, config: Mapping[str, Any]) -> tuple:
     return title, state, results, charts, list(curves.values())
 
 
-def _comparison(path: pathlib.Path, asked: Any) -> tuple:
+def _comparison(path: pathlib.Path, asked: Any) -> tuple[Any, ...]:
     title = f"learners on {asked['task']}" if isinstance(asked, dict) else path.name
     done = (path / "summary.json").is_file()
     summary = from_json(read_json(path / "summary.json")) if done else {}
@@ -149,7 +149,7 @@ def _comparison(path: pathlib.Path, asked: Any) -> tuple:
     return title, state, results, charts, list(curves.values())
 
 
-def _sweep(path: pathlib.Path, asked: Any) -> tuple:
+def _sweep(path: pathlib.Path, asked: Any) -> tuple[Any, ...]:
     title = f"{asked['learner']} on {asked['task']}, over {asked['over']}"
     runs = sorted(path.glob("runs/*/config.json"), key=lambda p: int(p.parent.name.split("-")[0]))
     rows = {run.parent.name: RunFolder.open(run.parent).rows() for run in runs}
@@ -161,7 +161,7 @@ def _sweep(path: pathlib.Path, asked: Any) -> tuple:
     return title, state, _csv(path / "table.csv", "Runs"), charts, list(curves.values())
 
 
-def _transfer(path: pathlib.Path, asked: Any) -> tuple:
+def _transfer(path: pathlib.Path, asked: Any) -> tuple[Any, ...]:
     from jaxevo.cli.tables import criteria_table, transfer_table
     from jaxevo.studies import load_transfer
 

@@ -51,7 +51,7 @@ class Decorrelation:
     decorrelation_every: Literal["step", "window"] = static(default="step")
     whitening: Scalar = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("whitening", "in [0, 1]", self.whitening, lambda k: (k >= 0) & (k <= 1))
         require(
             "decorrelation_rate",

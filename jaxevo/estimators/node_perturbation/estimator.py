@@ -160,7 +160,7 @@ class NodePerturbation:
     noise: Source = static(default="mix")
     requires = Supervised
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("gamma", "in [0, 1]", self.gamma, lambda g: (g >= 0) & (g <= 1))
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
         require_integer("num_draws", 1, self.num_draws)

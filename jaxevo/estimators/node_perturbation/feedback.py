@@ -123,7 +123,7 @@ class LearnedFeedback:
     steps: int = static(default=10)
     rate: Scalar = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("steps", 1, self.steps)
         require("rate", "in (0, 2)", self.rate, lambda rate: (rate > 0) & (rate < 2))
 

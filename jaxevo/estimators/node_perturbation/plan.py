@@ -266,7 +266,7 @@ class Plan:
 
     # ----------------------------------------------------------------------- helpers
 
-    def _example(self, params: Params) -> tuple:
+    def _example(self, params: Params) -> tuple[Any, ...]:
         """The shapes of the network's arguments at one step."""
 
         def arguments(params, batch):
@@ -285,7 +285,9 @@ class Plan:
                     f"samples of the batch as its first axis, got {wired.shape}"
                 )
 
-    def _uncovered(self, params: Params, inputs: tuple, policy: Uncovered) -> frozenset[str]:
+    def _uncovered(
+        self, params: Params, inputs: tuple[Any, ...], policy: Uncovered
+    ) -> frozenset[str]:
         """Trainable leaves that no layer covers and that are perturbed as weights."""
         paths = frozenset(uncovered_leaves(self.model, params, *inputs))
         untrained = named_leaves(left_out(self.model, params))

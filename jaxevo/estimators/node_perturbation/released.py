@@ -156,7 +156,7 @@ class ReleasedNodePerturbation:
     noise: Source = static(default="mix")
     requires = Supervised
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("sigma", "finite and > 0", self.sigma, lambda s: (s > 0) & (s < float("inf")))
 
     def signals(self, plan: Plan, differences: Differences) -> dict[str, Array]:

@@ -117,7 +117,7 @@ class DifferentiableStructure:
     requires = Supervised
     default_learning_rate = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("population_size", 1, self.population_size)
         if self.estimator is None:
             object.__setattr__(self, "estimator", Backprop())

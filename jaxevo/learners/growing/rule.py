@@ -74,7 +74,7 @@ class Penalty:
     proximal: bool = static(default=False)
     min_multiplier: Scalar = 0.025
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("l1", "min_multiplier"):
             require(name, "finite and >= 0", getattr(self, name), is_amount)
 
@@ -96,7 +96,7 @@ class Birth:
     newborn_scale: Scalar = 0.01
     birth_norm: Scalar = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("newborn_scale", "finite and > 0", self.newborn_scale, is_positive)
         require("birth_norm", "finite and >= 0", self.birth_norm, is_amount)
 
@@ -141,7 +141,7 @@ class Growth:
     birth: Birth = dataclasses.field(default_factory=Birth)
     resizes: bool = static(default=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("penalty", "a Penalty(...)", self.penalty, lambda p: isinstance(p, Penalty))
         require("birth", "a Birth(...)", self.birth, lambda b: isinstance(b, Birth))
         if self.birth.newborn == "split" and self.kind == "multiplier":

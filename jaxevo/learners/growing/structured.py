@@ -65,7 +65,7 @@ class StructuredLearner:
     growth: Growth = dataclasses.field(default_factory=Growth)
     every: int = static(default=10)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("every", 1, self.every)
         require(
             "learner",

@@ -103,7 +103,7 @@ class AdaptiveMonteCarlo:
     noise: Source = static(default="mix")
     chunk_size: int | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("sigma", "finite and >= 0", self.sigma, lambda s: (s >= 0) & (s < float("inf")))
         require("drift_rate", "in [0, 1]", self.drift_rate, lambda e: (e >= 0) & (e <= 1))
         require("patience", ">= 1", self.patience, lambda n: n >= 1)

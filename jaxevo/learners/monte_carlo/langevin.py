@@ -69,7 +69,7 @@ class Langevin:
     mode: Mode = static(default="exact")
     noise: Source = static(default="mix")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_flow(self.sigma, self.beta)
         require_integer("population_size", 1, self.population_size)
 

@@ -115,7 +115,7 @@ class Metropolis:
     noise: Source = static(default="mix")
     chunk_size: int | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.sigma, dict):
             as_leaf = lambda s: normalised(s, True)
             object.__setattr__(self, "sigma", jax.tree.map(as_leaf, self.sigma))
@@ -234,7 +234,7 @@ class Annealing:
     final_value: Scalar
     num_steps: Scalar
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("initial_value", "final_value"):
             require(name, "finite and > 0", getattr(self, name), lambda b: (b > 0) & (b < np.inf))
         require("num_steps", ">= 1", self.num_steps, lambda n: n >= 1)

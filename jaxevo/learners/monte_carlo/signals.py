@@ -62,7 +62,7 @@ def _powers(problem: Supervised, params: Params, batch: Batch) -> dict[Layer, Fl
         _, signals, _ = nodes.apply(problem.model, params, *inputs, uncovered="allow")
         return _powers_of(params, signals)
 
-    def step(carry: Any, x: tuple):
+    def step(carry: Any, x: tuple[Any, ...]):
         (carry, _), signals, _ = nodes.apply(problem.model, params, carry, *x, uncovered="allow")
         return carry, _powers_of(params, signals)
 

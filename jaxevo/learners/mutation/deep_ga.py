@@ -115,7 +115,7 @@ class DeepGA:
 
     draws_population = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("population_size", 2, self.population_size)
         for name in ("num_parents", "elite_candidates", "chunk_size"):
             require_integer(name, 1, getattr(self, name))

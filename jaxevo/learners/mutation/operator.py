@@ -110,7 +110,7 @@ class LineSearch:
     target: Literal["fixed", "uniform"] = static(default="fixed")
     search_rounds: int = static(default=8)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("search_rounds", 0, self.search_rounds)
 
 
@@ -165,7 +165,7 @@ class Mutation:
     search: LineSearch = dataclasses.field(default_factory=LineSearch)
     noise: Source = static(default="mix")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("sigma", "finite and >= 0", self.sigma, lambda s: (s >= 0) & (s < float("inf")))
         require_integer("num_experiences", 1, self.num_experiences)
         for name in ("zero_sensitivity", "min_sensitivity", "max_step"):

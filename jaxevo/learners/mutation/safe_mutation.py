@@ -112,7 +112,7 @@ class SafeMutation:
 
     draws_population = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("population_size", "tournament_size", "offspring_per_step", "pool_size"):
             require_integer(name, 1, getattr(self, name))
         require_integer("chunk_size", 1, self.chunk_size)

@@ -119,7 +119,7 @@ class PathNet:
 
     default_learning_rate = 1e-2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = self.population_size
         require_integer("population_size", 1, size)
         if self.form == "serial":

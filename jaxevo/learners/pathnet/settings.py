@@ -27,7 +27,7 @@ class PathMutation:
     wrap: bool = static(default=True)
     initial_paths: Draw = static(default="independent")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("mutation_rate", "in [0, 1]", self.mutation_rate, lambda r: (r >= 0) & (r <= 1))
         require_integer("mutation_range", 0, self.mutation_range)
 
@@ -77,7 +77,7 @@ class Rounds:
     num_rivals: int = static(default=0)
     chunk_size: int | None = static(default=None)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_integer("num_rivals", 0, self.num_rivals)
         require_integer("chunk_size", 1, self.chunk_size)
 

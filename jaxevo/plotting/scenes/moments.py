@@ -54,7 +54,7 @@ def film_moments(
     episodes: Episode,
     seconds: float | None,
     size: tuple[float, float],
-) -> tuple:
+) -> tuple[Any, ...]:
     """The film of the first episode, with its return so far.
 
     Args:

@@ -20,7 +20,7 @@ def draw(task: Environment, episodes: Episode) -> Figure:
     return draw_moments(_set_up(task, episodes), episodes, curves, None)
 
 
-def film(task: Environment, episodes: Episode) -> tuple:
+def film(task: Environment, episodes: Episode) -> tuple[Any, ...]:
     return film_moments(_set_up(task, episodes), episodes, None, (5.6, 3.9))
 
 

@@ -58,7 +58,7 @@ def draw(task: PixelMaze, episodes: Episode) -> Figure:
     return figure
 
 
-def film(task: PixelMaze, episodes: Episode) -> tuple:
+def film(task: PixelMaze, episodes: Episode) -> tuple[Any, ...]:
     figure = new_figure(8.6, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.75, 1))
     (places, touched), actions = all_states(episodes), episodes.actions[0]

@@ -20,7 +20,7 @@ def draw(task: Environment, episodes: Episode) -> Figure:
     return draw_moments(_set_up(task, episodes), episodes, curves, float(task.settings.dt))
 
 
-def film(task: Environment, episodes: Episode) -> tuple:
+def film(task: Environment, episodes: Episode) -> tuple[Any, ...]:
     return film_moments(_set_up(task, episodes), episodes, float(task.settings.dt), (4.2, 4.2))
 
 
