@@ -385,3 +385,38 @@ def test_an_option_beside_compare_is_refused(together, tmp_path, capsys):
     with pytest.raises(SystemExit):
         together(["--compare", "a", "b", "--quick"])
     assert "takes no other options, got --quick" in capsys.readouterr().err
+
+
+def test_a_table_of_reproductions_goes_on_where_it_was(tmp_path):
+    """Red if a row is measured twice, a failure hides, or a row without a reason is not run."""
+    root = str(BENCHMARKS.parent)
+    sys.path.insert(0, root)
+    try:
+        from benchmarks.reproductions.__main__ import ROWS, main
+        from benchmarks.reproductions.rows import Outcome, Row, median_text, verdict_of
+    finally:
+        sys.path.remove(root)
+    calls = []
+
+    def measure(args):
+        calls.append(args.quick)
+        if len(calls) == 1:
+            raise RuntimeError("broken off")
+        return Outcome("small", 3, "0.5 [0.4, 0.6]", verdict_of(False, True), "a rule")
+
+    rows = (
+        Row("one", "A paper", "Fig. 1", "0.5", measure),
+        Row("two", "A paper", "Fig. 2", "1", reason="it takes days"),
+    )
+    page = tmp_path / "page.md"
+    words = ["--quick", "--out", str(tmp_path / "out"), "--page", str(page)]
+    assert main(words, rows) == 1
+    assert "2 not run" in page.read_text()
+    assert main(words, rows) == 0 and main(words, rows) == 0
+    assert calls == [True, True]
+    text = page.read_text()
+    assert "1 in direction, 1 not run" in text and "**in direction**: a rule" in text
+    assert "it takes days" in text
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert all(row.measure is not None or row.reason for row in ROWS)
+    assert median_text([1.0, 1.0, 1.0]) == "1 [1, 1]"

@@ -18,7 +18,7 @@ from tests.support.documents import check_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = [
-    *sorted((ROOT / "benchmarks").glob("*.py")),
+    *sorted((ROOT / "benchmarks").rglob("*.py")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 WRITTEN = ("api", "copied", "notebooks")  # by docs/conf.py
