@@ -68,10 +68,11 @@ def default_chunk_size(num_members: int, params: Params, problem: Problem, batch
     """Members to evaluate at once: a divisor of their number, and as many as fit in fast memory.
 
     A member is counted as two copies of its weights (the noise and the moved weights) and its
-    activity. Networks in time read their weights at every step: on a CPU those of a chunk stay in
-    the cache of one core.
+    activity. Networks in time, and policies, read their weights at every step: on a CPU those of a
+    chunk stay in the cache of one core.
     """
-    in_core = isinstance(problem, Sequence) and platform() == "cpu"
+    in_time = isinstance(problem, Sequence) or not isinstance(problem, Supervised)
+    in_core = in_time and platform() == "cpu"
     room = min(CORE_FLOATS, chunk_floats()) if in_core else None
     floats = 2 * tree_size(params) + activity_floats(params, problem, batch)
     return fitting(num_members, floats, room)

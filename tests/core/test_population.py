@@ -181,6 +181,9 @@ def test_the_weights_of_networks_in_time_stay_in_the_cache():
     problem = Problem(tasks.stream(series, series[..., :1]), models.recurrent((16,), 1))
     params = jax.eval_shape(problem.init, jax.random.key(0))
     batch = problem.sample(jax.random.key(0), 0)
+    policy = Problem(tasks.cartpole(), models.recurrent((4,), 2))
+    params_of_policy = jax.eval_shape(policy.init, jax.random.key(0))
+    assert default_chunk_size(256, params_of_policy, policy, jax.random.key(0)) == 16
     # 5,249 weights twice, and the units 64, 64, 64, 64 and 1 of the five leaves
     assert default_chunk_size(256, params, problem, batch) == 16
     with chunks_of(50_000):
