@@ -127,7 +127,9 @@ def local(tree: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
         if not leaf.is_fully_replicated:
-            leaf = jax.jit(_same, out_shardings=replicated(leaf.sharding.mesh))(leaf)
+            own = leaf.sharding
+            assert isinstance(own, NamedSharding) and isinstance(own.mesh, Mesh)
+            leaf = jax.jit(_same, out_shardings=replicated(own.mesh))(leaf)
         return leaf.addressable_data(0)
 
     return tree if jax.process_count() == 1 else jax.tree.map(of, tree)

@@ -171,8 +171,9 @@ def run(
         if folder is not None and hosts.leads:
             own = {"run": description, "first_params": described_params(params)}
             files = RunFolder.create(folder, {**(config or {}), **own})
-        spread = mesh is not None and mesh.is_multi_process
-        named = [device.id for device in mesh.devices.flat] if spread else "its own"
+        named: Any = "its own"
+        if mesh is not None and mesh.is_multi_process:
+            named = [device.id for device in mesh.devices.flat]
         hosts.require_same("a run", {**description, "devices": named})
         if files is not None and hosts.leads:
             stack.enter_context(files.held())

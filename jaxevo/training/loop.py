@@ -142,7 +142,8 @@ def _train(key, learner, problem, state, params, *, num_steps, record_every) -> 
     first = (jnp.int32(0), state, history)
     (_, state, history), _ = jax.lax.scan(scan_body, first, length=num_steps)
     history = jax.tree.map(lambda h: h[:num_records], history)
-    return TrainResult(*readable((learner.solution(state, problem), history)), state)
+    params, history = readable((learner.solution(state, problem), history))
+    return TrainResult(params, history, state)
 
 
 def sweep(
@@ -204,8 +205,9 @@ def _sweep(keys, learner, problem, learner_axes, problem_axes, *, num_steps, rec
             one, longest = over_runs(one, axes, num), None
         else:
             one = jax.vmap(one, in_axes=axes)
-    result = one(keys, learner, problem)
-    return TrainResult(*readable(result[:2]), result.state)
+    params, history, state = one(keys, learner, problem)
+    params, history = readable((params, history))
+    return TrainResult(params, history, state)
 
 
 def stacked(name: str, parts: Any) -> tuple[Any, tuple[int | None, ...] | None]:
