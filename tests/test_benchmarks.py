@@ -60,6 +60,9 @@ VARIANTS = {
         f"{policy}{name}" for policy in ("fresh", "never falling") for name in ("", ", all steps")
     },
     "bench_metropolis": {
+        "floor",
+        "forward, members first",
+        "tanh alone",
         "unit by unit",
         "unit by unit, beta 1000",
         "unit by unit, threefry",
