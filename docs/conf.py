@@ -20,7 +20,8 @@ for folder, files in COPIES.items():
     (HERE / folder).mkdir()
     for file in files:
         name = "BENCHMARKS.md" if file.parent.name == "benchmarks" else file.name
-        shutil.copy(file, HERE / folder / name.lower())
+        text = file.read_text(encoding="utf-8").replace("../docs/figures/", "../figures/")
+        (HERE / folder / name.lower()).write_text(text, encoding="utf-8")
 
 # One page of reference for each room, made from its public names, so that none is forgotten.
 ROOMS = {

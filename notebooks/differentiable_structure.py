@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Networks that grow and shed their own nodes
 #
+# ![nodes and loss while a task turns hard and easy again](../docs/figures/structure_growth.png)
+#
 # How many hidden units does a task need? Miconi (arXiv 1606.06216) lets gradient descent find out.
 # Every step is a gradient step with an L1 penalty on what each node sends out; then come *events*:
 #

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Neuroevolution is gradient descent
 #
+# ![loss of mutated networks beside the flow that predicts it](../docs/figures/correspondence.png)
+#
 # Mutate all weights of a network at once by Gaussian noise of standard deviation $\sigma$, and keep
 # the mutant with probability $\min(1, e^{-\beta \Delta U})$, $U$ being the loss. No gradient is
 # ever taken. Yet for small $\sigma$ the average over many such networks follows one, on a known

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Node perturbation beside BPTT
 #
+# ![error of node perturbation and BPTT by hidden units](../docs/figures/copying_hidden_size.png)
+#
 # Recurrent networks trained with forward passes only, by the rules of Fernandez, Keemink and van
 # Gerven (2024), and back-propagation through time on the same task, at equal budgets.
 #

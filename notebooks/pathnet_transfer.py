@@ -14,6 +14,8 @@
 # %% [markdown]
 # # PathNet: evolved paths, and what the next task gains from them
 #
+# ![the paths of three tasks through one network](../docs/figures/pathnet_paths.png)
+#
 # A network of $L$ layers with $M$ modules each; a *path* uses at most $N$ of every layer. Evolution
 # chooses paths and gradient descent trains what they use, on parameters that all paths share
 # (Fernando et al., 2017). After task A its best path is frozen, all other modules are drawn again,

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Safe mutation
 #
+# ![runs that solved the hard maze, over evaluations](../docs/figures/hard_maze_solved.png)
+#
 # Plain Gaussian noise breaks deep and recurrent networks: some weights move the outputs a thousand
 # times as much as others. Lehman, Chen, Clune and Stanley (arXiv 1712.06563) divide each weight's
 # noise by a sensitivity $s$, measured on what the parent itself met:

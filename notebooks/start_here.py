@@ -14,6 +14,8 @@
 # %% [markdown]
 # # Start here
 #
+# ![forecast of a spiking neuron by an evolved network](../docs/figures/neuron_forecast.png)
+#
 # jaxevo trains neural networks without back-propagation, or beside it, as pure functions of JAX.
 # In about two minutes on two CPU cores you will
 #

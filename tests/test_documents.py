@@ -156,3 +156,17 @@ def test_a_command_of_the_documents_is_understood(line):
     if re.match("(gymnax|brax):", task):
         pytest.importorskip(task.split(":")[0])
     requested(options, TRAIN, combination(learner, task), prog="jaxevo train", about="")
+
+
+def test_notebooks_open_with_a_picture_and_one_cell_that_installs():
+    """Red if a notebook installs from another place than the rest, or shows no picture at first."""
+    installs = set()
+    for script in sorted((ROOT / "notebooks").glob("*.py")):
+        if script.name == "conftest.py":
+            continue
+        cells = script.read_text(encoding="utf-8").split("# %%")
+        assert "![" in cells[1], script.name
+        picture = re.search(r"\]\((\S+\.png)\)", cells[1])
+        assert picture and (script.parent / picture[1]).is_file(), script.name
+        installs |= {next(cell for cell in cells if "SOURCE = " in cell)}
+    assert len(installs) == 1
