@@ -115,7 +115,9 @@ def _table(table: Table) -> str:
     if table.rows:
         lines.append('<div class="wide"><table>')
         if table.head:
-            cells = "".join(f'<th scope="col">{_cell(text)}</th>' for text in table.head)
+            # a long name may break, so that the column is as wide as its numbers
+            names = (_cell(text).replace("_", "_<wbr>") for text in table.head)
+            cells = "".join(f'<th scope="col">{name}</th>' for name in names)
             lines.append(f"<thead><tr>{cells}</tr></thead>")
         lines.append("<tbody>")
         for first, *others in table.rows:
