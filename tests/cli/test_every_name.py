@@ -45,7 +45,10 @@ RUNS = {
     "grammar-easy-hard-easy": ("growing-safe-mutation", "growing-lstm", FEW),
     "grammar-hard-easy": ("differentiable-structure", None, FEW),
 }
-LONG = ("pixel-maze", "cifar10", "cartpole-masked", "grammar-hard")  # ten seconds of a core each
+# ten seconds of a core each, or much like another one: with -m slow
+RARE = ("pixel-maze", "cifar10", "cartpole-masked", "grammar-hard", "grammar-easy-hard-easy")
+RARE += ("grammar-hard-easy", "sine-40", "sine-256", "sine-deep", "mnist-layernorm", "kmnist")
+RARE += ("fashion-mnist", "binary-mnist", "toy-medium", "toy-washout")
 
 
 def flags(settings):
@@ -63,7 +66,7 @@ def test_every_name_is_among_the_runs():
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.slow if task in LONG else ()) for task in RUNS]
+    "task", [pytest.param(task, marks=pytest.mark.slow if task in RARE else ()) for task in RUNS]
 )
 def test_two_steps_by_the_command_line(task, small_tasks, in_empty_folder, capsys):  # noqa: F811
     """Red where a name ends in a traceback, before training, in it, or in files and pictures."""

@@ -43,7 +43,7 @@ def test_a_short_run_learns_to_forecast(learner):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("learner", ["anp", "np"])
+@pytest.mark.parametrize("learner", ["anp", pytest.param("np", marks=pytest.mark.slow)])
 def test_a_forecast_beats_linear_taps(learner):
     """Measured at these settings: 2e-4 to 6e-4, against 1e-2 of the taps."""
     metrics, levels = held_out(learner, "mackey-glass", 3, num_steps=8000, learning_rate=5e-4)
