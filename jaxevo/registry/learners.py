@@ -40,6 +40,18 @@ _FEEDBACK_ON = {
         "rate_factors": {"readout": 8.0},
         "steps": 25_000,
     },
+    "weather": {
+        "feedback_steps": 24,
+        "feedback_rate": 0.2,
+        "rate_factors": {"readout": 2.0},
+    },
+    "copying": {
+        "feedback_steps": 18,
+        "feedback_rate": 1.0,
+        "gamma": 0.9,
+        "learning_rate": 5e-4,
+        "rate_factors": {"readout": 4.0},
+    },
 }
 _WEIGHTS_ON = {
     task: {name: value for name, value in settings.items() if name != "gamma"}
