@@ -247,6 +247,6 @@ def test_the_preset_is_the_released_configuration():
     online = registry.build("anp", "weather", preset="authors", num_steps=3)
     assert online.learner.estimator.online and online.problem.task.window == 1
     ours = registry.build("anp", "copying", num_steps=3).learner
-    assert type(ours.estimator) is NodePerturbation and ours.estimator.gamma == np.float32(0.95)
+    assert type(ours.estimator) is NodePerturbation and ours.estimator.feedback is not None
     weights = registry.build("wp", "binary-digits", preset="authors", num_steps=3).learner
     assert described(weights.estimator) == described(ReleasedNodePerturbation(rule="wp"))
