@@ -84,6 +84,7 @@ def test_a_run_outlives_its_pictures(in_empty_folder, monkeypatch, capsys):
     assert (in_empty_folder / "r" / "params.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_policy_that_can_be_drawn_leaves_a_picture_and_an_animation(in_empty_folder):
     assert (
         main(

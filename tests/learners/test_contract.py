@@ -22,11 +22,12 @@ from tests.support.contract import (
     first_state,
     init,
     networks,
+    often,
 )
 from tests.support.estimates import quick
 from tests.support.traces import jit_traced_once
 
-every_learner = pytest.mark.parametrize("name", TABLE)
+every_learner = pytest.mark.parametrize("name", often(TABLE))
 one_of_each_kind = pytest.mark.parametrize("name", KINDS)
 
 
@@ -207,7 +208,7 @@ def first_layer_frozen(params):
     return mask | {path: jax.tree.map(lambda _: False, params[path])}
 
 
-@pytest.mark.parametrize("name", OF_ANY_NETWORK)
+@pytest.mark.parametrize("name", often(OF_ANY_NETWORK))
 def test_untrainable_leaves_keep_their_bits(name):
     learner, problem, _ = first_state(name)
     network = problem.model
@@ -242,11 +243,15 @@ def test_untrainable_leaves_keep_their_bits(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        for name in OF_ANY_NETWORK  # events go on where only a learner inside counts failures
-        if not any(word in name for word in ("DifferentialEvolution", "adaptive", "growing", "pbt"))
-    ],
+    often(
+        [
+            name
+            for name in OF_ANY_NETWORK  # events go on where only a learner inside counts failures
+            if not any(
+                word in name for word in ("DifferentialEvolution", "adaptive", "growing", "pbt")
+            )
+        ]
+    ),
 )
 def test_a_nan_loss_is_counted_and_changes_nothing(name):
     """A population heals, its other members have losses; an adaptive chain counts failures."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxevo import models
-from tests.support.contract import TABLE
+from tests.support.contract import TABLE, often
 
 WAYS = {
     "pickle": lambda x: pickle.loads(pickle.dumps(x)),
@@ -44,7 +44,7 @@ def test_a_model_that_was_used_travels(name, way):
 
 
 @each_way
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", often(TABLE))
 def test_a_learner_and_its_problem_travel(name, way):
     learner, problem = TABLE[name][0], TABLE[name][1]()
     jax.eval_shape(problem.init, jax.random.key(0))

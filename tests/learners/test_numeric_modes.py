@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxevo.core.descent import descend, optimizer
-from tests.support.contract import TABLE
+from tests.support.contract import TABLE, often
 
 MODES = {"x64": "float64", "bfloat16": "bfloat16", "float32 under x64": "float32"}
 DIFFERENCES = ".*finite differences of .* are lost to rounding in bfloat16"
@@ -55,7 +55,7 @@ def kinds(tree):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", often(TABLE))
 def test_state_and_networks_keep_the_dtype_that_was_asked(name, mode):
     """Red if a float32 or int64 slips into a state, or a network comes home in another dtype."""
     with in_mode(mode, name) as (learner, problem, params):
@@ -73,7 +73,7 @@ def test_state_and_networks_keep_the_dtype_that_was_asked(name, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", often(TABLE))
 def test_a_few_steps_in_every_mode(name, mode):
     with in_mode(mode, name) as (learner, problem, params):
         if params is not None:

@@ -115,6 +115,7 @@ def test_half_the_sigma_is_nearer_and_curves_collapse_in_common_time():
     assert gap.max() < 0.01 and gap.max() < far.max()
 
 
+@pytest.mark.slow
 def test_too_large_a_sigma_shows_in_the_acceptance():
     large, _, small = by_sigma().values()
     assert large.trajectory.acceptance[-1] < 0.47 < small.trajectory.acceptance[-1]

@@ -18,6 +18,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_replicates_apart_are_those_of_the_study(tmp_path):
     """Red where a replicate draws by its place, is trained twice, or is not gone on with."""
 

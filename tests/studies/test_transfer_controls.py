@@ -35,6 +35,7 @@ def phases(method):
     return made
 
 
+@pytest.mark.slow
 def test_where_the_past_is_always_on_there_are_both_further_controls():
     assert [line["method"] for line in with_past().table] == list(METHODS)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ from jaxevo.learners.evosax_strategy import EvosaxStrategy
 from jaxevo.models import growing_recurrent, mlp, modular, recurrent
 from jaxevo.models.flax import FunctionModel
 from jaxevo.tasks import cartpole, examples, stream
+from tests.support.estimates import quick
 
 
 @functools.cache
@@ -244,6 +246,12 @@ KINDS = (
 )
 # what trains any network; paths are through networks of their own (tests/test_pathnet.py)
 OF_ANY_NETWORK = [name for name in TABLE if not name.startswith("pathnet")]
+RARE = ("bptt", "safe-mutation-so", "safe-mutation-rescale", "inp")  # much like another row
+
+
+def often(names: Collection[str]) -> list[Any]:
+    """Parameters of a test; those of rows that are much like another one bear the mark slow."""
+    return quick(list(names), *[name for name in names if name not in RARE])
 
 
 @jax.jit

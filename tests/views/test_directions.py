@@ -96,8 +96,15 @@ def test_entries_have_mean_zero_and_variance_one(factors):
     assert np.linalg.matrix_rank(drawn[0], tol=1e-3) <= 3
 
 
-@pytest.mark.parametrize("antithetic", [True, False])
-@pytest.mark.parametrize("shaping", ["ranks", "standardized"])
+@pytest.mark.parametrize(
+    ("shaping", "antithetic"),
+    [
+        ("ranks", True),
+        ("standardized", False),
+        pytest.param("ranks", False, marks=pytest.mark.slow),
+        pytest.param("standardized", True, marks=pytest.mark.slow),
+    ],
+)
 def test_one_estimate_by_hand(shaping, antithetic):
     """Red where the update is not the weighed sum of the very directions that were evaluated."""
     problem, sigma, num = rows(), 0.2, 8

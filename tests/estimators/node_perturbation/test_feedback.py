@@ -223,6 +223,7 @@ def test_the_guess_of_a_linear_network_is_the_derivative():
         np.testing.assert_allclose(matrices[k], expected, atol=0.1 * np.abs(expected).max() + 0.05)
 
 
+@pytest.mark.slow
 def test_it_explains_the_losses_of_mackey_glass_as_they_fall_a_thousandfold():
     """Division by errors that vanish, or a guess that does not learn, turns this red."""
     built = registry.build(

@@ -26,6 +26,7 @@ from jaxevo.training import program
 from jaxevo.training.chunks import run_chunk
 from jaxevo.training.driver import run
 from jaxevo.training.loop import train
+from tests.support.estimates import quick
 
 STILL: dict[str, Any] = {
     "add_probability": 0.0,
@@ -116,7 +117,7 @@ class Transcript:
         return loss
 
 
-@pytest.mark.parametrize("kind", ["outgoing_l1", "multiplier"])
+@pytest.mark.parametrize("kind", quick(["outgoing_l1", "multiplier"], "outgoing_l1"))
 def test_cycles_are_those_of_the_sources_program(kind):
     """Against a transcription into NumPy, with events off; a large penalty, so that it is seen."""
     multiplier = kind == "multiplier"
@@ -201,7 +202,7 @@ def worst_of_the_dead(kind):
     return whole(jax.random.key(0), learner, short)
 
 
-@pytest.mark.parametrize("kind", ["outgoing_l1", "multiplier"])
+@pytest.mark.parametrize("kind", quick(["outgoing_l1", "multiplier"], "outgoing_l1"))
 def test_the_dead_are_exactly_zero_through_thousands_of_cycles(kind):
     """Weights, what the gradient of them is without a mask, moments and hidden states."""
     state, (worst, nodes) = worst_of_the_dead(kind)

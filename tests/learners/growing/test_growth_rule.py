@@ -141,6 +141,7 @@ def test_growth_by_splitting_costs_no_loss():
     np.testing.assert_allclose(losses[1.0], losses[0.0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_makes_more_slots_keeps_its_best_network():
     """With a learning rate that undoes what was learned, the best was met before it grew."""
     growth = Growth(

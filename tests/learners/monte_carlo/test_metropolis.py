@@ -20,6 +20,7 @@ from jaxevo.learners.monte_carlo import chain
 from jaxevo.training.driver import run
 from jaxevo.training.loop import train
 from tests.support.curves import CURVATURE, bowl, curve, flat
+from tests.support.estimates import quick
 
 KEY = jax.random.key(0)
 INF = float("inf")
@@ -239,7 +240,7 @@ def own_problems():
     }
 
 
-@pytest.mark.parametrize("name", own_problems())
+@pytest.mark.parametrize("name", quick(tuple(own_problems()), "linen", "GRU of nnx"))
 def test_one_call_trains_any_network(name):
     """The architecture never enters. Blind, the mean square of a sine is 1/2."""
     result = train(
